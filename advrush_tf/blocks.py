@@ -1,0 +1,331 @@
+"""Trainable building blocks: convolutions followed by batch normalisation.
+
+Each block handles one edge (`groups=1`) or many at once (one channel group an edge).
+A block never applies the ReLU that precedes it, so that edges which read the same
+state share one. In inference mode batch normalisation is folded into the convolution.
+"""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from advrush_tf import kernels
+
+PACKAGE = "advrush_tf"
+
+
+class Block(keras.layers.Layer):
+    """Base of the blocks: variables stay in their own dtype, casts are explicit."""
+
+    def __init__(self, **kwargs: Any):
+        kwargs.setdefault("autocast", False)
+        super().__init__(**kwargs)
+
+    def add_kernel(self, name: str, shape: tuple[int, ...], fan_in: int):
+        """A convolution kernel with PyTorch's default initialisation."""
+        limit = 1.0 / np.sqrt(fan_in)
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            initializer=keras.initializers.RandomUniform(-limit, limit),
+            autocast=False,
+        )
+
+    def add_statistics(self, prefix: str, channels: int):
+        """A running mean (zeros) and a running variance (ones) of (channels,)."""
+        return tuple(
+            self.add_weight(
+                name=f"{prefix}{name}",
+                shape=(channels,),
+                initializer=initializer,
+                trainable=False,
+                autocast=False,
+            )
+            for name, initializer in (
+                ("moving_mean", "zeros"),
+                ("moving_variance", "ones"),
+            )
+        )
+
+
+def update_running(variable: keras.Variable, batch_value: tf.Tensor) -> None:
+    """Moves a running statistic towards the batch's by 1 - momentum."""
+    step = 1 - kernels.BN_MOMENTUM
+    handle = variable.value
+    handle.assign_sub((handle - batch_value) * tf.cast(step, handle.dtype))
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class ConvBatchNorm(Block):
+    """Convolution without bias, then batch normalisation.
+
+    Args:
+        filters: number of output channels over all groups.
+        kernel_size: height and width, odd.
+        strides: vertical and horizontal stride, 1 or 2.
+        groups: number of channel groups.
+        affine: whether the normalisation has a trainable scale and offset.
+
+    Call arguments:
+        x: (batch, height, width, groups * c_in).
+        scale: (filters,), multiplies the normalised output of a block that is not
+            affine; None means ones.
+        training: True normalises by the batch's statistics and updates the running
+            ones, False uses the running ones.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: tuple[int, int] = (1, 1),
+        strides: tuple[int, int] = (1, 1),
+        groups: int = 1,
+        affine: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.kernel_size = tuple(kernel_size)
+        self.strides = tuple(strides)
+        self.groups = groups
+        self.affine = affine
+
+    def build(self, input_shape):
+        group_channels = input_shape[-1] // self.groups
+        self.kernel = self.add_kernel(
+            "kernel",
+            (*self.kernel_size, group_channels, self.filters),
+            int(np.prod(self.kernel_size)) * group_channels,
+        )
+        if self.affine:
+            self.gamma = self._add_affine("gamma", "ones")
+            self.beta = self._add_affine("beta", "zeros")
+        self.moving_mean, self.moving_variance = self.add_statistics("", self.filters)
+        self.built = True
+
+    def _add_affine(self, name: str, initializer: str):
+        return self.add_weight(
+            name=name, shape=(self.filters,), initializer=initializer, autocast=False
+        )
+
+    def call(self, x, scale=None, training=False):
+        if self.affine:
+            scale, offset = self.gamma.value, self.beta.value
+        else:
+            offset = tf.zeros((self.filters,), self.variable_dtype)
+            if scale is None:
+                scale = tf.ones((self.filters,), self.variable_dtype)
+        if training:
+            y = self._convolve(x, self.kernel.value)
+            y, mean, variance = kernels.batch_normalize(y, scale, offset)
+            update_running(self.moving_mean, mean)
+            update_running(self.moving_variance, variance)
+            return y
+        factor = scale * tf.math.rsqrt(self.moving_variance.value + kernels.BN_EPSILON)
+        bias = offset - self.moving_mean.value * factor
+        y = self._convolve(x, self.kernel.value * factor)
+        return tf.nn.bias_add(y, tf.cast(bias, y.dtype))
+
+    def _convolve(self, x, kernel):
+        kernel = tf.cast(kernel, x.dtype)
+        return kernels.grouped_conv2d(x, kernel, self.groups, self.strides)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+            "groups": self.groups,
+            "affine": self.affine,
+        }
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class SeparableBlock(Block):
+    """Depthwise convolution, pointwise convolution, batch normalisation.
+
+    Args:
+        channels: channels of one group, in and out.
+        kernel_size: side of the depthwise kernel, odd.
+        stride: 1 or 2, of the depthwise convolution.
+        groups: number of channel groups.
+        affine: whether the normalisation has a trainable scale and offset.
+
+    Call arguments:
+        x: (batch, height, width, groups * channels).
+        scale, training: as in `ConvBatchNorm`.
+        dilation: of the depthwise convolution (stride 1 only).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        groups: int = 1,
+        affine: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.channels = channels
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.groups = groups
+        self.affine = affine
+
+    def build(self, input_shape):
+        width = self.groups * self.channels
+        self.depthwise = self.add_kernel(
+            "depthwise",
+            (self.kernel_size, self.kernel_size, width, 1),
+            self.kernel_size**2,
+        )
+        self.pointwise = ConvBatchNorm(
+            width,
+            groups=self.groups,
+            affine=self.affine,
+            dtype=self.dtype_policy,
+            name="pointwise",
+        )
+        self.pointwise.build((*input_shape[:-1], width))
+        self.built = True
+
+    def call(self, x, scale=None, dilation=1, training=False):
+        kernel = tf.cast(self.depthwise.value, x.dtype)
+        if dilation == 1:
+            x = kernels.depthwise_conv2d(x, kernel, self.stride)
+        else:
+            x = tf.nn.depthwise_conv2d(
+                x, kernel, [1, 1, 1, 1], "SAME", dilations=[dilation, dilation]
+            )
+        return self.pointwise(x, scale=scale, training=training)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "channels": self.channels,
+            "kernel_size": self.kernel_size,
+            "stride": self.stride,
+            "groups": self.groups,
+            "affine": self.affine,
+        }
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class SeparableConv(Block):
+    """Two separable blocks with a ReLU between; the first takes the stride.
+
+    Args and call arguments are those of `SeparableBlock`; `scale` is the second
+    normalisation's.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        groups: int = 1,
+        affine: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.channels = channels
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.groups = groups
+        self.affine = affine
+
+    def build(self, input_shape):
+        self.first, self.second = (
+            SeparableBlock(
+                self.channels,
+                self.kernel_size,
+                stride,
+                self.groups,
+                self.affine,
+                dtype=self.dtype_policy,
+                name=name,
+            )
+            for name, stride in (("first", self.stride), ("second", 1))
+        )
+        self.first.build(input_shape)
+        self.second.build(input_shape)
+        self.built = True
+
+    def call(self, x, scale=None, training=False):
+        x = tf.nn.relu(self.first(x, training=training))
+        return self.second(x, scale=scale, training=training)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "channels": self.channels,
+            "kernel_size": self.kernel_size,
+            "stride": self.stride,
+            "groups": self.groups,
+            "affine": self.affine,
+        }
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class RectangularBlock(Block):
+    """A 1x7 convolution, a 7x1 convolution, batch normalisation.
+
+    Args:
+        channels: channels of one group, in and out.
+        stride: 1 or 2; horizontal in the first convolution, vertical in the second.
+        groups: number of channel groups.
+        affine: whether the normalisation has a trainable scale and offset.
+
+    Call arguments:
+        x: (batch, height, width, groups * channels).
+        scale, training: as in `ConvBatchNorm`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        stride: int = 1,
+        groups: int = 1,
+        affine: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.channels = channels
+        self.stride = stride
+        self.groups = groups
+        self.affine = affine
+
+    def build(self, input_shape):
+        width = self.groups * self.channels
+        self.horizontal = self.add_kernel(
+            "horizontal", (1, 7, self.channels, width), 7 * self.channels
+        )
+        self.vertical = ConvBatchNorm(
+            width,
+            kernel_size=(7, 1),
+            strides=(self.stride, 1),
+            groups=self.groups,
+            affine=self.affine,
+            dtype=self.dtype_policy,
+            name="vertical",
+        )
+        self.vertical.build((*input_shape[:-1], width))
+        self.built = True
+
+    def call(self, x, scale=None, training=False):
+        kernel = tf.cast(self.horizontal.value, x.dtype)
+        x = kernels.grouped_conv2d(x, kernel, self.groups, (1, self.stride))
+        return self.vertical(x, scale=scale, training=training)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "channels": self.channels,
+            "stride": self.stride,
+            "groups": self.groups,
+            "affine": self.affine,
+        }

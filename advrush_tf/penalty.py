@@ -1,0 +1,100 @@
+"""The AdvRush penalty: curvature of the loss as a function of the input.
+
+Source: Mok et al., AdvRush, ICCV 2021, equations 4 to 6; the probe is CURE's
+(Moosavi-Dezfooli et al., arXiv 1811.09716).
+"""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+# Keeps the direction and the gradient of the norm finite where the gradient is zero.
+_TINY = 1e-7
+
+
+def input_gradient(
+    model_fn: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor, y: tf.Tensor
+) -> tf.Tensor:
+    """Gradient of each example's cross-entropy in its own image.
+
+    The sum of the losses is differentiated, never the mean, so that no value depends
+    on how a data set is cut into batches.
+
+    Args:
+        model_fn: maps images to logits (batch, classes); examples must not interact
+            (batch normalisation in inference mode).
+        x: (batch, height, width, channels).
+        y: (batch,), integer labels.
+
+    Returns:
+        A tensor of the shape of `x`.
+    """
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, model_fn(x))
+    return tape.gradient(losses, x)
+
+
+def probe_direction(gradient: tf.Tensor, h: float) -> tf.Tensor:
+    """Step of L2 length `h` along the sign of each example's gradient.
+
+    Args:
+        gradient: (batch, ...), the input gradients.
+        h: length of the step, in the units of the model's input.
+
+    Returns:
+        A tensor of the shape of `gradient`, constant for differentiation.
+    """
+    sign = tf.sign(gradient)
+    length = tf.sqrt(_sum_of_squares(sign))
+    length = tf.reshape(length, [-1] + [1] * (len(gradient.shape) - 1))
+    return tf.stop_gradient(h * (sign + _TINY) / (length + _TINY))
+
+
+def curvature_penalty(
+    model_fn: Callable[[tf.Tensor], tf.Tensor],
+    x: tf.Tensor,
+    y: tf.Tensor,
+    h: float = 1.5,
+    squared: bool = False,
+) -> tf.Tensor:
+    """How much each example's input gradient changes along its own sign direction.
+
+    Differentiable: called inside a `tf.GradientTape`, its gradient in the model's
+    variables is exact (the probe's direction counts as constant).
+
+    Args:
+        model_fn: maps images to logits (batch, classes), with batch normalisation in
+            inference mode; a Keras model is called with `training=False`.
+        x: (batch, height, width, channels), in the units of `model_fn`'s input.
+        y: (batch,), integer labels.
+        h: length of the probe, in the same units.
+        squared: whether to return the norms' squares (CURE's form).
+
+    Returns:
+        (batch,): the L2 norm of g(x + z) - g(x), where g is the input gradient of the
+        cross-entropy and z has length h along sign(g(x)).
+    """
+    logits_fn = _inference_form(model_fn)
+    x = tf.convert_to_tensor(x)
+    gradient = input_gradient(logits_fn, x, y)
+    far = input_gradient(logits_fn, x + probe_direction(gradient, h), y)
+    squares = _sum_of_squares(far - gradient)
+    return squares if squared else _safe_sqrt(squares)
+
+
+def _inference_form(model_fn):
+    if isinstance(model_fn, tf.Module) and hasattr(model_fn, "train_on_batch"):
+        return lambda x: model_fn(x, training=False)
+    return model_fn
+
+
+def _sum_of_squares(x: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_sum(tf.square(x), axis=list(range(1, len(x.shape))))
+
+
+def _safe_sqrt(squares: tf.Tensor) -> tf.Tensor:
+    """Square root whose gradient at zero is zero instead of infinite."""
+    positive = squares > 0
+    root = tf.sqrt(tf.where(positive, squares, tf.ones_like(squares)))
+    return tf.where(positive, root, tf.zeros_like(root))
