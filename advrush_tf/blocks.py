@@ -52,9 +52,9 @@ class Block(keras.layers.Layer):
 
 def update_running(variable: keras.Variable, batch_value: tf.Tensor) -> None:
     """Moves a running statistic towards the batch's by 1 - momentum."""
-    step = 1 - kernels.BN_MOMENTUM
     handle = variable.value
-    handle.assign_sub((handle - batch_value) * tf.cast(step, handle.dtype))
+    step = tf.constant(1 - kernels.BN_MOMENTUM, handle.dtype)
+    handle.assign_sub((handle - batch_value) * step)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -114,9 +114,8 @@ class ConvBatchNorm(Block):
         if self.affine:
             scale, offset = self.gamma.value, self.beta.value
         else:
-            offset = tf.zeros((self.filters,), self.variable_dtype)
-            if scale is None:
-                scale = tf.ones((self.filters,), self.variable_dtype)
+            ones, offset = kernels.constant_vectors(self.filters, self.variable_dtype)
+            scale = ones if scale is None else scale
         if training:
             y = self._convolve(x, self.kernel.value)
             y, mean, variance = kernels.batch_normalize(y, scale, offset)

@@ -156,7 +156,18 @@ def shifted_halves(x: tf.Tensor) -> tf.Tensor:
     shifted = x[:, 1:, 1:] if not bottom and not right else tf.pad(
         x, [[0, 0], [0, bottom], [0, right], [0, 0]]
     )[:, 1:, 1:]
-    return tf.concat([x[:, ::2, ::2], shifted[:, ::2, ::2]], -1)
+    return concat_channels(x[:, ::2, ::2], shifted[:, ::2, ::2])
+
+
+@tf.custom_gradient
+def concat_channels(*tensors: tf.Tensor):
+    """Concatenates along the channels; the gradient is one split.
+
+    The registered gradient computes shapes and offsets at run time, which costs more
+    graph nodes than the network itself.
+    """
+    sizes = [x.shape[-1] for x in tensors]
+    return tf.concat(tensors, -1), lambda dy: tf.split(dy, sizes, -1)
 
 
 def batch_normalize(
@@ -173,14 +184,93 @@ def batch_normalize(
         The normalised tensor, the batch mean and the *unbiased* batch variance (what
         PyTorch feeds to its running average).
     """
-    if x.dtype != tf.float64:
-        none = tf.zeros((0,), scale.dtype)
-        fused = tf.raw_ops.FusedBatchNormV3(
-            x=x, scale=scale, offset=offset, mean=none, variance=none,
-            epsilon=BN_EPSILON, is_training=True,
-        )  # fmt: skip
-        return fused.y, fused.batch_mean, fused.batch_variance
-    mean, variance = tf.nn.moments(x, [0, 1, 2])
-    normalised = (x - mean) * (scale * tf.math.rsqrt(variance + BN_EPSILON)) + offset
-    count = tf.cast(tf.size(x) / tf.size(mean), x.dtype)
-    return normalised, mean, variance * (count / tf.maximum(count - 1, 1))
+    if x.dtype == tf.float64:
+        mean, variance = tf.nn.moments(x, [0, 1, 2])
+        y = (x - mean) * (scale * tf.math.rsqrt(variance + BN_EPSILON)) + offset
+        return y, mean, variance * _bessel(x, 1)
+    if tf.config.list_physical_devices("GPU"):
+        return _fused_batch_norm(x, scale, offset)
+    mean, variance = _accurate_moments(tf.stop_gradient(x))
+    y = _normalize_by_moments(x, scale, offset, mean, variance)
+    return y, mean, variance * _bessel(x, 1)
+
+
+def _bessel(x: tf.Tensor, parts: int) -> float | tf.Tensor:
+    """n / (n - 1) for the n values of a channel, cut into `parts`."""
+    pixels = x.shape[1] * x.shape[2] // parts
+    if x.shape[0] is not None:
+        return x.shape[0] * pixels / max(x.shape[0] * pixels - 1, 1)
+    dtype = x.dtype if x.dtype.size > 2 else tf.float32
+    count = tf.cast(tf.shape(x)[0] * pixels, dtype)
+    return count / tf.maximum(count - 1, 1)
+
+
+def _fused_batch_norm(x, scale, offset):
+    none = tf.zeros((0,), scale.dtype)
+    fused = tf.raw_ops.FusedBatchNormV3(
+        x=x,
+        scale=scale,
+        offset=offset,
+        mean=none,
+        variance=none,
+        epsilon=BN_EPSILON,
+        is_training=True,
+    )
+    return fused.y, fused.batch_mean, fused.batch_variance
+
+
+def _accurate_moments(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mean and biased variance over all but the channels, by two-level summation.
+
+    The CPU kernels add all values of a channel one after the other in float32; the
+    error flips ReLUs that PyTorch, which adds in float64, leaves alone. Here they add
+    a quarter of the values each, and the parts are joined.
+    """
+    channels = x.shape[-1]
+    parts = 4 if x.shape[1] * x.shape[2] % 4 == 0 else 1
+    rows = tf.reshape(x, (1, -1, 1, parts * channels))
+    ones, zeros = constant_vectors(parts * channels, tf.float32)
+    _, mean, variance = _fused_batch_norm(rows, ones, zeros)
+    means = tf.reshape(mean, (parts, channels))
+    mean = tf.reduce_mean(means, 0)
+    within = tf.reshape(variance / _bessel(x, parts), (parts, channels))
+    return mean, tf.reduce_mean(within + tf.square(means - mean), 0)
+
+
+def constant_vectors(size: int, dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor]:
+    """Ones and zeros of (size,), as two constants."""
+    dtype = tf.as_dtype(dtype)
+    numpy_dtype = dtype.as_numpy_dtype
+    return (
+        tf.constant(np.ones(size, numpy_dtype)),
+        tf.constant(np.zeros(size, numpy_dtype)),
+    )
+
+
+@tf.custom_gradient
+def _normalize_by_moments(x, scale, offset, mean, variance):
+    """Batch normalisation by given batch statistics, differentiated through them."""
+    y = tf.raw_ops.FusedBatchNormV3(
+        x=x,
+        scale=scale,
+        offset=offset,
+        mean=mean,
+        variance=variance,
+        epsilon=BN_EPSILON,
+        is_training=False,
+    ).y
+
+    def gradient(dy):
+        grads = tf.raw_ops.FusedBatchNormGradV3(
+            y_backprop=dy,
+            x=x,
+            scale=scale,
+            reserve_space_1=mean,
+            reserve_space_2=variance,
+            reserve_space_3=tf.zeros((0,)),
+            epsilon=BN_EPSILON,
+            is_training=True,
+        )
+        return grads.x_backprop, grads.scale_backprop, grads.offset_backprop, None, None
+
+    return y, gradient

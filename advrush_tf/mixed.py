@@ -130,7 +130,7 @@ class MixedEdges(Block):
         return dict(zip(self.primitives, rows, strict=True))
 
     def _for_each_edge(self, x: tf.Tensor) -> tf.Tensor:
-        return tf.concat([x] * self.num_edges, -1)
+        return kernels.concat_channels(*[x] * self.num_edges)
 
     def _mix_dilated(self, x, scales, training):
         """Sum of the dilated candidates, without a dilated kernel where possible.
@@ -176,21 +176,18 @@ class MixedEdges(Block):
             coefficients.append(scales[_SKIP])
         if maps:
             kernel = self._diagonal_kernel(coefficients)
-            mixed = tf.nn.conv2d(
-                tf.concat(maps, -1), tf.cast(kernel, x.dtype), 1, "SAME"
-            )
+            maps = kernels.concat_channels(*maps)
+            mixed = tf.nn.conv2d(maps, tf.cast(kernel, x.dtype), 1, "SAME")
             if bias is not None:
                 mixed = tf.nn.bias_add(mixed, tf.cast(bias, mixed.dtype))
             yield mixed
 
     def _normalize_pool(self, pooled, mean, variance):
         """Normalises a pooling; every edge records the same batch statistics."""
-        ones = tf.ones((self.channels,), self.variable_dtype)
-        y, batch_mean, batch_variance = kernels.batch_normalize(
-            pooled, ones, tf.zeros_like(ones)
-        )
-        update_running(mean, self._for_each_edge(batch_mean))
-        update_running(variance, self._for_each_edge(batch_variance))
+        ones, zeros = kernels.constant_vectors(self.channels, self.variable_dtype)
+        y, batch_mean, batch_variance = kernels.batch_normalize(pooled, ones, zeros)
+        update_running(mean, tf.tile(batch_mean, [self.num_edges]))
+        update_running(variance, tf.tile(batch_variance, [self.num_edges]))
         return y
 
     def _diagonal_kernel(self, coefficients: list[tf.Tensor]) -> tf.Tensor:
@@ -198,7 +195,7 @@ class MixedEdges(Block):
         stacked = tf.reshape(
             tf.stack(coefficients), (-1, 1, self.num_edges, self.channels)
         )
-        eye = tf.eye(self.channels, dtype=stacked.dtype)[:, None, :]
+        eye = tf.constant(np.eye(self.channels)[:, None, :], stacked.dtype)
         width = self.num_edges * self.channels
         return tf.reshape(stacked * eye, (1, 1, -1, width))
 

@@ -145,7 +145,7 @@ class SearchCell(Block):
             ):
                 node.append(part)
         states.append(tf.add_n(arriving[-1]))
-        return tf.concat(states[2:], -1)
+        return kernels.concat_channels(*states[2:])
 
     def get_config(self):
         return {

@@ -1,0 +1,8 @@
+"""The error that a launcher turns into one line on the terminal."""
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend, told in one sentence.
+
+    Launchers print the message without a traceback and exit with code 2.
+    """
