@@ -100,7 +100,10 @@ def _no_network(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("cifra10", r"Unknown data set 'cifra10' \(did you mean cifar10 .*svhn_cropped"),
+        (
+            "cifra10",
+            r"Unknown data set 'cifra10' \(did you mean cifar10 .*svhn_cropped",
+        ),
         ("qqqqqqqq", r"Unknown data set 'qqqqqqqq'; use cifar10, .* path"),
         ("tiny_images/no_such_config", "cannot open .*no_such_config.*check its name"),
         ("tiny_images:9.9.9", "cannot open .*9.9.9.*check its name"),
@@ -122,7 +125,7 @@ def test_bad_name_is_refused_in_one_line(tmp_path, name, message):
 
 
 def test_missing_data_dir_is_refused(tmp_path):
-    with pytest.raises(UserError, match="--data_dir=.*nowhere is not a folder"):
+    with pytest.raises(UserError, match=r"--data_dir=.*nowhere is not a folder"):
         data_source.open_builder("cifar10", tmp_path / "nowhere")
 
 
@@ -140,7 +143,7 @@ def test_no_network_says_how_to_get_the_data(tmp_path):
         data_source.open_builder("mnist", tmp_path)
     message = str(caught.value)
     assert "no route to storage.googleapis.com:443" in message
-    assert 'python -c "import tensorflow_datasets as tfds; tfds.load(\'mnist\')"' in (
+    assert "python -c \"import tensorflow_datasets as tfds; tfds.load('mnist')\"" in (
         message
     )
     assert str(tmp_path) in message
@@ -160,7 +163,9 @@ def test_what_was_downloaded_before_needs_no_network(tmp_path, monkeypatch):
     note.write_text(json.dumps({"dataset_names": ["mnist"]}))
     reached = []
     monkeypatch.setattr(
-        tfds.core.DatasetBuilder, "download_and_prepare", reached.append
+        tfds.core.DatasetBuilder,
+        "download_and_prepare",
+        lambda builder: reached.append(builder),
     )
     builder = data_source.open_builder("mnist", tmp_path)
     assert reached == [builder]
@@ -178,7 +183,7 @@ def test_what_was_downloaded_before_needs_no_network(tmp_path, monkeypatch):
 )
 def test_failed_download_is_one_line_and_can_be_tried_again(tmp_path, failure):
     TinyImages.failures = [failure]
-    with pytest.raises(UserError, match="not prepared in .*could not be") as caught:
+    with pytest.raises(UserError, match=r"not prepared in .*could not be") as caught:
         data_source.open_builder("tiny_images", tmp_path)
     assert str(failure).splitlines()[0] in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -198,7 +203,9 @@ def test_half_copied_data_set_is_named(tmp_path):
     folder = tmp_path / "tiny_images" / "1.0.0"
     folder.mkdir(parents=True)
     (folder / "tiny_images-train.tfrecord-00000-of-00001").write_bytes(b"half")
-    with pytest.raises(UserError, match="is not a complete data set.*delete") as caught:
+    with pytest.raises(
+        UserError, match=r"is not a complete data set.*delete"
+    ) as caught:
         data_source.open_builder("tiny_images", tmp_path)
     assert str(folder) in str(caught.value)
 

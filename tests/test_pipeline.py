@@ -1,0 +1,233 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from advrush_tf.augmentation import Augmentation
+from advrush_tf.pipeline import bilevel_pairs, evaluation_batches, stratified_split
+
+MEAN = (0.25, 0.5, 0.75)
+
+
+def _numbered(count, classes=4, side=4):
+    """Images whose first pixel holds their number, so that they can be told apart."""
+    images = np.random.default_rng(1).integers(0, 256, (count, side, side, 3), np.uint8)
+    images[:, 0, 0, 0] = np.arange(count) // 256
+    images[:, 0, 0, 1] = np.arange(count) % 256
+    return images, np.arange(count) % classes
+
+
+def _numbers(x):
+    pixels = np.rint(np.asarray(x)[:, 0, 0, :2] * 255).astype(int)
+    return pixels @ [256, 1]
+
+
+def _take(dataset, steps):
+    """Numbers of the images of each step: (steps, batch) for weights and alphas."""
+    batches = [(_numbers(w), _numbers(a)) for (w, _), (a, _) in dataset.take(steps)]
+    weights, alphas = zip(*batches, strict=True)
+    return np.stack(weights), np.stack(alphas)
+
+
+@pytest.mark.parametrize("portion", [0.5, 0.3, 0.29, 0.9])
+def test_split_is_disjoint_covering_and_even(portion):
+    labels = np.random.default_rng(0).choice(5, 803, p=[0.4, 0.3, 0.2, 0.07, 0.03])
+    first, second = stratified_split(labels, portion, seed=0)
+    both = np.concatenate([first, second])
+    assert sorted(both.tolist()) == list(range(803))
+    assert len(first) == round(portion * 803)
+    counts = np.bincount(labels[first], minlength=5)
+    assert np.abs(counts - portion * np.bincount(labels)).max() < 1
+
+
+def test_largest_remainders_get_the_rest():
+    # Exact shares 1.5, 2.4 and 1.8, 6 in all: 1, 2, 1 whole, the rest to .8 and .5.
+    labels = np.repeat([0, 1, 2], [5, 8, 6])
+    first, _ = stratified_split(labels, 0.3, seed=0)
+    assert np.bincount(labels[first]).tolist() == [2, 2, 2]
+
+
+def test_split_follows_the_seed():
+    labels = np.arange(200) % 10
+    one, again, other = (stratified_split(labels, 0.5, seed) for seed in (7, 7, 8))
+    np.testing.assert_array_equal(one, again)
+    assert set(one[0]) != set(other[0])
+
+
+@pytest.mark.parametrize("portion", [0, 1, -0.5, 1.5, float("nan")])
+def test_portion_out_of_range_is_refused(portion):
+    with pytest.raises(ValueError, match="strictly between 0 and 1"):
+        stratified_split(np.zeros(10, int), portion, seed=0)
+
+
+@pytest.mark.parametrize("portion", [0.01, 0.99])
+def test_empty_half_is_refused(portion):
+    with pytest.raises(ValueError, match="leaves a part empty"):
+        stratified_split(np.zeros(10, int), portion, seed=0)
+
+
+def test_pairs_have_the_promised_form():
+    images, labels = _numbered(80)
+    dataset, steps = bilevel_pairs(images, labels, batch_size=8)
+    half = (
+        tf.TensorSpec((8, 4, 4, 3), tf.float32),
+        tf.TensorSpec((8,), tf.int32),
+    )
+    assert dataset.element_spec == (half, half)
+    assert steps == 5
+    assert dataset.cardinality() == tf.data.INFINITE_CARDINALITY
+    for x, y in next(iter(dataset)):
+        np.testing.assert_array_equal(x, images[_numbers(x)] * np.float32(1 / 255))
+        np.testing.assert_array_equal(y, labels[_numbers(x)])
+
+
+def test_halves_are_those_of_the_split_and_seen_once_per_epoch():
+    images, labels = _numbered(320)
+    first, second = stratified_split(labels, 0.5, seed=4)
+    dataset, steps = bilevel_pairs(images, labels, batch_size=16, seed=4)
+    weights, alphas = _take(dataset, 3 * steps)
+    for numbers, half in ((weights, first), (alphas, second)):
+        epochs = numbers.reshape(3, -1)
+        for epoch in epochs:
+            assert sorted(epoch.tolist()) == half.tolist()
+        assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def test_halves_are_shuffled_independently():
+    images, labels = _numbered(800)
+    first, second = stratified_split(labels, 0.5, seed=0)
+    dataset, steps = bilevel_pairs(images, labels, batch_size=40)
+    weights, alphas = _take(dataset, steps)
+    ranks = (
+        np.searchsorted(first, weights.ravel()),
+        np.searchsorted(second, alphas.ravel()),
+    )
+    # Of 400 ranks, independent orders share 1 on average, equal orders all.
+    assert np.sum(ranks[0] == ranks[1]) < 10
+
+
+def test_incomplete_batches_are_left_out():
+    images, labels = _numbered(100)
+    dataset, steps = bilevel_pairs(images, labels, batch_size=16)
+    assert steps == 3
+    weights, _ = _take(dataset, 2 * steps)
+    for epoch in weights.reshape(2, -1):
+        assert len(set(epoch)) == 48
+
+
+@pytest.mark.parametrize("portion", [0.75, 0.25])
+def test_alpha_half_of_another_length_wraps_around(portion):
+    images, labels = _numbered(320)
+    _, second = stratified_split(labels, portion, seed=0)
+    dataset, steps = bilevel_pairs(
+        images, labels, batch_size=16, train_portion=portion, initial_epoch=0
+    )
+    assert steps == 320 * portion / 16
+    per_pass = len(second) // 16
+    _, alphas = _take(dataset, 4 * per_pass)
+    passes = alphas.reshape(4, -1)
+    for one in passes:
+        assert sorted(one.tolist()) == second.tolist()
+    assert len({tuple(one) for one in passes}) == 4
+
+
+@pytest.mark.parametrize("portion", [0.5, 0.7, 0.3])
+def test_later_start_continues_bit_for_bit(portion):
+    images, labels = _numbered(200, side=8)
+    settings = {
+        "batch_size": 16,
+        "train_portion": portion,
+        "seed": 11,
+        "augmentation": Augmentation(crop_padding=2, flip=True, cutout=3),
+        "mean": MEAN,
+    }
+    whole, steps = bilevel_pairs(images, labels, **settings)
+    later, _ = bilevel_pairs(images, labels, initial_epoch=3, **settings)
+    one_thread = tf.data.Options()
+    one_thread.threading.private_threadpool_size = 1
+    later = later.with_options(one_thread)
+    expected = whole.skip(3 * steps).take(2 * steps).as_numpy_iterator()
+    for one, other in zip(expected, later.as_numpy_iterator(), strict=False):
+        tf.nest.map_structure(np.testing.assert_array_equal, one, other)
+
+
+def test_seed_decides_split_order_and_augmentation():
+    images, labels = _numbered(100, side=8)
+    augmentation = Augmentation(crop_padding=2)
+
+    def first(seed):
+        dataset, _ = bilevel_pairs(
+            images, labels, batch_size=16, seed=seed, augmentation=augmentation
+        )
+        return next(dataset.as_numpy_iterator())
+
+    tf.nest.map_structure(np.testing.assert_array_equal, first(1), first(1))
+    assert (first(1)[0][0] != first(2)[0][0]).any()
+
+
+def test_streams_and_steps_are_augmented_differently():
+    images = np.full((64, 16, 16, 1), 255, np.uint8)
+    dataset, _ = bilevel_pairs(
+        images, np.arange(64) % 2, batch_size=32, augmentation=Augmentation(cutout=8)
+    )
+    batches = [x for pair in dataset.take(3).as_numpy_iterator() for x, _ in pair]
+    assert len({batch.tobytes() for batch in batches}) == 6
+
+
+def test_pairs_are_augmented_as_drawn_with_the_mean_as_fill():
+    images, labels = _numbered(64, side=8)
+    dataset, _ = bilevel_pairs(
+        images, labels, 16, augmentation=Augmentation(cutout=5), mean=MEAN
+    )
+    for x, _ in next(dataset.as_numpy_iterator()):
+        blotted = (x == np.float32(MEAN)).all(-1)
+        # Centred on a corner, a square of 5 keeps 3 x 3 pixels.
+        assert np.all((blotted.sum((1, 2)) >= 9) & (blotted.sum((1, 2)) <= 25))
+        assert x.min() >= 0
+        assert x.max() <= 1
+
+
+def test_images_are_not_part_of_the_graph():
+    images, labels = _numbered(4000, side=16)
+    dataset, _ = bilevel_pairs(images, labels)
+    graph = tf.function(lambda: iter(dataset).get_next()).get_concrete_function()
+    assert len(graph.graph.as_graph_def().SerializeToString()) < images.nbytes / 10
+
+
+def test_evaluation_gives_every_image_in_order():
+    images, labels = _numbered(21)
+    dataset = evaluation_batches(images, labels, batch_size=8)
+    assert dataset.cardinality() == 3
+    batches = list(dataset.as_numpy_iterator())
+    assert [len(y) for _, y in batches] == [8, 8, 5]
+    x, y = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    np.testing.assert_array_equal(x, images * np.float32(1 / 255))
+    np.testing.assert_array_equal(y, labels)
+    assert (x.dtype, y.dtype) == (np.float32, np.int32)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"initial_epoch": -1}, "initial_epoch at least 0, not 16 and -1"),
+        ({"batch_size": 33}, "A batch of 33 needs .* they have 32 and 32"),
+        ({"train_portion": 0.9}, "A batch of 16 needs .* they have 58 and 6"),
+        ({"train_portion": 1.0}, "strictly between 0 and 1"),
+        ({"images": np.zeros((64, 4, 4, 3), np.float32)}, "uint8 .* not float32"),
+        ({"images": np.zeros((64, 4, 4), np.uint8)}, r"not uint8 of shape \(64, 4, 4"),
+        ({"labels": np.zeros((63,), int)}, r"of shape \(64,\), not \(63,\)"),
+        ({"labels": np.zeros((64, 4), int)}, r"of shape \(64,\), not \(64, 4\)"),
+        ({"augmentation": Augmentation(cutout=4)}, "cutout must be below"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_bad_arguments_are_refused(change, message):
+    images, labels = _numbered(64)
+    arguments = {"images": images, "labels": labels, "batch_size": 16} | change
+    with pytest.raises(ValueError, match=message):
+        bilevel_pairs(**arguments)
+
+
+def test_bad_evaluation_arguments_are_refused():
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        evaluation_batches(*_numbered(4), batch_size=0)
