@@ -186,7 +186,7 @@ def _batches(builder: Any, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]
         shuffle_files=False,
         read_config=tfds.ReadConfig(try_autocache=False),
     )
-    return dataset.batch(_READ_BATCH).prefetch(2).as_numpy_iterator()
+    return dataset.batch(_READ_BATCH).as_numpy_iterator()
 
 
 def _damage_message(builder: Any, split: str, error: Exception) -> str:

@@ -152,11 +152,29 @@ def shifted_halves(x: tf.Tensor) -> tf.Tensor:
         (batch, ceil(height / 2), ceil(width / 2), 2 * channels): every second pixel
         from the first one, then from the second one (zeros beyond an odd border).
     """
-    bottom, right = x.shape[1] % 2, x.shape[2] % 2
-    shifted = x[:, 1:, 1:] if not bottom and not right else tf.pad(
-        x, [[0, 0], [0, bottom], [0, right], [0, 0]]
-    )[:, 1:, 1:]
-    return concat_channels(x[:, ::2, ::2], shifted[:, ::2, ::2])
+    return concat_channels(every_second(x, 0), every_second(x, 1))
+
+
+def every_second(x: tf.Tensor, first: int) -> tf.Tensor:
+    """Every second pixel of every second row, from `first` (0 or 1) on.
+
+    Beyond an odd border there are zeros. Plain slices of a reshaped tensor have a much
+    faster gradient than strided ones.
+
+    Args:
+        x: (batch, height, width, channels).
+        first: 0 or 1.
+
+    Returns:
+        (batch, ceil(height / 2), ceil(width / 2), channels).
+    """
+    height, width, channels = x.shape[1:]
+    if height % 2 or width % 2:
+        x = tf.pad(x, [[0, 0], [0, height % 2], [0, width % 2], [0, 0]])
+    rows, columns = -(-height // 2), -(-width // 2)
+    x = tf.reshape(x, (-1, rows, 2, columns, 2 * channels))
+    x = tf.slice(x, [0, 0, first, 0, first * channels], [-1, -1, 1, -1, channels])
+    return tf.reshape(x, (-1, rows, columns, channels))
 
 
 @tf.custom_gradient

@@ -7,13 +7,8 @@ import tensorflow as tf
 
 from advrush_tf import kernels
 from advrush_tf.blocks import PACKAGE, Block, ConvBatchNorm
-from advrush_tf.genotypes import PRIMITIVES
+from advrush_tf.cells import PRIMITIVES, num_edges
 from advrush_tf.mixed import MixedEdges
-
-
-def num_edges(num_nodes: int) -> int:
-    """Number of edges of a cell: node i has one from each of its i + 2 predecessors."""
-    return num_nodes * (num_nodes + 3) // 2
 
 
 def leaving_edges(state: int, num_nodes: int) -> list[int]:

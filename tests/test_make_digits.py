@@ -1,3 +1,4 @@
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -21,7 +22,6 @@ def test_script_makes_the_files_that_are_kept(tmp_path, monkeypatch):
     assert [name for name in made if made[name] != kept[name]] == []
 
 
-def test_files_name_no_machine():
+def test_files_hold_no_absolute_path():
     for path in (TESTDATA / "digits").rglob("*.json"):
-        for part in ("/home", "/root", "/tmp", "/work", "/Users"):
-            assert part not in path.read_text("utf-8")
+        assert not re.search(r"[\"\s](/|[A-Za-z]:\\)", path.read_text("utf-8"))

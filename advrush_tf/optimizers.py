@@ -1,0 +1,151 @@
+"""PyTorch's optimizers and DARTS' learning-rate schedule, for Keras.
+
+They differ from Keras' own: L2 regularisation is added to the gradient (after
+clipping) instead of being decoupled, and the learning rate multiplies the velocity
+when it is applied instead of being accumulated in it.
+"""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+PACKAGE = "advrush_tf"
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class MomentumSGD(keras.optimizers.Optimizer):
+    """Clip, add L2, then v <- momentum * v + g and w <- w - learning_rate * v.
+
+    Args:
+        learning_rate: a number or a schedule.
+        momentum: in [0, 1).
+        l2: coefficient of the weights in the gradient.
+        clip_norm: largest global norm of the gradient before L2; None does not clip.
+
+    Source: PyTorch's `SGD` and `clip_grad_norm_`, as in the official recipe.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.025,
+        momentum: float = 0.9,
+        l2: float = 3e-4,
+        clip_norm: float | None = 5.0,
+        name: str = "momentum_sgd",
+        **kwargs: Any,
+    ):
+        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        self.momentum = momentum
+        self.l2 = l2
+        self.clip_norm = clip_norm
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        self.velocities = self.add_optimizer_variables(variables, "velocity")
+
+    def apply(self, grads, trainable_variables=None):
+        if self.clip_norm is not None:
+            norm = tf.linalg.global_norm(grads)
+            factor = tf.minimum(self.clip_norm / (norm + 1e-6), 1.0)
+            grads = [gradient * factor for gradient in grads]
+        super().apply(grads, trainable_variables)
+
+    def update_step(self, gradient, variable, learning_rate):
+        velocity = self.velocities[self._get_variable_index(variable)]
+        dtype = variable.dtype
+        # One node a variable: a supernet has hundreds of them.
+        tf.raw_ops.ResourceApplyMomentum(
+            var=variable.handle,
+            accum=velocity.value.handle,
+            lr=tf.cast(learning_rate, dtype),
+            grad=gradient + tf.constant(self.l2, dtype) * variable,
+            momentum=tf.constant(self.momentum, dtype),
+        )
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "momentum": self.momentum,
+            "l2": self.l2,
+            "clip_norm": self.clip_norm,
+        }
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class L2Adam(keras.optimizers.Adam):
+    """Adam whose gradient includes L2 regularisation (not decoupled weight decay).
+
+    Args:
+        learning_rate: a number or a schedule.
+        beta_1, beta_2, epsilon: as in Keras' Adam.
+        l2: coefficient of the variables in the gradient.
+
+    Source: the official recipe for the alphas.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 3e-4,
+        beta_1: float = 0.5,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        l2: float = 1e-3,
+        name: str = "l2_adam",
+        **kwargs: Any,
+    ):
+        super().__init__(
+            learning_rate=learning_rate,
+            beta_1=beta_1,
+            beta_2=beta_2,
+            epsilon=epsilon,
+            name=name,
+            **kwargs,
+        )
+        self.l2 = l2
+
+    def update_step(self, gradient, variable, learning_rate):
+        gradient = gradient + tf.constant(self.l2, variable.dtype) * variable
+        super().update_step(gradient, variable, learning_rate)
+
+    def get_config(self):
+        return {**super().get_config(), "l2": self.l2}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class EpochCosine(keras.optimizers.schedules.LearningRateSchedule):
+    """Cosine from `initial` to `minimum`, constant within an epoch.
+
+    Args:
+        initial: learning rate of epoch 0.
+        minimum: what the rate would reach after the last epoch.
+        epochs: length of the run.
+        steps_per_epoch: optimizer steps in an epoch.
+
+    Source: PyTorch's `CosineAnnealingLR`, stepped once an epoch.
+    """
+
+    def __init__(
+        self, initial: float, minimum: float, epochs: int, steps_per_epoch: int
+    ):
+        super().__init__()
+        self.initial = initial
+        self.minimum = minimum
+        self.epochs = epochs
+        self.steps_per_epoch = steps_per_epoch
+
+    def __call__(self, step):
+        epoch = tf.cast(step, tf.int64) // self.steps_per_epoch
+        angle = np.pi * tf.cast(epoch, tf.float32) / self.epochs
+        return self.minimum + (self.initial - self.minimum) * (1 + tf.cos(angle)) / 2
+
+    def get_config(self):
+        return {
+            "initial": self.initial,
+            "minimum": self.minimum,
+            "epochs": self.epochs,
+            "steps_per_epoch": self.steps_per_epoch,
+        }

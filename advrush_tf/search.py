@@ -1,0 +1,439 @@
+"""AdvRushSearchModel: differentiable architecture search as a Keras model."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from advrush_tf import optimizers
+from advrush_tf.blocks import PACKAGE
+from advrush_tf.genotypes import PRIMITIVES, Genotype
+from advrush_tf.penalty import curvature_penalty
+from advrush_tf.supernet import Supernet, reduction_cells
+
+_PAIRS = (
+    "fit needs a dataset of pairs ((x_weights, y_weights), (x_alphas, y_alphas)), one "
+    "batch of each half of the training data; advrush_tf.bilevel_pairs(images, labels) "
+    "makes it."
+)
+
+
+class NonFiniteLossError(ArithmeticError):
+    """A loss became NaN or infinite during a search."""
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class AdvRushSearchModel(keras.Model):
+    """A supernet that `fit` searches: its weights and its alphas are trained in turn.
+
+    Args:
+        num_classes: number of classes, at least 2.
+        image_shape: (height, width, channels); each of the reductions halves it.
+        init_channels: channels of the first cell.
+        num_cells: number of cells.
+        num_nodes: intermediate nodes of a cell.
+        stem_multiplier: width of the stem, in `init_channels`.
+        primitives: candidate operations.
+        mean, std: per channel, in [0, 1]; the images are normalised by them inside the
+            model. None does not normalise.
+
+    Call arguments:
+        x: (batch, height, width, channels), float in [0, 1].
+        training: batch normalisation mode.
+
+    Output shape:
+        (batch, num_classes), logits.
+
+    Raises:
+        ValueError: a number is out of range or the images are too small.
+
+    Source: Mok et al., AdvRush, ICCV 2021.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        image_shape: Sequence[int],
+        init_channels: int = 16,
+        num_cells: int = 8,
+        num_nodes: int = 4,
+        stem_multiplier: int = 3,
+        primitives: Sequence[str] = PRIMITIVES,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        **kwargs: Any,
+    ):
+        kwargs.setdefault("autocast", False)
+        super().__init__(**kwargs)
+        check_architecture(
+            num_classes=num_classes,
+            image_shape=image_shape,
+            init_channels=init_channels,
+            num_cells=num_cells,
+            num_nodes=num_nodes,
+            stem_multiplier=stem_multiplier,
+        )
+        if (mean is None) != (std is None):
+            raise ValueError("give both mean and std, or neither")
+        self._config = {
+            "num_classes": num_classes,
+            "image_shape": tuple(image_shape),
+            "init_channels": init_channels,
+            "num_cells": num_cells,
+            "num_nodes": num_nodes,
+            "stem_multiplier": stem_multiplier,
+            "primitives": tuple(primitives),
+            "mean": None if mean is None else tuple(mean),
+            "std": None if std is None else tuple(std),
+        }
+        self.supernet = Supernet(
+            num_classes,
+            init_channels,
+            num_cells,
+            num_nodes,
+            stem_multiplier,
+            tuple(primitives),
+            dtype=self.dtype_policy,
+            name="supernet",
+        )
+        self._build_trackers()
+        self.build((None, *image_shape))
+
+    def _build_trackers(self) -> None:
+        self._trackers = {
+            name: keras.metrics.Mean(name=name)
+            for name in (
+                "loss",
+                "accuracy",
+                "alpha_loss",
+                "alpha_accuracy",
+                "penalty",
+                "penalty_share",
+                "entropy",
+            )
+        }
+
+    def build(self, input_shape):
+        self.supernet.build(input_shape)
+        self.built = True
+
+    def call(self, x, training=False):
+        return self._logits(self._normalise(x), training)
+
+    def _normalise(self, x):
+        x = tf.cast(x, self.variable_dtype)
+        if self._config["mean"] is None:
+            return x
+        mean, std = (
+            tf.constant(self._config[name], x.dtype) for name in ("mean", "std")
+        )
+        return (x - mean) / std
+
+    def _logits(self, normalised, training):
+        x = tf.cast(normalised, self.compute_dtype)
+        return tf.cast(self.supernet(x, training=training), self.variable_dtype)
+
+    @property
+    def alphas(self) -> list[keras.Variable]:
+        """The alphas of the normal and of the reduction cell, (edges, operations)."""
+        return [self.supernet.alphas_normal, self.supernet.alphas_reduce]
+
+    @property
+    def network_weights(self) -> list[keras.Variable]:
+        """All trainable weights but the alphas."""
+        alphas = {id(variable) for variable in self.alphas}
+        return [v for v in self.trainable_variables if id(v) not in alphas]
+
+    def genotype(self, provenance: Mapping[str, Any] | None = None) -> Genotype:
+        """The architecture that the alphas describe now."""
+        normal, reduce = (np.asarray(alphas) for alphas in self.alphas)
+        primitives = self._config["primitives"]
+        return Genotype.from_alphas(normal, reduce, primitives, provenance)
+
+    def entropy(self) -> tf.Tensor:
+        """Mean entropy, in nats, of the softmax of an edge's alphas."""
+        log_weights = [tf.nn.log_softmax(alphas.value) for alphas in self.alphas]
+        return -tf.reduce_mean([tf.reduce_sum(tf.exp(w) * w, -1) for w in log_weights])
+
+    def compile(
+        self,
+        optimizer: Any = None,
+        alpha_optimizer: Any = None,
+        gamma: float = 0.01,
+        lambda_: float = 4.0,
+        h: float = 1.5,
+        warmup_epochs: int = 50,
+        squared: bool = False,
+        run_eagerly: bool = False,
+        jit_compile: bool = False,
+    ) -> None:
+        """Sets the optimizers and the penalty; the defaults are the official recipe.
+
+        Args:
+            optimizer: of the weights; by default `MomentumSGD()`.
+            alpha_optimizer: of the alphas; by default `L2Adam()`.
+            gamma: weight of the penalty in the alphas' loss; 0 is first-order DARTS.
+            lambda_: factor inside the penalty.
+            h: length of the penalty's probe, in normalised input units.
+            warmup_epochs: epochs without the penalty.
+            squared: penalise the squared norm (CURE) instead of the norm.
+            run_eagerly: whether to run without compiling to graphs.
+            jit_compile: whether to compile with XLA.
+
+        Raises:
+            ValueError: a number is negative, or h is zero.
+        """
+        for name, value in (("gamma", gamma), ("warmup_epochs", warmup_epochs)):
+            if value < 0:
+                raise ValueError(f"{name} must be 0 or more, not {value}")
+        for name, value in (("lambda_", lambda_), ("h", h)):
+            if value <= 0:
+                raise ValueError(f"{name} must be more than 0, not {value}")
+        super().compile(
+            optimizer=optimizer or optimizers.MomentumSGD(),
+            run_eagerly=run_eagerly,
+            jit_compile=jit_compile,
+        )
+        self.alpha_optimizer = keras.optimizers.get(
+            alpha_optimizer or optimizers.L2Adam()
+        )
+        self._penalty = {
+            "gamma": gamma,
+            "lambda_": lambda_,
+            "h": h,
+            "warmup_epochs": warmup_epochs,
+            "squared": squared,
+        }
+        # Keras would build the optimizer for all trainable variables, alphas included.
+        self.optimizer.build(self.network_weights)
+        self.alpha_optimizer.build(self.alphas)
+        self.epoch = 0
+        self._compile_steps()
+
+    def _compile_steps(self) -> None:
+        """Compiles each part of a step by itself.
+
+        The penalty's graph is by far the largest: apart from the others it is traced
+        only when the warm-up ends, and nothing else is traced again then.
+        """
+        steps = {
+            "alpha_gradients": self._alpha_gradients,
+            "penalty_gradients": self._penalty_gradients,
+            "update_alphas": self._update_alphas,
+            "update_weights": self._update_weights,
+        }
+        if not self.run_eagerly:
+            steps = {
+                name: tf.function(step, jit_compile=self.jit_compile, autograph=False)
+                for name, step in steps.items()
+            }
+        self._steps = steps
+
+    def get_compile_config(self):
+        return {
+            "optimizer": keras.saving.serialize_keras_object(self.optimizer),
+            "alpha_optimizer": keras.saving.serialize_keras_object(
+                self.alpha_optimizer
+            ),
+            **self._penalty,
+            "run_eagerly": self.run_eagerly,
+            "jit_compile": self.jit_compile,
+        }
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        return list(self._trackers.values())
+
+    def fit(self, x=None, y=None, *args, callbacks=None, **kwargs):
+        """Searches; arguments as in Keras, but `x` is a dataset of pairs.
+
+        Raises:
+            ValueError: the data is not made of pairs.
+            NonFiniteLossError: a loss became NaN or infinite.
+        """
+        if y is not None or not _could_be_pairs(x):
+            raise ValueError(_PAIRS)
+        if _is_infinite(x) and kwargs.get("steps_per_epoch") is None:
+            raise ValueError(
+                "the dataset has no end: give fit steps_per_epoch, the second value "
+                "that advrush_tf.bilevel_pairs returns"
+            )
+        kwargs.setdefault("shuffle", False)
+        return super().fit(
+            x, None, *args, callbacks=[_EpochNumber(), *(callbacks or [])], **kwargs
+        )
+
+    def make_train_function(self, force=False):
+        # The parts of a step are compiled, not the step: see `_compile_steps`.
+        self.train_function = lambda iterator: self.train_step(next(iterator))
+        return self.train_function
+
+    @property
+    def penalised(self) -> bool:
+        """Whether the current epoch's alpha steps include the penalty."""
+        warm = self.epoch >= self._penalty["warmup_epochs"]
+        return warm and self._penalty["gamma"] > 0
+
+    def train_step(self, data):
+        """One alternating step: first the alphas, then the weights.
+
+        Args:
+            data: ((x_w, y_w), (x_a, y_a)), a batch of each half.
+
+        Returns:
+            The running means of the metrics in this epoch.
+        """
+        try:
+            (x_w, y_w), (x_a, y_a) = data
+        except (TypeError, ValueError):
+            raise ValueError(_PAIRS) from None
+        alpha_loss, alpha_accuracy, gradients = self._steps["alpha_gradients"](x_a, y_a)
+        penalty, share = 0.0, 0.0
+        if self.penalised:
+            penalty, bent = self._steps["penalty_gradients"](x_a, y_a)
+            share = _share(bent, gradients)
+            gradients = [a + b for a, b in zip(gradients, bent, strict=True)]
+        self._steps["update_alphas"](gradients)
+        loss, accuracy = self._steps["update_weights"](x_w, y_w)
+        values = {
+            "loss": loss,
+            "accuracy": accuracy,
+            "alpha_loss": alpha_loss,
+            "alpha_accuracy": alpha_accuracy,
+            "penalty": penalty,
+            "penalty_share": share,
+            "entropy": self.entropy(),
+        }
+        self._check_finite(values)
+        for name, value in values.items():
+            self._trackers[name].update_state(value)
+        return self.get_metrics_result()
+
+    def _check_finite(self, values: Mapping[str, Any]) -> None:
+        for name in ("loss", "alpha_loss", "penalty"):
+            if not np.isfinite(value := float(values[name])):
+                step = int(self.optimizer.iterations)
+                raise NonFiniteLossError(
+                    f"{name} became {value} in epoch {self.epoch + 1}, step {step} "
+                    "of the run"
+                )
+
+    def _loss(self, x, y, training):
+        logits = self(x, training=training)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
+        hits = tf.equal(tf.argmax(logits, -1, y.dtype), y)
+        return tf.reduce_mean(losses), tf.reduce_mean(tf.cast(hits, losses.dtype))
+
+    def _gradients(self, loss_fn, variables):
+        values = [variable.value for variable in variables]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(values)
+            loss, *others = loss_fn()
+        gradients = tape.gradient(
+            loss, values, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        return loss, *others, gradients
+
+    def _alpha_gradients(self, x, y):
+        return self._gradients(lambda: self._loss(x, y, training=True), self.alphas)
+
+    def _penalty_gradients(self, x, y):
+        """The penalty lambda * mean(r), and gamma times its gradient."""
+
+        def loss():
+            values = curvature_penalty(
+                lambda inputs: self._logits(inputs, training=False),
+                self._normalise(x),
+                y,
+                self._penalty["h"],
+                self._penalty["squared"],
+            )
+            return [self._penalty["lambda_"] * tf.reduce_mean(values)]
+
+        penalty, gradients = self._gradients(loss, self.alphas)
+        return penalty, [self._penalty["gamma"] * g for g in gradients]
+
+    def _update_alphas(self, gradients):
+        self.alpha_optimizer.apply(gradients, self.alphas)
+
+    def _update_weights(self, x, y):
+        weights = self.network_weights
+        loss, accuracy, gradients = self._gradients(
+            lambda: self._loss(x, y, training=True), weights
+        )
+        self.optimizer.apply(gradients, weights)
+        return loss, accuracy
+
+    def test_step(self, data):
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        loss, accuracy = self._loss(x, y, training=False)
+        size = tf.shape(x)[0]
+        self._trackers["loss"].update_state(loss, sample_weight=size)
+        self._trackers["accuracy"].update_state(accuracy, sample_weight=size)
+        return {name: self._trackers[name].result() for name in ("loss", "accuracy")}
+
+    def get_config(self):
+        return {**super().get_config(), **self._config}
+
+
+def check_architecture(
+    num_classes: int,
+    image_shape: Sequence[int],
+    num_cells: int,
+    **positive: int,
+) -> None:
+    """Raises ValueError where a supernet of these numbers cannot exist.
+
+    Args:
+        num_classes: at least 2.
+        image_shape: (height, width, channels).
+        num_cells: at least 1; its reduction cells each halve the images.
+        **positive: further numbers that must be at least 1.
+    """
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be 2 or more, not {num_classes}")
+    for name, value in {"num_cells": num_cells, **positive}.items():
+        if value < 1:
+            raise ValueError(f"{name} must be 1 or more, not {value}")
+    reductions = len(reduction_cells(num_cells))
+    smallest = 2 ** (reductions + 1)
+    if len(image_shape) != 3 or min(image_shape[:2]) < smallest:
+        raise ValueError(
+            f"{num_cells} cells reduce the images {reductions} times and need at least "
+            f"{smallest}x{smallest} pixels; image_shape is {tuple(image_shape)}"
+        )
+
+
+class _EpochNumber(keras.callbacks.Callback):
+    """Tells the model which epoch it is in, for the warm-up."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.epoch = epoch
+
+
+def _could_be_pairs(x: Any) -> bool:
+    if not isinstance(x, tf.data.Dataset):
+        return x is not None and not hasattr(x, "shape")
+    spec = x.element_spec
+    return (
+        isinstance(spec, tuple)
+        and len(spec) == 2
+        and all(isinstance(half, tuple) and len(half) == 2 for half in spec)
+    )
+
+
+def _is_infinite(x: Any) -> bool:
+    if not isinstance(x, tf.data.Dataset):
+        return False
+    return int(x.cardinality()) == tf.data.INFINITE_CARDINALITY
+
+
+def _share(part: list[tf.Tensor], rest: list[tf.Tensor]) -> tf.Tensor:
+    """Norm of `part` over the sum of both norms; 0 where both vanish."""
+    first, second = tf.linalg.global_norm(part), tf.linalg.global_norm(rest)
+    return tf.math.divide_no_nan(first, first + second)
