@@ -21,6 +21,7 @@ from advrush_tf.cells import (
     checked_edges,
     strongest_edges,
 )
+from advrush_tf.files import write_text
 from advrush_tf.jsonable import freeze, json_text, thaw
 from advrush_tf.published import PUBLISHED
 
@@ -154,16 +155,7 @@ class Genotype:
         Raises:
             OSError: If the file cannot be written.
         """
-        path = Path(path)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            with partial.open("w", encoding="utf-8") as file:
-                file.write(self.to_json())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_text(Path(path), self.to_json())
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Genotype":

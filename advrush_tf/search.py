@@ -136,6 +136,21 @@ class AdvRushSearchModel(keras.Model):
         return tf.cast(self.supernet(x, training=training), self.variable_dtype)
 
     @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images."""
+        return self._config["image_shape"]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return self._config["num_classes"]
+
+    @property
+    def gamma(self) -> float:
+        """Weight of the penalty in the alphas' loss."""
+        return self._penalty["gamma"]
+
+    @property
     def alphas(self) -> list[keras.Variable]:
         """The alphas of the normal and of the reduction cell, (edges, operations)."""
         return [self.supernet.alphas_normal, self.supernet.alphas_reduce]
@@ -210,6 +225,7 @@ class AdvRushSearchModel(keras.Model):
         self.optimizer.build(self.network_weights)
         self.alpha_optimizer.build(self.alphas)
         self.epoch = 0
+        self.last_step: dict[str, Any] = {}
         self._compile_steps()
 
     def _compile_steps(self) -> None:
@@ -229,7 +245,7 @@ class AdvRushSearchModel(keras.Model):
                 name: tf.function(step, jit_compile=self.jit_compile, autograph=False)
                 for name, step in steps.items()
             }
-        self._steps = steps
+        self.steps = steps
 
     def get_compile_config(self):
         return {
@@ -277,7 +293,7 @@ class AdvRushSearchModel(keras.Model):
     def penalised(self) -> bool:
         """Whether the current epoch's alpha steps include the penalty."""
         warm = self.epoch >= self._penalty["warmup_epochs"]
-        return warm and self._penalty["gamma"] > 0
+        return warm and self.gamma > 0
 
     def train_step(self, data):
         """One alternating step: first the alphas, then the weights.
@@ -292,14 +308,14 @@ class AdvRushSearchModel(keras.Model):
             (x_w, y_w), (x_a, y_a) = data
         except (TypeError, ValueError):
             raise ValueError(_PAIRS) from None
-        alpha_loss, alpha_accuracy, gradients = self._steps["alpha_gradients"](x_a, y_a)
+        alpha_loss, alpha_accuracy, gradients = self.steps["alpha_gradients"](x_a, y_a)
         penalty, share = 0.0, 0.0
         if self.penalised:
-            penalty, bent = self._steps["penalty_gradients"](x_a, y_a)
+            penalty, bent = self.steps["penalty_gradients"](x_a, y_a)
             share = _share(bent, gradients)
             gradients = [a + b for a, b in zip(gradients, bent, strict=True)]
-        self._steps["update_alphas"](gradients)
-        loss, accuracy = self._steps["update_weights"](x_w, y_w)
+        self.steps["update_alphas"](gradients)
+        loss, accuracy = self.steps["update_weights"](x_w, y_w)
         values = {
             "loss": loss,
             "accuracy": accuracy,
@@ -310,6 +326,7 @@ class AdvRushSearchModel(keras.Model):
             "entropy": self.entropy(),
         }
         self._check_finite(values)
+        self.last_step = values
         for name, value in values.items():
             self._trackers[name].update_state(value)
         return self.get_metrics_result()
@@ -356,7 +373,7 @@ class AdvRushSearchModel(keras.Model):
             return [self._penalty["lambda_"] * tf.reduce_mean(values)]
 
         penalty, gradients = self._gradients(loss, self.alphas)
-        return penalty, [self._penalty["gamma"] * g for g in gradients]
+        return penalty, [self.gamma * g for g in gradients]
 
     def _update_alphas(self, gradients):
         self.alpha_optimizer.apply(gradients, self.alphas)

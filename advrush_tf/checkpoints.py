@@ -1,0 +1,110 @@
+"""Checkpoints of a search: everything that is needed to go on exactly.
+
+A checkpoint is one .npz file without pickled objects, written beside its final name
+and moved there when it is complete and on disk.
+"""
+
+import os
+import re
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+_NAME = re.compile(r"epoch_(\d+)\.npz")
+
+
+class CheckpointStore:
+    """The newest checkpoints of a model in a folder.
+
+    Args:
+        folder: where they are; made when needed.
+        keep: how many of the newest to keep, at least 1.
+    """
+
+    def __init__(self, folder: str | Path, keep: int = 2):
+        self.folder = Path(folder)
+        self.keep = keep
+
+    def save(self, model: Any, epoch: int) -> Path:
+        """Writes a model's state after `epoch` finished epochs, atomically.
+
+        Args:
+            model: an `AdvRushSearchModel`, compiled.
+            epoch: number of finished epochs.
+
+        Returns:
+            The file.
+
+        Raises:
+            OSError: it could not be written; earlier checkpoints are untouched.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"epoch_{epoch:04d}.npz"
+        temporary = path.with_suffix(".tmp")
+        arrays = {name: np.asarray(v) for name, v in _variables(model)}
+        try:
+            with temporary.open("wb") as file:
+                np.savez(file, **arrays)  # type: ignore[arg-type]
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        for _, old in self._files()[self.keep :]:
+            old.unlink()
+        return path
+
+    def restore(self, model: Any, warn: Callable[[str], None]) -> int:
+        """Sets a model to the newest readable checkpoint.
+
+        Args:
+            model: the compiled model to set.
+            warn: called with a sentence for each damaged checkpoint.
+
+        Returns:
+            The number of finished epochs, 0 if there is no checkpoint.
+        """
+        variables = dict(_variables(model))
+        for epoch, path in self._files():
+            try:
+                arrays = _read(path, variables)
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
+                warn(f"Checkpoint {path} is damaged ({e}); trying the one before it.")
+                continue
+            for name, variable in variables.items():
+                variable.assign(arrays[name])
+            return epoch
+        return 0
+
+    def _files(self) -> list[tuple[int, Path]]:
+        """The checkpoints, newest first."""
+        if not self.folder.is_dir():
+            return []
+        found = ((_NAME.fullmatch(path.name), path) for path in self.folder.iterdir())
+        return sorted(((int(m[1]), path) for m, path in found if m), reverse=True)
+
+
+def _variables(model: Any) -> Iterator[tuple[str, keras.Variable]]:
+    groups = {
+        "model": model.supernet.weights,
+        "optimizer": model.optimizer.variables,
+        "alpha_optimizer": model.alpha_optimizer.variables,
+    }
+    for group, variables in groups.items():
+        for index, variable in enumerate(variables):
+            yield f"{group}_{index:04d}", variable
+
+
+def _read(path: Path, variables: dict[str, keras.Variable]) -> dict[str, np.ndarray]:
+    """Reads all arrays, which also verifies their checksums, and their shapes."""
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in variables}
+    for name, variable in variables.items():
+        if arrays[name].shape != tuple(variable.shape):
+            raise ValueError(f"{name} has shape {arrays[name].shape}")
+    return arrays

@@ -1,0 +1,316 @@
+"""A whole search: from settings to a genotype in a folder, resumable."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+from tqdm import tqdm
+
+from advrush_tf import optimizers
+from advrush_tf.augmentation import Augmentation
+from advrush_tf.checkpoints import CheckpointStore
+from advrush_tf.data import ImageDataset, load_dataset
+from advrush_tf.drawing import draw_cells
+from advrush_tf.errors import UserError
+from advrush_tf.genotypes import Genotype
+from advrush_tf.pipeline import bilevel_pairs, evaluation_batches, stratified_split
+from advrush_tf.profiling import count_parameters, measure_steps, multiply_adds
+from advrush_tf.search import AdvRushSearchModel
+from advrush_tf.settings import Penalty, SearchSettings, record_settings
+from advrush_tf.tensorboard import SearchTensorBoard
+from advrush_tf.version import __version__
+
+# More skip connections than this in the normal cell's eight edges is a collapse.
+_MOST_SKIPS = 0.5
+_EVALUATION_BATCH = 256
+
+
+def build_model(settings: SearchSettings, dataset: ImageDataset) -> AdvRushSearchModel:
+    """The search model for a data set, with initial weights from the seed.
+
+    Raises:
+        UserError: the data set's images are too small for so many cells.
+    """
+    keras.utils.set_random_seed(settings.seed)
+    try:
+        return AdvRushSearchModel(
+            dataset.num_classes,
+            dataset.image_shape,
+            init_channels=settings.init_channels,
+            num_cells=settings.num_cells,
+            num_nodes=settings.num_nodes,
+            stem_multiplier=settings.stem_multiplier,
+            primitives=settings.primitives,
+            mean=dataset.mean,
+            std=dataset.std,
+            dtype=settings.precision.value,
+        )
+    except ValueError as error:
+        raise UserError(f"This supernet cannot be built: {error}.") from None
+
+
+def compile_model(
+    model: AdvRushSearchModel, settings: SearchSettings, steps_per_epoch: int
+) -> None:
+    """Compiles a search model as the settings say."""
+    schedule = optimizers.EpochCosine(
+        settings.learning_rate,
+        settings.learning_rate_min,
+        settings.epochs,
+        steps_per_epoch,
+    )
+    model.compile(
+        optimizers.MomentumSGD(
+            schedule, settings.momentum, settings.weight_l2, settings.clip_norm
+        ),
+        optimizers.L2Adam(settings.alpha_learning_rate, l2=settings.alpha_l2),
+        gamma=settings.gamma,
+        lambda_=settings.lambda_,
+        h=settings.h,
+        warmup_epochs=settings.warmup_epochs,
+        squared=settings.penalty is Penalty.SQUARED_NORM,
+        jit_compile=settings.jit_compile,
+    )
+
+
+def make_pairs(
+    settings: SearchSettings, dataset: ImageDataset, initial_epoch: int = 0
+) -> tuple[Any, int]:
+    """The bilevel pairs of a search, see `bilevel_pairs`.
+
+    Raises:
+        UserError: the settings do not fit the data set.
+    """
+    try:
+        augmentation = None
+        if settings.augment:
+            augmentation = Augmentation.for_dataset(
+                dataset.name, dataset.image_shape, settings.cutout
+            )
+        elif settings.cutout:
+            augmentation = Augmentation(cutout=settings.cutout)
+        return bilevel_pairs(
+            dataset.train_images,
+            dataset.train_labels,
+            settings.batch_size,
+            settings.train_portion,
+            settings.seed,
+            augmentation,
+            initial_epoch,
+            dataset.mean,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def run_search(
+    settings: SearchSettings,
+    workdir: str | Path,
+    data_dir: str | None = None,
+    say: Callable[[str], None] = print,
+) -> Genotype:
+    """Runs a search, or resumes the one that `workdir` holds.
+
+    Args:
+        settings: the search's settings.
+        workdir: folder that receives settings.json, checkpoints/, tensorboard/,
+            genotypes/ (one per epoch), genotype.json and the drawings of its cells.
+        data_dir: tfds' folder of prepared data sets.
+        say: receives the lines for the user.
+
+    Returns:
+        The found genotype.
+
+    Raises:
+        UserError: the input is at fault; one clear line.
+        NonFiniteLossError: a loss became NaN or infinite; the last checkpoint stays.
+    """
+    workdir = Path(workdir)
+    dataset = load_dataset(settings.dataset, data_dir)
+    model = build_model(settings, dataset)
+    record_settings(settings, workdir)
+    _, steps = make_pairs(settings, dataset)
+    compile_model(model, settings, steps)
+    store = CheckpointStore(workdir / "checkpoints")
+    epoch = store.restore(model, say)
+    if epoch:
+        say(f"Resuming {workdir} after epoch {epoch} of {settings.epochs}.")
+    pairs, _ = make_pairs(settings, dataset, epoch)
+    recorder = EpochRecorder(settings, workdir, store, steps, say)
+    try:
+        model.fit(
+            pairs,
+            steps_per_epoch=steps,
+            initial_epoch=epoch,
+            epochs=settings.epochs,
+            verbose=0,
+            validation_data=_validation(settings, dataset),
+            callbacks=[
+                SearchTensorBoard(workdir / "tensorboard", settings.to_dict()),
+                recorder,
+            ],
+        )
+        return _finish(model, settings, workdir, say)
+    except OSError as error:
+        raise UserError(
+            f"Writing to {workdir} failed: {error.strerror or error}. What was written "
+            "before is intact; free some space and run the same command to resume."
+        ) from None
+
+
+def dry_run(
+    settings: SearchSettings,
+    data_dir: str | None = None,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Says what a search would cost, measured on a few steps, and writes nothing.
+
+    Raises:
+        UserError: the input is at fault.
+    """
+    dataset = load_dataset(settings.dataset, data_dir)
+    model = build_model(settings, dataset)
+    _, steps = make_pairs(settings, dataset)
+    compile_model(model, settings, steps)
+    say(f"parameters      {count_parameters(model):,} (without the alphas)")
+    say(f"multiply-adds   {multiply_adds(model):,} per image")
+    say("measuring a few steps of each kind ...")
+    costs = {cost.name: cost for cost in measure_steps(model, settings.batch_size)}
+    warm = costs["weights"].seconds + costs["alphas"].seconds
+    extra = costs["penalty"].seconds if "penalty" in costs else 0.0
+    for label, seconds in (("without penalty", warm), ("with penalty", warm + extra)):
+        say(f"{label:15} {seconds:.3g} s per step")
+    say(f"memory          {max(c.peak_bytes for c in costs.values()) / 1e9:.1f} GB")
+    penalised = settings.epochs - settings.warmup_epochs
+    total = steps * (settings.epochs * warm + penalised * extra)
+    total += sum(cost.first_seconds for cost in costs.values())
+    say(f"total           {total / 3600:.2f} h for {settings.epochs} epochs of {steps}")
+
+
+def _validation(settings: SearchSettings, dataset: ImageDataset):
+    """The alpha half without augmentation: the test split is not for the search."""
+    _, half = stratified_split(
+        dataset.train_labels, settings.train_portion, settings.seed
+    )
+    return evaluation_batches(
+        dataset.train_images[half], dataset.train_labels[half], _EVALUATION_BATCH
+    )
+
+
+def _provenance(
+    model: AdvRushSearchModel, settings: SearchSettings, epoch: int
+) -> dict[str, Any]:
+    normal, reduce = (alphas.numpy().tolist() for alphas in model.alphas)
+    return {
+        "library": f"advrush_tf {__version__}",
+        "dataset": settings.dataset,
+        "seed": settings.seed,
+        "epoch": epoch,
+        "settings": settings.to_dict(),
+        "alphas_normal": normal,
+        "alphas_reduce": reduce,
+    }
+
+
+def _finish(model, settings, workdir, say) -> Genotype:
+    genotype = model.genotype(_provenance(model, settings, settings.epochs))
+    path = workdir / "genotype.json"
+    genotype.save(path)
+    drawings = draw_cells(genotype, workdir / "genotype")
+    say(f"\n{genotype!r}\n")
+    say(f"Genotype     {path}")
+    say(f"Drawings     {', '.join(str(drawing) for drawing in drawings)}")
+    say(f"Every epoch  {workdir / 'genotypes'}")
+    say(f"Checkpoints  {workdir / 'checkpoints'}")
+    say(f"\nNext: tensorboard --logdir {workdir / 'tensorboard'}")
+    return genotype
+
+
+class EpochRecorder(keras.callbacks.Callback):
+    """Shows progress and, after each epoch, writes its genotype and a checkpoint.
+
+    Args:
+        settings: the search's settings.
+        workdir: the search's folder.
+        store: where checkpoints go.
+        steps_per_epoch: length of the progress bar.
+        say: receives one line an epoch.
+    """
+
+    def __init__(
+        self,
+        settings: SearchSettings,
+        workdir: Path,
+        store: CheckpointStore,
+        steps_per_epoch: int,
+        say: Callable[[str], None],
+    ):
+        super().__init__()
+        self._settings = settings
+        self._folder = workdir / "genotypes"
+        self._store = store
+        self._steps = steps_per_epoch
+        self._say = say
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._bar = tqdm(
+            total=self._steps,
+            desc=f"epoch {epoch + 1}/{self._settings.epochs}",
+            unit="step",
+            leave=False,
+            disable=not sys.stderr.isatty(),
+        )
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._bar.update()
+        self._bar.set_postfix(loss=f"{float(logs['loss']):.3f}", refresh=False)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._bar.close()
+        finished = epoch + 1
+        genotype = self.model.genotype(
+            _provenance(self.model, self._settings, finished)
+        )
+        self._folder.mkdir(exist_ok=True)
+        genotype.save(self._folder / f"epoch_{finished:04d}.json")
+        self._store.save(self.model, finished)
+        self._say(epoch_line(finished, self._settings.epochs, logs, genotype))
+        if warning := collapse_warning(genotype):
+            self._say(warning)
+
+
+def epoch_line(
+    epoch: int, epochs: int, logs: dict[str, float], genotype: Genotype
+) -> str:
+    """One line on an epoch: losses, penalty, accuracy, entropy, operations."""
+    numbers = " ".join(
+        f"{label} {logs[name]:.4g}"
+        for label, name in (
+            ("loss", "loss"),
+            ("acc", "accuracy"),
+            ("alpha_loss", "alpha_loss"),
+            ("penalty", "penalty"),
+            ("val_acc", "val_accuracy"),
+            ("entropy", "entropy"),
+        )
+    )
+    cells = "; ".join(
+        f"{kind}: {', '.join(f'{n} {name}' for name, n in counts.items())}"
+        for kind, counts in genotype.operation_counts().items()
+    )
+    return f"epoch {epoch}/{epochs}  {numbers}  [{cells}]"
+
+
+def collapse_warning(genotype: Genotype) -> str | None:
+    """A warning if most of the normal cell's edges are skip connections."""
+    skips = genotype.operation_counts()["normal"].get("skip_connect", 0)
+    total = len(genotype.normal)
+    if skips <= _MOST_SKIPS * total:
+        return None
+    return (
+        f"WARNING: {skips} of the normal cell's {total} edges are skip connections: "
+        "the search is collapsing. Fewer epochs or a smaller alpha learning rate help."
+    )
+

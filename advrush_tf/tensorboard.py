@@ -1,0 +1,194 @@
+"""What a search shows in TensorBoard: curves, alphas, the genotype, the settings."""
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from tensorboard.plugins.hparams import api as hp
+
+from advrush_tf.drawing import genotype_image
+
+_METRICS = {
+    "epoch/val_accuracy": "validation accuracy",
+    "epoch/loss": "loss",
+    "epoch/penalty": "penalty",
+}
+_NARROWEST = 0.02  # of the colour scale, to each side of equal weights
+_FRAME = "#d55e00"
+_DPI = 110
+
+
+class SearchTensorBoard(keras.callbacks.Callback):
+    """Writes a search's progress to event files for TensorBoard.
+
+    Per step `step/...`: the values of the step itself and the learning rates that it
+    used. Per epoch `epoch/...`: the logs of `fit` and the learning rates of the
+    epoch's first step; the pictures `alphas/normal`, `alphas/reduce` and
+    `genotype/cells`. Steps are counted by the model's optimizer and epochs from 1, so
+    that a resumed search goes on where it was; what an interrupted one wrote beyond
+    that point is taken out of the curves. A callback that restores the model has to
+    come before this one.
+
+    Args:
+        folder: Where the event files are written; made if it is not there.
+        hyperparameters: Name and value of each setting, for the HParams tab.
+        every_steps: Steps from one step that is written to the next, at least 1.
+
+    Raises:
+        ValueError: If `every_steps` is less than 1.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        hyperparameters: Mapping[str, Any],
+        every_steps: int = 10,
+    ):
+        super().__init__()
+        if every_steps < 1:
+            raise ValueError(f"every_steps must be 1 or more, not {every_steps}.")
+        self._folder = os.fspath(folder)
+        self._hyperparameters = {k: _simple(v) for k, v in hyperparameters.items()}
+        self._every_steps = every_steps
+        self._epoch_rates: dict[str, float] = {}
+        self._step_rates: dict[str, float] = {}
+
+    def on_train_begin(self, logs=None):
+        self._writer = tf.summary.create_file_writer(self._folder)
+        _mark_start(self._writer, self._step + 1)
+        with self._writer.as_default():
+            hp.hparams_config(
+                # Without domains, which would hide the values of other runs.
+                [hp.HParam(name) for name in self._hyperparameters],
+                [hp.Metric(tag, display_name=n) for tag, n in _METRICS.items()],
+            )
+            hp.hparams(self._hyperparameters)
+        self._writer.flush()
+
+    def on_train_batch_begin(self, batch, logs=None):
+        # Afterwards a schedule would already give the rate of the step to come.
+        if batch == 0:
+            self._epoch_rates = self._learning_rates()
+        if (self._step + 1) % self._every_steps == 0:
+            self._step_rates = self._learning_rates()
+
+    def on_train_batch_end(self, batch, logs=None):
+        step = self._step
+        if step % self._every_steps == 0:
+            self._write_scalars("step", self.model.last_step | self._step_rates, step)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._write_scalars("epoch", (logs or {}) | self._epoch_rates, epoch + 1)
+        genotype = self.model.genotype()
+        pictures = {"genotype/cells": genotype_image(genotype)}
+        for kind, alphas in zip(("normal", "reduce"), self.model.alphas, strict=True):
+            pictures[f"alphas/{kind}"] = alphas_image(
+                np.asarray(tf.nn.softmax(alphas.value)),
+                self.model.supernet.primitives,
+                f"{kind} cell, epoch {epoch + 1}",
+                getattr(genotype, kind),
+            )
+        with self._writer.as_default(epoch + 1):
+            for name, picture in pictures.items():
+                tf.summary.image(name, picture[np.newaxis])
+        self._writer.flush()
+
+    def on_train_end(self, logs=None):
+        self._writer.close()
+
+    @property
+    def _step(self) -> int:
+        return int(self.model.optimizer.iterations)
+
+    def _learning_rates(self) -> dict[str, float]:
+        optimizers = {"": self.model.optimizer, "alpha_": self.model.alpha_optimizer}
+        return {
+            f"{name}learning_rate": float(
+                keras.ops.convert_to_numpy(optimizer.learning_rate)
+            )
+            for name, optimizer in optimizers.items()
+        }
+
+    def _write_scalars(self, group: str, values: Mapping[str, Any], step: int) -> None:
+        with self._writer.as_default(step):
+            for name, value in values.items():
+                tf.summary.scalar(f"{group}/{name}", value)
+
+
+def alphas_image(
+    weights: np.ndarray,
+    primitives: Sequence[str],
+    title: str,
+    kept: Sequence[tuple[str, int]],
+) -> np.ndarray:
+    """Draws a cell's weights as a heat map: a row per edge, a column per operation.
+
+    Rows are named "<node> <- <state>", both counted with the cell's inputs as 0 and 1.
+    Framed are the edges and operations that the genotype keeps.
+
+    Args:
+        weights: Weights of the operations, in [0, 1], shape (edges, operations), the
+            edges ordered by node and then by state.
+        primitives: Names of the operations.
+        title: What is written above.
+        kept: The genotype's (operation, state), two for each node.
+
+    Returns:
+        RGB picture, uint8, shape (height, width, 3).
+    """
+    rows, columns = weights.shape
+    figure = Figure((2.6 + 0.68 * columns, 1.5 + 0.36 * rows), layout="constrained")
+    figure.set_dpi(_DPI)
+    axes = figure.add_subplot()
+    low, high = _colour_range(weights)
+    image = axes.imshow(weights, "viridis", aspect="auto", vmin=low, vmax=high)
+    figure.colorbar(image, label="weight (softmax of the alphas)")
+    edges = _edges(rows)
+    axes.set_xticks(range(columns), primitives, rotation=30, ha="right")
+    axes.set_yticks(range(rows), [f"{node} \u2190 {state}" for node, state in edges])
+    axes.set(title=title, ylabel="edge (node \u2190 state)")
+    for (row, column), weight in np.ndenumerate(weights):
+        colour = "black" if weight > (low + high) / 2 else "white"
+        axes.text(column, row, f"{weight:.3f}", color=colour, ha="center", va="center")
+    for slot, (name, state) in enumerate(kept):
+        row, column = edges.index((slot // 2 + 2, state)), primitives.index(name)
+        corner = (column - 0.46, row - 0.44)
+        axes.add_patch(Rectangle(corner, 0.92, 0.88, fill=False, ec=_FRAME, lw=2.5))
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _edges(count: int) -> list[tuple[int, int]]:
+    nodes = range(2, count + 2)
+    return [(node, state) for node in nodes for state in range(node)][:count]
+
+
+def _colour_range(weights: np.ndarray) -> tuple[float, float]:
+    equal = 1 / weights.shape[1]
+    return (
+        min(float(weights.min()), max(equal - _NARROWEST, 0)),
+        max(float(weights.max()), equal + _NARROWEST),
+    )
+
+
+def _mark_start(writer: Any, step: int) -> None:
+    """Tells TensorBoard to drop what earlier files hold from this step on."""
+    log = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
+    event = tf.compat.v1.Event(step=step, session_log=log)
+    tf.raw_ops.ImportEvent(writer=writer._resource, event=event.SerializeToString())
+
+
+def _simple(value: Any) -> bool | int | float | str:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, Collection) and not isinstance(value, str):
+        return ", ".join(map(str, value))
+    return value if isinstance(value, bool | int | float | str) else str(value)
+

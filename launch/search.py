@@ -1,0 +1,106 @@
+"""Searches for a robust architecture: python launch/search.py --dataset=cifar10."""
+
+import dataclasses
+import sys
+
+from absl import app, flags
+
+from advrush_tf import experiment
+from advrush_tf.cells import ALL_PRIMITIVES
+from advrush_tf.errors import UserError
+from advrush_tf.search import NonFiniteLossError
+from advrush_tf.settings import Penalty, Precision, SearchSettings
+
+_DEFAULTS = SearchSettings()
+
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "runs/search", "Folder for all results; an earlier run there resumes."
+)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "tfds' folder of prepared data sets; by default tfds' own."
+)
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Only measure and print what the search would cost."
+)
+flags.DEFINE_string(
+    "dataset",
+    _DEFAULTS.dataset,
+    "cifar10, cifar100, svhn_cropped, fashion_mnist, mnist, digits, another tfds image "
+    "classification set, or the path of a prepared tfds folder.",
+)
+for _name, _help in {
+    "batch_size": "Images per batch, of each half of the training data.",
+    "epochs": "Length of the search.",
+    "warmup_epochs": "Epochs before the penalty is switched on.",
+    "init_channels": "Channels of the first cell.",
+    "num_cells": "Number of cells of the supernet.",
+    "num_nodes": "Intermediate nodes of a cell.",
+    "stem_multiplier": "Width of the stem, in init_channels.",
+    "cutout": "Side in pixels of the cutout square, 0 for none.",
+    "seed": "Seed of split, order, augmentation and initial weights.",
+}.items():
+    flags.DEFINE_integer(_name, getattr(_DEFAULTS, _name), _help)
+for _name, _help in {
+    "train_portion": "Share of the training data that trains the weights.",
+    "learning_rate": "Initial learning rate of the weights.",
+    "learning_rate_min": "End of the cosine of the weights' learning rate.",
+    "momentum": "Momentum of the weights' SGD.",
+    "weight_l2": "L2 coefficient of the weights.",
+    "clip_norm": "Largest global norm of the weights' gradient.",
+    "alpha_learning_rate": "Learning rate of the alphas' Adam.",
+    "alpha_l2": "L2 coefficient of the alphas.",
+    "gamma": "Weight of the curvature penalty; 0 is first-order DARTS.",
+    "lambda_": "Factor inside the curvature penalty.",
+    "h": "Length of the penalty's probe, in normalised input units.",
+}.items():
+    flags.DEFINE_float(_name, getattr(_DEFAULTS, _name), _help)
+flags.DEFINE_multi_enum(
+    "primitives", list(_DEFAULTS.primitives), ALL_PRIMITIVES, "Candidate operations."
+)
+flags.DEFINE_enum_class(
+    "penalty", _DEFAULTS.penalty, Penalty, "Penalise the norm or its square."
+)
+flags.DEFINE_enum_class(
+    "precision", _DEFAULTS.precision, Precision, "Arithmetic of the supernet."
+)
+flags.DEFINE_bool("augment", _DEFAULTS.augment, "Crop, and flip where it makes sense.")
+flags.DEFINE_bool("jit_compile", _DEFAULTS.jit_compile, "Compile with XLA.")
+
+
+def _settings() -> SearchSettings:
+    values = {
+        field.name: flags.FLAGS[field.name].value
+        for field in dataclasses.fields(SearchSettings)
+    }
+    return SearchSettings(**{**values, "primitives": tuple(values["primitives"])})
+
+
+def main(argv: list[str]) -> int:
+    """Runs or measures the search that the flags describe."""
+    try:
+        if len(argv) > 1:
+            raise UserError(f"unexpected argument '{argv[1]}'; all options are flags.")
+        if _DRY_RUN.value:
+            experiment.dry_run(_settings(), _DATA_DIR.value)
+        else:
+            experiment.run_search(_settings(), _WORKDIR.value, _DATA_DIR.value)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except NonFiniteLossError as error:
+        print(f"error: {error}; the last checkpoint is kept.", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the flags; a wrong one ends the program with one line and code 2."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)
