@@ -21,7 +21,7 @@ _METRICS = {
 }
 _NARROWEST = 0.02  # of the colour scale, to each side of equal weights
 _FRAME = "#d55e00"
-_DPI = 110
+_DPI = 130
 
 
 class SearchTensorBoard(keras.callbacks.Callback):
@@ -143,7 +143,7 @@ def alphas_image(
         RGB picture, uint8, shape (height, width, 3).
     """
     rows, columns = weights.shape
-    figure = Figure((2.6 + 0.68 * columns, 1.5 + 0.36 * rows), layout="constrained")
+    figure = Figure((2.1 + 0.5 * columns, 1.3 + 0.27 * rows), layout="constrained")
     figure.set_dpi(_DPI)
     axes = figure.add_subplot()
     low, high = _colour_range(weights)
@@ -191,4 +191,3 @@ def _simple(value: Any) -> bool | int | float | str:
     if isinstance(value, Collection) and not isinstance(value, str):
         return ", ".join(map(str, value))
     return value if isinstance(value, bool | int | float | str) else str(value)
-

@@ -36,7 +36,7 @@ def _run(optimizer, variables, gradients):
     history = []
     for step in gradients:
         optimizer.apply([tf.constant(g) for g in step], variables)
-        history.append([np.array(v) for v in variables])
+        history.append([v.numpy() for v in variables])
     return history
 
 

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from matplotlib import colormaps
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_accumulator import (
+    EventAccumulator,
+)
 from tensorboard.plugins.hparams import metadata
 
 from advrush_tf import AdvRushSearchModel, bilevel_pairs
@@ -43,7 +45,6 @@ class Spy(keras.callbacks.Callback):
         super().__init__()
         self.folder = folder
         self.steps = {}
-        self.alphas = []
         self.drawings = []
         self.on_disk = []
 
@@ -52,7 +53,6 @@ class Spy(keras.callbacks.Callback):
         self.steps[step] = {k: float(v) for k, v in self.model.last_step.items()}
 
     def on_epoch_end(self, epoch, logs=None):
-        self.alphas.append([np.array(alphas) for alphas in self.model.alphas])
         self.drawings.append(genotype_image(self.model.genotype()))
         self.on_disk.append(scalars(self.folder)["epoch/loss"][-1][0])
 
@@ -78,7 +78,10 @@ def images(folder):
         plugin = reader.SummaryMetadata(tag).plugin_data.plugin_name
         if plugin == "images":
             found[tag] = [
-                (event.step, tf.image.decode_png(tf.make_ndarray(event.tensor_proto)[2]))
+                (
+                    event.step,
+                    tf.image.decode_png(tf.make_ndarray(event.tensor_proto)[2]),
+                )
                 for event in reader.Tensors(tag)
             ]
     return found
@@ -186,7 +189,9 @@ def test_settings_are_hyperparameters_of_one_trial(run):
             for value in event.summary.value:
                 content = value.metadata.plugin_data.content
                 if value.tag == metadata.SESSION_START_INFO_TAG:
-                    starts.append(metadata.parse_session_start_info_plugin_data(content))
+                    starts.append(
+                        metadata.parse_session_start_info_plugin_data(content)
+                    )
                 if value.tag == metadata.EXPERIMENT_TAG:
                     experiments.append(metadata.parse_experiment_plugin_data(content))
     assert len(starts) == len(experiments) == 2
@@ -227,7 +232,9 @@ def test_a_resume_takes_back_what_was_written_beyond_it(tmp_path):
     reader = EventAccumulator(str(tmp_path))
     reader.Reload()
     events = reader.Tensors("step/loss")
-    found = [(event.step, float(tf.make_ndarray(event.tensor_proto))) for event in events]
+    found = [
+        (event.step, float(tf.make_ndarray(event.tensor_proto))) for event in events
+    ]
     assert found == [(1, 1.0), (2, 20.0), (3, 30.0)]
 
 
@@ -239,23 +246,23 @@ def test_heat_map_colours_the_weights_and_frames_the_kept():
     assert plain.dtype == np.uint8 and plain.shape == framed.shape
     assert plain.ndim == 3 and plain.shape[-1] == 3
 
-    def centre(picture, colour):
-        """Middle (y, x), as a share of the picture, of what has about this colour."""
+    def places(picture, colour):
+        """(y, x) of each pixel of about this colour."""
         near = np.abs(picture.astype(int) - colour).max(-1) < 12
         return np.argwhere(near)
 
     low, high = (np.array(colormaps["viridis"](v))[:3] * 255 for v in (0.0, 1.0))
     # The diagonal is dark and the rest bright, so each colour spans rows and columns.
-    dark, bright = centre(plain, low), centre(plain, high)
+    dark, bright = places(plain, low), places(plain, high)
     top, bottom = np.array_split(dark[dark[:, 0].argsort()], 2)
     assert top[:, 1].mean() < bottom[:, 1].mean() - 30
     top, bottom = np.array_split(bright[bright[:, 0].argsort()], 2)
     assert top[:, 1].mean() > bottom[:, 1].mean() + 30
     changed = np.argwhere((plain != framed).any(-1))
     assert len(changed) > 100
-    rows, columns = np.median(changed, axis=0)
-    upper = changed[changed[:, 0] < rows]
-    lower = changed[changed[:, 0] > rows]
+    middle = np.median(changed[:, 0])
+    upper = changed[changed[:, 0] < middle]
+    lower = changed[changed[:, 0] > middle]
     assert upper[:, 1].max() < lower[:, 1].min()
 
 

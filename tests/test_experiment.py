@@ -1,0 +1,119 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from advrush_tf import experiment
+from advrush_tf.errors import UserError
+from advrush_tf.genotypes import Genotype, get_genotype
+from advrush_tf.settings import SearchSettings
+
+ROOT = Path(__file__).parent.parent
+SMALL = {
+    "dataset": "digits",
+    "epochs": 3,
+    "warmup_epochs": 2,
+    "init_channels": 2,
+    "num_cells": 1,
+    "num_nodes": 2,
+    "batch_size": 128,
+}
+
+
+def _command(workdir):
+    values = [f"--{name}={value}" for name, value in SMALL.items()]
+    return [sys.executable, "launch/search.py", *values, f"--workdir={workdir}"]
+
+
+def _checkpoint(workdir):
+    with np.load(workdir / "checkpoints" / "epoch_0003.npz") as file:
+        return {name: file[name] for name in file.files}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finished")
+    lines = []
+    genotype = experiment.run_search(SearchSettings(**SMALL), workdir, say=lines.append)
+    return workdir, genotype, lines
+
+
+def test_a_search_leaves_its_results(finished):
+    workdir, genotype, lines = finished
+    assert Genotype.load(workdir / "genotype.json") == genotype
+    provenance = Genotype.load(workdir / "genotype.json").provenance
+    assert provenance["epoch"] == 3
+    assert provenance["settings"]["init_channels"] == 2
+    assert Genotype.from_alphas(
+        provenance["alphas_normal"], provenance["alphas_reduce"]
+    ) == genotype
+    names = {f"epoch_000{epoch}.json" for epoch in (1, 2, 3)}
+    assert set(os.listdir(workdir / "genotypes")) == names
+    for cell in ("normal", "reduce"):
+        assert (workdir / f"genotype_{cell}.svg").stat().st_size > 1000
+    epochs = [line for line in lines if line.startswith("epoch ")]
+    assert len(epochs) == 3
+    assert "penalty 0 " in epochs[1]
+    assert "penalty 0 " not in epochs[2]
+    assert any("genotype.json" in line for line in lines)
+
+
+def test_killed_and_resumed_equals_uninterrupted(finished, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    options = {"cwd": ROOT, "env": environment, "stdout": subprocess.PIPE}
+    process = subprocess.Popen(_command(tmp_path), **options)
+    while not (tmp_path / "checkpoints" / "epoch_0001.npz").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "genotype.json").exists()
+    resumed = subprocess.run(_command(tmp_path), check=True, text=True, **options)
+    assert "Resuming" in resumed.stdout
+    whole, parts = _checkpoint(finished[0]), _checkpoint(tmp_path)
+    assert whole.keys() == parts.keys()
+    for name, value in whole.items():
+        np.testing.assert_array_equal(value, parts[name], err_msg=name)
+    texts = [(folder / "genotype.json").read_text() for folder in (finished[0], tmp_path)]
+    assert json.loads(texts[0]) == json.loads(texts[1])
+
+
+def test_a_full_disk_is_one_clear_line(finished, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(experiment, "draw_cells", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        experiment.run_search(SearchSettings(**SMALL), finished[0], say=lambda line: 0)
+    assert Genotype.load(finished[0] / "genotype.json")
+
+
+def test_unfit_data_and_settings_are_refused(tmp_path):
+    with pytest.raises(UserError, match="batch"):
+        settings = SearchSettings(dataset="digits", batch_size=1000)
+        experiment.run_search(settings, tmp_path / "a")
+    assert not (tmp_path / "a" / "checkpoints").exists()
+
+
+def test_collapse_is_noticed():
+    assert experiment.collapse_warning(get_genotype("ADVRUSH")) is None
+    edges = [["skip_connect", 0], ["skip_connect", 1]]
+    collapsed = Genotype(edges, [2], edges, [2])
+    assert "2 of the normal cell's 2 edges" in experiment.collapse_warning(collapsed)
+
+
+def test_dry_run_measures_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = []
+    settings = SearchSettings(**{**SMALL, "gamma": 0.0})
+    experiment.dry_run(settings, say=lines.append)
+    text = "\n".join(lines)
+    for word in ("parameters", "multiply-adds", "s per step", "memory", "total"):
+        assert word in text
+    assert not os.listdir(tmp_path)

@@ -1,0 +1,68 @@
+import json
+import os
+
+import pytest
+
+from advrush_tf.errors import UserError
+from advrush_tf.settings import Penalty, SearchSettings, record_settings
+
+
+def test_defaults_are_the_official_recipe():
+    settings = SearchSettings()
+    assert (settings.batch_size, settings.epochs, settings.warmup_epochs) == (32, 60, 50)
+    assert (settings.init_channels, settings.num_cells) == (16, 8)
+    assert (settings.gamma, settings.lambda_, settings.h) == (0.01, 4.0, 1.5)
+    assert (settings.learning_rate, settings.learning_rate_min) == (0.025, 0.001)
+    assert (settings.alpha_learning_rate, settings.alpha_l2) == (3e-4, 1e-3)
+    assert settings.penalty is Penalty.NORM
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("batch_size", 0),
+        ("epochs", -1),
+        ("warmup_epochs", 61),
+        ("gamma", -0.1),
+        ("h", 0.0),
+        ("train_portion", 1.0),
+        ("momentum", 1.0),
+        ("learning_rate", 0.0),
+        ("learning_rate_min", 0.5),
+        ("cutout", -1),
+        ("seed", -1),
+        ("primitives", ("none",)),
+        ("primitives", ("sep_conv_9x9",)),
+    ],
+)
+def test_out_of_range_values_are_named(name, value):
+    with pytest.raises(UserError, match=name):
+        SearchSettings(**{name: value})
+
+
+def test_settings_are_recorded_once_and_compared(tmp_path):
+    settings = SearchSettings(dataset="digits")
+    record_settings(settings, tmp_path / "new" / "run")
+    record_settings(settings, tmp_path / "new" / "run")
+    recorded = json.loads((tmp_path / "new" / "run" / "settings.json").read_text())
+    assert recorded == settings.to_dict()
+    assert recorded["penalty"] == "norm"
+    other = SearchSettings(dataset="digits", gamma=0.5)
+    with pytest.raises(UserError, match=r"gamma is 0\.01 there and 0\.5 here"):
+        record_settings(other, tmp_path / "new" / "run")
+
+
+def test_unusable_workdirs_are_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="--workdir"):
+        record_settings(SearchSettings(), tmp_path / "file" / "run")
+    (tmp_path / "settings.json").write_text("{")
+    with pytest.raises(UserError, match="not valid JSON"):
+        record_settings(SearchSettings(), tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_workdir_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="Permission denied"):
+        record_settings(SearchSettings(), tmp_path)
