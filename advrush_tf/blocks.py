@@ -88,7 +88,7 @@ class ConvBatchNorm(Block):
         super().__init__(**kwargs)
         self.filters = filters
         self.kernel_size = tuple(kernel_size)
-        self.strides = tuple(strides)
+        self.strides = (strides[0], strides[1])
         self.groups = groups
         self.affine = affine
 

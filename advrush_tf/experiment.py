@@ -27,6 +27,11 @@ _MOST_SKIPS = 0.5
 _EVALUATION_BATCH = 256
 
 
+def _print(line: str) -> None:
+    """Prints at once, also into a file: a search's log is read while it runs."""
+    print(line, flush=True)
+
+
 def build_model(settings: SearchSettings, dataset: ImageDataset) -> AdvRushSearchModel:
     """The search model for a data set, with initial weights from the seed.
 
@@ -109,7 +114,7 @@ def run_search(
     settings: SearchSettings,
     workdir: str | Path,
     data_dir: str | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = _print,
 ) -> Genotype:
     """Runs a search, or resumes the one that `workdir` holds.
 
@@ -163,7 +168,7 @@ def run_search(
 def dry_run(
     settings: SearchSettings,
     data_dir: str | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = _print,
 ) -> None:
     """Says what a search would cost, measured on a few steps, and writes nothing.
 
@@ -313,4 +318,3 @@ def collapse_warning(genotype: Genotype) -> str | None:
         f"WARNING: {skips} of the normal cell's {total} edges are skip connections: "
         "the search is collapsing. Fewer epochs or a smaller alpha learning rate help."
     )
-

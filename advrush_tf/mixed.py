@@ -149,13 +149,13 @@ class MixedEdges(Block):
         tiled = self._for_each_edge(x)
         mixed = tf.add_n(
             [
-                block(
-                    tiled, scale=scales[name], dilation=dilation, training=training
-                )
+                block(tiled, scale=scales[name], dilation=dilation, training=training)
                 for name, block in self.dilated.items()
             ]
         )
-        return tf.batch_to_space(mixed, [2, 2], [[0, 0], [0, 0]]) if in_parities else mixed
+        return (
+            tf.batch_to_space(mixed, [2, 2], [[0, 0], [0, 0]]) if in_parities else mixed
+        )
 
     def _mix_poolings(self, x, scales, training):
         """The poolings and the identity, mixed onto the edges by one convolution."""
@@ -191,7 +191,7 @@ class MixedEdges(Block):
         return y
 
     def _diagonal_kernel(self, coefficients: list[tf.Tensor]) -> tf.Tensor:
-        """1x1 kernel that adds `coefficient * map`, channel by channel, on each edge."""
+        """1x1 kernel that adds `coefficient * map` in each channel of each edge."""
         stacked = tf.reshape(
             tf.stack(coefficients), (-1, 1, self.num_edges, self.channels)
         )

@@ -110,9 +110,7 @@ def _cell_slots(prefix: str, cell: SearchCell) -> Iterator[Slot]:
 
 def _preprocess_slots(prefix: str, layer: Preprocess) -> Iterator[Slot]:
     if layer.halve:
-        yield from _reduction_slots(
-            prefix, layer.convolution, slice(0, layer.channels)
-        )
+        yield from _reduction_slots(prefix, layer.convolution, slice(0, layer.channels))
     else:
         yield from _conv_norm_slots(prefix, 1, layer.convolution, slice(None))
 

@@ -2,7 +2,6 @@
 
 import resource
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -99,7 +98,7 @@ def measure_steps(
     ]
 
 
-def _measure(name: str, step: Callable, inputs: tuple, repeats: int) -> StepCost:
+def _measure(name: str, step: Any, inputs: tuple, repeats: int) -> StepCost:
     started = time.perf_counter()
     tf.nest.map_structure(_wait, step(*inputs))
     first = time.perf_counter() - started

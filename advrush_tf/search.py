@@ -77,7 +77,7 @@ class AdvRushSearchModel(keras.Model):
         )
         if (mean is None) != (std is None):
             raise ValueError("give both mean and std, or neither")
-        self._config = {
+        self._config: dict[str, Any] = {
             "num_classes": num_classes,
             "image_shape": tuple(image_shape),
             "init_channels": init_channels,
@@ -214,7 +214,7 @@ class AdvRushSearchModel(keras.Model):
         self.alpha_optimizer = keras.optimizers.get(
             alpha_optimizer or optimizers.L2Adam()
         )
-        self._penalty = {
+        self._penalty: dict[str, Any] = {
             "gamma": gamma,
             "lambda_": lambda_,
             "h": h,
@@ -234,7 +234,7 @@ class AdvRushSearchModel(keras.Model):
         The penalty's graph is by far the largest: apart from the others it is traced
         only when the warm-up ends, and nothing else is traced again then.
         """
-        steps = {
+        steps: dict[str, Any] = {
             "alpha_gradients": self._alpha_gradients,
             "penalty_gradients": self._penalty_gradients,
             "update_alphas": self._update_alphas,
@@ -309,7 +309,8 @@ class AdvRushSearchModel(keras.Model):
         except (TypeError, ValueError):
             raise ValueError(_PAIRS) from None
         alpha_loss, alpha_accuracy, gradients = self.steps["alpha_gradients"](x_a, y_a)
-        penalty, share = 0.0, 0.0
+        penalty: Any = 0.0
+        share: Any = 0.0
         if self.penalised:
             penalty, bent = self.steps["penalty_gradients"](x_a, y_a)
             share = _share(bent, gradients)

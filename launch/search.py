@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from typing import Any
 
 from absl import app, flags
 
@@ -68,7 +69,7 @@ flags.DEFINE_bool("jit_compile", _DEFAULTS.jit_compile, "Compile with XLA.")
 
 
 def _settings() -> SearchSettings:
-    values = {
+    values: dict[str, Any] = {
         field.name: flags.FLAGS[field.name].value
         for field in dataclasses.fields(SearchSettings)
     }

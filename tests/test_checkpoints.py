@@ -57,7 +57,9 @@ def test_a_damaged_newest_is_reported_and_skipped(tmp_path, damage):
             name = max(file.files, key=lambda key: file[key].nbytes)
             data = file[name].tobytes()
         content[content.index(data) + len(data) // 2] ^= 0xFF
-    newest.write_bytes({"truncate": content[:middle], "empty": b""}.get(damage, content))
+    newest.write_bytes(
+        {"truncate": content[:middle], "empty": b""}.get(damage, content)
+    )
     model, warnings = _model(9), []
     assert store.restore(model, warnings.append) == 1
     assert _equal(model, _model(1))

@@ -50,9 +50,10 @@ def test_a_search_leaves_its_results(finished):
     provenance = Genotype.load(workdir / "genotype.json").provenance
     assert provenance["epoch"] == 3
     assert provenance["settings"]["init_channels"] == 2
-    assert Genotype.from_alphas(
-        provenance["alphas_normal"], provenance["alphas_reduce"]
-    ) == genotype
+    assert (
+        Genotype.from_alphas(provenance["alphas_normal"], provenance["alphas_reduce"])
+        == genotype
+    )
     names = {f"epoch_000{epoch}.json" for epoch in (1, 2, 3)}
     assert set(os.listdir(workdir / "genotypes")) == names
     for cell in ("normal", "reduce"):
@@ -80,7 +81,9 @@ def test_killed_and_resumed_equals_uninterrupted(finished, tmp_path):
     assert whole.keys() == parts.keys()
     for name, value in whole.items():
         np.testing.assert_array_equal(value, parts[name], err_msg=name)
-    texts = [(folder / "genotype.json").read_text() for folder in (finished[0], tmp_path)]
+    texts = [
+        (folder / "genotype.json").read_text() for folder in (finished[0], tmp_path)
+    ]
     assert json.loads(texts[0]) == json.loads(texts[1])
 
 

@@ -166,7 +166,9 @@ def _numpy_batch_norm(x, scale, offset):
 
 # Sizes that cut into four parts and one that does not.
 @pytest.mark.parametrize("size", [(4, 4), (6, 2), (5, 3)])
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-13), ("float32", 1e-6)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float64", 1e-13), ("float32", 1e-6)]
+)
 def test_batch_normalisation_equals_numpy(rng, size, dtype, tolerance):
     x = rng.normal(size=(3, *size, 5)).astype(dtype)
     scale, offset = rng.normal(size=(2, 5)).astype(dtype)

@@ -98,9 +98,7 @@ def _hessian_vector_product(net, dtype):
     labels = tf.constant(DATA["hvp/y"])
     with tf.GradientTape() as tape:
         tape.watch(x)
-        gradient = penalty.input_gradient(
-            lambda x: net(x, training=False), x, labels
-        )
+        gradient = penalty.input_gradient(lambda x: net(x, training=False), x, labels)
         along = tf.reduce_sum(gradient * v)
     return {"hvp/hv": np.transpose(tape.gradient(along, x), (0, 3, 1, 2))}
 

@@ -60,7 +60,9 @@ def test_input_gradient_of_a_linear_model(rng, x, y):
 
 @pytest.mark.parametrize("h", [0.3, 1.5])
 def test_probe_direction_worked_by_hand(h):
-    gradient = tf.constant([[[[0.1], [-7.0], [2.0], [-1e-9]]], [[[3.0]] * 4]], tf.float64)
+    gradient = tf.constant(
+        [[[[0.1], [-7.0], [2.0], [-1e-9]]], [[[3.0]] * 4]], tf.float64
+    )
     z = penalty.probe_direction(gradient, h).numpy()
     np.testing.assert_allclose(
         z[0, 0, :, 0], h / 2 * np.array([1, -1, 1, -1]), rtol=1e-6
@@ -89,7 +91,9 @@ def test_linear_model_against_its_hessian(rng, x, y, h):
     gradient = (p - np.eye(CLASSES)[y.numpy()]) @ matrix.T
     z = h * np.sign(gradient) / np.sqrt(PIXELS)
     core = np.stack([np.diag(row) - np.outer(row, row) for row in p])
-    expected = np.linalg.norm(np.einsum("pc,bcd,qd,bq->bp", matrix, core, matrix, z), axis=1)
+    expected = np.linalg.norm(
+        np.einsum("pc,bcd,qd,bq->bp", matrix, core, matrix, z), axis=1
+    )
     r = penalty.curvature_penalty(
         lambda x: tf.reshape(x, (-1, PIXELS)) @ matrix, x, y, h
     )
@@ -144,7 +148,9 @@ def test_alpha_gradient_against_finite_differences(network, x, y, squared, trace
     # z counts as constant, so the differences keep it where it was.
     def value_and_gradient():
         with tf.GradientTape() as tape:
-            value = tf.reduce_sum(penalty.curvature_penalty(network, x, y, 1.5, squared))
+            value = tf.reduce_sum(
+                penalty.curvature_penalty(network, x, y, 1.5, squared)
+            )
         return value, tape.gradient(value, network.alphas)
 
     run = tf.function(value_and_gradient) if traced else value_and_gradient

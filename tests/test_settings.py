@@ -9,7 +9,11 @@ from advrush_tf.settings import Penalty, SearchSettings, record_settings
 
 def test_defaults_are_the_official_recipe():
     settings = SearchSettings()
-    assert (settings.batch_size, settings.epochs, settings.warmup_epochs) == (32, 60, 50)
+    assert (settings.batch_size, settings.epochs, settings.warmup_epochs) == (
+        32,
+        60,
+        50,
+    )
     assert (settings.init_channels, settings.num_cells) == (16, 8)
     assert (settings.gamma, settings.lambda_, settings.h) == (0.01, 4.0, 1.5)
     assert (settings.learning_rate, settings.learning_rate_min) == (0.025, 0.001)
