@@ -108,8 +108,27 @@ class L2Adam(keras.optimizers.Adam):
         self.l2 = l2
 
     def update_step(self, gradient, variable, learning_rate):
-        gradient = gradient + tf.constant(self.l2, variable.dtype) * variable
-        super().update_step(gradient, variable, learning_rate)
+        dtype = variable.dtype
+        gradient = gradient + tf.constant(self.l2, dtype) * variable
+        index = self._get_variable_index(variable)
+        mean, square = self._momentums[index], self._velocities[index]
+        self.assign_add(mean, (gradient - mean) * tf.constant(1 - self.beta_1, dtype))
+        self.assign_add(
+            square,
+            (tf.square(gradient) - square) * tf.constant(1 - self.beta_2, dtype),
+        )
+        step = tf.cast(learning_rate, tf.float64) * self._bias_correction()
+        step = tf.cast(step, dtype) * mean
+        self.assign_sub(variable, step / (tf.sqrt(square) + self.epsilon))
+
+    def _bias_correction(self):
+        """In float64: 1 - beta_2^t loses five digits in Keras' float32."""
+        time = tf.cast(self.iterations + 1, tf.float64)
+        first, second = (
+            1 - tf.pow(tf.constant(beta, tf.float64), time)
+            for beta in (self.beta_1, self.beta_2)
+        )
+        return tf.sqrt(second) / first
 
     def get_config(self):
         return {**super().get_config(), "l2": self.l2}

@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from advrush_tf import optimizers
 from advrush_tf.blocks import PACKAGE
-from advrush_tf.genotypes import PRIMITIVES, Genotype
+from advrush_tf.cells import PRIMITIVES, check_primitives
+from advrush_tf.genotypes import Genotype
 from advrush_tf.penalty import curvature_penalty
 from advrush_tf.supernet import Supernet, reduction_cells
 
@@ -75,8 +76,8 @@ class AdvRushSearchModel(keras.Model):
             num_nodes=num_nodes,
             stem_multiplier=stem_multiplier,
         )
-        if (mean is None) != (std is None):
-            raise ValueError("give both mean and std, or neither")
+        check_primitives(primitives)
+        _check_normalisation(mean, std, image_shape[-1])
         self._config: dict[str, Any] = {
             "num_classes": num_classes,
             "image_shape": tuple(image_shape),
@@ -201,10 +202,10 @@ class AdvRushSearchModel(keras.Model):
             ValueError: a number is negative, or h is zero.
         """
         for name, value in (("gamma", gamma), ("warmup_epochs", warmup_epochs)):
-            if value < 0:
+            if not value >= 0:
                 raise ValueError(f"{name} must be 0 or more, not {value}")
         for name, value in (("lambda_", lambda_), ("h", h)):
-            if value <= 0:
+            if not value > 0:
                 raise ValueError(f"{name} must be more than 0, not {value}")
         super().compile(
             optimizer=optimizer or optimizers.MomentumSGD(),
@@ -315,6 +316,8 @@ class AdvRushSearchModel(keras.Model):
             penalty, bent = self.steps["penalty_gradients"](x_a, y_a)
             share = _share(bent, gradients)
             gradients = [a + b for a, b in zip(gradients, bent, strict=True)]
+        # Before the update: a poisoned alpha would spoil everything after it.
+        self._check_finite(alpha_loss=alpha_loss, penalty=penalty)
         self.steps["update_alphas"](gradients)
         loss, accuracy = self.steps["update_weights"](x_w, y_w)
         values = {
@@ -326,19 +329,19 @@ class AdvRushSearchModel(keras.Model):
             "penalty_share": share,
             "entropy": self.entropy(),
         }
-        self._check_finite(values)
+        self._check_finite(loss=loss)
         self.last_step = values
         for name, value in values.items():
             self._trackers[name].update_state(value)
         return self.get_metrics_result()
 
-    def _check_finite(self, values: Mapping[str, Any]) -> None:
-        for name in ("loss", "alpha_loss", "penalty"):
-            if not np.isfinite(value := float(values[name])):
-                step = int(self.optimizer.iterations)
+    def _check_finite(self, **losses: Any) -> None:
+        for name, loss in losses.items():
+            if not np.isfinite(value := float(loss)):
                 raise NonFiniteLossError(
-                    f"{name} became {value} in epoch {self.epoch + 1}, step {step} "
-                    "of the run"
+                    f"{name} became {value} in epoch {self.epoch + 1}, after "
+                    f"{int(self.alpha_optimizer.iterations)} alpha steps and "
+                    f"{int(self.optimizer.iterations)} weight steps"
                 )
 
     def _loss(self, x, y, training):
@@ -420,11 +423,23 @@ def check_architecture(
             raise ValueError(f"{name} must be 1 or more, not {value}")
     reductions = len(reduction_cells(num_cells))
     smallest = 2 ** (reductions + 1)
-    if len(image_shape) != 3 or min(image_shape[:2]) < smallest:
+    if len(image_shape) != 3 or image_shape[2] < 1 or min(image_shape[:2]) < smallest:
         raise ValueError(
             f"{num_cells} cells reduce the images {reductions} times and need at least "
             f"{smallest}x{smallest} pixels; image_shape is {tuple(image_shape)}"
         )
+
+
+def _check_normalisation(mean: Any, std: Any, channels: int) -> None:
+    if mean is None and std is None:
+        return
+    if mean is None or std is None or not len(mean) == len(std) == channels:
+        raise ValueError(
+            f"mean and std must both be None or have one value for each of the "
+            f"{channels} channels; they are {mean} and {std}"
+        )
+    if min(std) <= 0:
+        raise ValueError(f"std must be more than 0, not {std}")
 
 
 class _EpochNumber(keras.callbacks.Callback):
