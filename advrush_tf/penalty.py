@@ -95,6 +95,7 @@ def _sum_of_squares(x: tf.Tensor) -> tf.Tensor:
 
 def _safe_sqrt(squares: tf.Tensor) -> tf.Tensor:
     """Square root whose gradient at zero is zero instead of infinite."""
-    positive = squares > 0
-    root = tf.sqrt(tf.where(positive, squares, tf.ones_like(squares)))
-    return tf.where(positive, root, tf.zeros_like(root))
+    # Not `squares > 0`, which would turn NaN into 0.
+    zero = tf.equal(squares, 0)
+    root = tf.sqrt(tf.where(zero, tf.ones_like(squares), squares))
+    return tf.where(zero, tf.zeros_like(root), root)
