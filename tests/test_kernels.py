@@ -79,10 +79,10 @@ def test_grouped_and_portable_convolutions_agree(rng, monkeypatch, available, st
         pytest.skip("this machine has no gradient of a grouped convolution")
     monkeypatch.setattr(kernels, "has_grouped_convolution", lambda dtype: available)
     x, kernel = rng.normal(size=(2, 6, 6, 6)), rng.normal(size=(3, 3, 2, 9))
-    inputs = [tf.constant(a, tf.float32) for a in (x, kernel)]
+    inputs = tuple(tf.constant(a, tf.float32) for a in (x, kernel))
     with tf.GradientTape() as tape:
         tape.watch(inputs)
-        y = kernels.grouped_conv2d(*inputs, 3, strides)
+        y = kernels.grouped_conv2d(inputs[0], inputs[1], 3, strides)
         total = tf.reduce_sum(y**2)
     gradients = tape.gradient(total, inputs)
     expected = _numpy_conv(x, kernel, 3, strides)
@@ -204,7 +204,7 @@ def test_statistics_are_accurate_in_float32(rng):
 
 
 # Each kernel by name: the function and the shapes of what it is differentiated in.
-KERNELS = {
+KERNELS: dict[str, tuple] = {
     "conv": (kernels.grouped_conv2d, [(2, 4, 4, 4), (3, 3, 4, 3)]),
     "conv_groups": (
         lambda x, k: kernels.grouped_conv2d(x, k, 2),

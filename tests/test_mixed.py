@@ -18,8 +18,8 @@ def _layer(stride=1, primitives=ALL_PRIMITIVES, dtype="float64", edges=EDGES):
     rng = np.random.default_rng(1)
     for variable in layer.weights:
         variance = "variance" in variable.name
-        bounds = (0.5, 1.5) if variance else (-1, 1)
-        variable.assign(rng.uniform(*bounds, variable.shape))
+        low, high = (0.5, 1.5) if variance else (-1.0, 1.0)
+        variable.assign(rng.uniform(low, high, variable.shape))
     return layer
 
 
@@ -75,7 +75,8 @@ def _compare(layer, x, weights, training, tolerance):
 @pytest.mark.parametrize("size", [(8, 8), (7, 7), (8, 7)])
 @pytest.mark.parametrize("training", [False, True])
 def test_equals_the_mixture_edge_by_edge(stride, size, training):
-    _compare(_layer(stride), *_inputs(size), training, 1e-11)
+    x, weights = _inputs(size)
+    _compare(_layer(stride), x, weights, training, 1e-11)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -86,14 +87,16 @@ def test_equals_the_mixture_edge_by_edge(stride, size, training):
 )
 def test_equals_it_for_other_primitives(stride, training, primitives):
     layer = _layer(stride, primitives)
-    _compare(layer, *_inputs((8, 8), primitives), training, 1e-11)
+    x, weights = _inputs((8, 8), primitives)
+    _compare(layer, x, weights, training, 1e-11)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("training", [False, True])
 def test_equals_it_in_float32(stride, training):
     layer = _layer(stride, dtype="float32")
-    _compare(layer, *_inputs((8, 8), dtype="float32"), training, 2e-5)
+    x, weights = _inputs((8, 8), dtype="float32")
+    _compare(layer, x, weights, training, 2e-5)
 
 
 def test_output_shape_and_weight_of_nothing():

@@ -226,8 +226,8 @@ def test_configuration_round_trip(kind):
     copy = keras.saving.deserialize_keras_object(stored)
     assert copy.get_config() == layer.get_config()
     assert copy.compute_dtype == "float64"
-    shapes = [[tuple(v.shape) for v in a.weights] for a in (layer, copy)]
-    assert shapes[0] == shapes[1]
+    ours, theirs = ([tuple(v.shape) for v in a.weights] for a in (layer, copy))
+    assert ours == theirs
     _randomize(layer)
     copy.set_weights(layer.get_weights())
     if kind == "supernet":
