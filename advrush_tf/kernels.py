@@ -121,9 +121,42 @@ def _depthwise_same(x, kernel):
 def max_pool_3x3(x: tf.Tensor, stride: int = 1) -> tf.Tensor:
     """3x3 max pooling; the border counts as minus infinity."""
     if stride == 1:
-        return tf.nn.max_pool2d(x, 3, 1, "SAME")
-    x = pad_symmetric(x, 3, 3, x.dtype.min)
-    return tf.nn.max_pool2d(x, 3, stride, "VALID")
+        return _max_pool(x, 1, "SAME")
+    return _max_pool(pad_symmetric(x, 3, 3, x.dtype.min), stride, "VALID")
+
+
+def _max_pool(x: tf.Tensor, stride: int, padding: str) -> tf.Tensor:
+    """Max pooling without TensorFlow's second derivative, which is wrong.
+
+    The CPU kernel MaxPoolGradGrad may write its result over the input it still reads:
+    in a graph, at stride 1, single values come out wrong. A gather replaces it.
+    """
+
+    @tf.custom_gradient
+    def pool(x):
+        y = tf.nn.max_pool2d(x, 3, stride, padding)
+        return y, lambda dy: pool_gradient(dy, x, y)
+
+    @tf.custom_gradient
+    def pool_gradient(dy, x, y):
+        dx = tf.raw_ops.MaxPoolGrad(
+            orig_input=x,
+            orig_output=y,
+            grad=dy,
+            ksize=[1, 3, 3, 1],
+            strides=[1, stride, stride, 1],
+            padding=padding,
+        )
+
+        def second(ddx):
+            _, largest = tf.nn.max_pool_with_argmax(
+                x, 3, stride, padding, include_batch_in_index=True
+            )
+            return tf.gather(tf.reshape(ddx, [-1]), largest), None, None
+
+        return dx, second
+
+    return pool(x)
 
 
 def avg_pool_3x3(x: tf.Tensor, stride: int = 1) -> tf.Tensor:
