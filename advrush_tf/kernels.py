@@ -236,7 +236,9 @@ def batch_normalize(
         PyTorch feeds to its running average).
     """
     if x.dtype == tf.float64:
-        mean, variance = tf.nn.moments(x, [0, 1, 2])
+        # Not tf.nn.moments: it stops the second derivative at the mean.
+        mean = tf.reduce_mean(x, [0, 1, 2])
+        variance = tf.reduce_mean(tf.square(x - mean), [0, 1, 2])
         y = (x - mean) * (scale * tf.math.rsqrt(variance + BN_EPSILON)) + offset
         return y, mean, variance * _bessel(x, 1)
     if tf.config.list_physical_devices("GPU"):

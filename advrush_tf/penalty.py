@@ -6,6 +6,7 @@ Source: Mok et al., AdvRush, ICCV 2021, equations 4 to 6; the probe is CURE's
 
 from collections.abc import Callable
 
+import keras
 import tensorflow as tf
 
 # Keeps the direction and the gradient of the norm finite where the gradient is zero.
@@ -84,7 +85,7 @@ def curvature_penalty(
 
 
 def _inference_form(model_fn):
-    if isinstance(model_fn, tf.Module) and hasattr(model_fn, "train_on_batch"):
+    if isinstance(model_fn, keras.Model):
         return lambda x: model_fn(x, training=False)
     return model_fn
 
