@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 SEARCH_WORKDIR ?= runs/digits
-SEARCH_FLAGS ?= --dataset=digits --epochs=6 --warmup_epochs=4 --init_channels=4 \
+SEARCH_FLAGS ?= --dataset=digits --epochs=8 --warmup_epochs=6 --init_channels=4 \
 	--num_cells=3 --batch_size=32
 
 VENV := .venv
