@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf import kernels
+from advrush_tf.constants import constant
 
 PACKAGE = "advrush_tf"
 
@@ -53,8 +54,14 @@ class Block(keras.layers.Layer):
 def update_running(variable: keras.Variable, batch_value: tf.Tensor) -> None:
     """Moves a running statistic towards the batch's by 1 - momentum."""
     handle = variable.value
-    step = tf.constant(1 - kernels.BN_MOMENTUM, handle.dtype)
+    step = constant(1 - kernels.BN_MOMENTUM, handle.dtype)
     handle.assign_sub((handle - batch_value) * step)
+
+
+def inverse_deviation(variance: keras.Variable) -> tf.Tensor:
+    """What batch normalisation multiplies by in inference mode."""
+    value = variance.value
+    return tf.math.rsqrt(value + constant(kernels.BN_EPSILON, value.dtype))
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -111,21 +118,21 @@ class ConvBatchNorm(Block):
         )
 
     def call(self, x, scale=None, training=False):
+        offset = None
         if self.affine:
             scale, offset = self.gamma.value, self.beta.value
-        else:
-            ones, offset = kernels.constant_vectors(self.filters, self.variable_dtype)
-            scale = ones if scale is None else scale
         if training:
             y = self._convolve(x, self.kernel.value)
             y, mean, variance = kernels.batch_normalize(y, scale, offset)
             update_running(self.moving_mean, mean)
             update_running(self.moving_variance, variance)
             return y
-        factor = scale * tf.math.rsqrt(self.moving_variance.value + kernels.BN_EPSILON)
-        bias = offset - self.moving_mean.value * factor
+        factor = inverse_deviation(self.moving_variance)
+        factor = factor if scale is None else factor * scale
+        shift = self.moving_mean.value * factor
+        bias = -shift if offset is None else offset - shift
         y = self._convolve(x, self.kernel.value * factor)
-        return tf.nn.bias_add(y, tf.cast(bias, y.dtype))
+        return kernels.add_bias(y, tf.cast(bias, y.dtype))
 
     def _convolve(self, x, kernel):
         kernel = tf.cast(kernel, x.dtype)

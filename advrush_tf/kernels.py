@@ -10,6 +10,8 @@ import functools
 import numpy as np
 import tensorflow as tf
 
+from advrush_tf.constants import constant
+
 BN_EPSILON = 1e-5
 BN_MOMENTUM = 0.9  # Weight of the old running average (PyTorch's 1 - 0.1).
 _ONE = [1, 1, 1, 1]
@@ -108,14 +110,18 @@ def _depthwise_same(x, kernel):
         )
         dkernel = tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
             input=x,
-            filter_sizes=kernel.shape,
+            filter_sizes=constant(tuple(kernel.shape)),
             out_backprop=dy,
             strides=_ONE,
             **padding,
         )
-        return _depthwise_same(dy, tf.reverse(kernel, [0, 1])), dkernel
+        reversed_kernel = tf.raw_ops.ReverseV2(tensor=kernel, axis=constant((0, 1)))
+        return _depthwise_same(dy, reversed_kernel), dkernel
 
-    return tf.nn.depthwise_conv2d(x, kernel, _ONE, "SAME"), gradient
+    y = tf.raw_ops.DepthwiseConv2dNative(
+        input=x, filter=kernel, strides=_ONE, padding="SAME"
+    )
+    return y, gradient
 
 
 def max_pool_3x3(x: tf.Tensor, stride: int = 1) -> tf.Tensor:
@@ -205,9 +211,10 @@ def every_second(x: tf.Tensor, first: int) -> tf.Tensor:
     if height % 2 or width % 2:
         x = tf.pad(x, [[0, 0], [0, height % 2], [0, width % 2], [0, 0]])
     rows, columns = -(-height // 2), -(-width // 2)
-    x = tf.reshape(x, (-1, rows, 2, columns, 2 * channels))
-    x = tf.slice(x, [0, 0, first, 0, first * channels], [-1, -1, 1, -1, channels])
-    return tf.reshape(x, (-1, rows, columns, channels))
+    x = tf.reshape(x, constant((-1, rows, 2, columns, 2 * channels)))
+    begin = constant((0, 0, first, 0, first * channels))
+    x = tf.slice(x, begin, constant((-1, -1, 1, -1, channels)))
+    return tf.reshape(x, constant((-1, rows, columns, channels)))
 
 
 @tf.custom_gradient
@@ -217,59 +224,98 @@ def concat_channels(*tensors: tf.Tensor):
     The registered gradient computes shapes and offsets at run time, which costs more
     graph nodes than the network itself.
     """
-    sizes = [x.shape[-1] for x in tensors]
-    return tf.concat(tensors, -1), lambda dy: tf.split(dy, sizes, -1)
+    sizes = constant(tuple(x.shape[-1] for x in tensors))
+    y = tf.concat(tensors, constant(-1))
+    return y, lambda dy: tf.split(dy, sizes, constant(-1))
+
+
+def repeat_channels(x: tf.Tensor, times: int) -> tf.Tensor:
+    """Concatenates `times` copies along the channels."""
+
+    @tf.custom_gradient
+    def repeat(x):
+        y = tf.concat([x] * times, constant(-1))
+        return y, lambda dy: tf.add_n(tf.split(dy, times, constant(-1)))
+
+    return repeat(x) if times > 1 else x
+
+
+@tf.custom_gradient
+def add_bias(x: tf.Tensor, bias: tf.Tensor):
+    """Adds (channels,) to every pixel.
+
+    The registered gradient sums in an order that changes from run to run, and a resumed
+    search would not repeat to the bit.
+    """
+
+    def gradient(dy):
+        return dy, tf.reduce_sum(dy, constant((0, 1, 2)))
+
+    return tf.raw_ops.BiasAdd(value=x, bias=bias), gradient
 
 
 def batch_normalize(
-    x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor
+    x: tf.Tensor, scale: tf.Tensor | None = None, offset: tf.Tensor | None = None
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Normalises by the batch's own statistics, then scales and shifts.
 
     Args:
         x: (batch, height, width, channels).
-        scale: (channels,).
-        offset: (channels,).
+        scale: (channels,); None means ones.
+        offset: (channels,); None means zeros.
 
     Returns:
         The normalised tensor, the batch mean and the *unbiased* batch variance (what
         PyTorch feeds to its running average).
     """
     if x.dtype == tf.float64:
-        # Not tf.nn.moments: it stops the second derivative at the mean.
-        mean = tf.reduce_mean(x, [0, 1, 2])
-        variance = tf.reduce_mean(tf.square(x - mean), [0, 1, 2])
-        y = (x - mean) * (scale * tf.math.rsqrt(variance + BN_EPSILON)) + offset
-        return y, mean, variance * _bessel(x, 1)
+        return _plain_batch_norm(x, scale, offset)
     if tf.config.list_physical_devices("GPU"):
         return _fused_batch_norm(x, scale, offset)
     mean, variance = _accurate_moments(tf.stop_gradient(x))
     y = _normalize_by_moments(x, scale, offset, mean, variance)
-    return y, mean, variance * _bessel(x, 1)
+    return y, mean, variance * _bessel(x)
 
 
-def _bessel(x: tf.Tensor, parts: int) -> float | tf.Tensor:
-    """n / (n - 1) for the n values of a channel, cut into `parts`."""
-    pixels = x.shape[1] * x.shape[2] // parts
-    if x.shape[0] is not None:
-        return x.shape[0] * pixels / max(x.shape[0] * pixels - 1, 1)
+def _plain_batch_norm(x, scale, offset):
+    # Not tf.nn.moments: it stops the second derivative at the mean.
+    mean = tf.reduce_mean(x, [0, 1, 2])
+    variance = tf.reduce_mean(tf.square(x - mean), [0, 1, 2])
+    y = (x - mean) * tf.math.rsqrt(variance + BN_EPSILON)
+    y = y if scale is None else y * scale
+    return y if offset is None else y + offset, mean, variance * _bessel(x)
+
+
+def _bessel(x: tf.Tensor) -> tf.Tensor:
+    """n / (n - 1) for the n values of a channel."""
+    pixels = x.shape[1] * x.shape[2]
     dtype = x.dtype if x.dtype.size > 2 else tf.float32
+    if x.shape[0] is not None:
+        count = x.shape[0] * pixels
+        return constant(count / max(count - 1, 1), dtype)
     count = tf.cast(tf.shape(x)[0] * pixels, dtype)
     return count / tf.maximum(count - 1, 1)
 
 
 def _fused_batch_norm(x, scale, offset):
-    none = tf.zeros((0,), scale.dtype)
+    empty = constant(0.0, tf.float32, (0,))
     fused = tf.raw_ops.FusedBatchNormV3(
         x=x,
-        scale=scale,
-        offset=offset,
-        mean=none,
-        variance=none,
+        **_affine(x, scale, offset),
+        mean=empty,
+        variance=empty,
         epsilon=BN_EPSILON,
         is_training=True,
     )
     return fused.y, fused.batch_mean, fused.batch_variance
+
+
+def _affine(x, scale, offset) -> dict[str, tf.Tensor]:
+    shape = (x.shape[-1],)
+    return {
+        "scale": constant(1.0, tf.float32, shape) if scale is None else scale,
+        "offset": constant(0.0, tf.float32, shape) if offset is None else offset,
+    }
 
 
 def _accurate_moments(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -281,49 +327,48 @@ def _accurate_moments(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """
     channels = x.shape[-1]
     parts = 4 if x.shape[1] * x.shape[2] % 4 == 0 else 1
-    rows = tf.reshape(x, (1, -1, 1, parts * channels))
-    ones, zeros = constant_vectors(parts * channels, tf.float32)
-    _, mean, variance = _fused_batch_norm(rows, ones, zeros)
-    means = tf.reshape(mean, (parts, channels))
-    mean = tf.reduce_mean(means, 0)
-    within = tf.reshape(variance / _bessel(x, parts), (parts, channels))
-    return mean, tf.reduce_mean(within + tf.square(means - mean), 0)
+    rows = tf.reshape(x, constant((1, -1, 1, parts * channels)))
+    _, means, variances = _fused_batch_norm(rows, None, None)
+    shape = constant((parts, channels))
+    means = tf.reshape(means, shape)
+    within = tf.reshape(variances / _bessel(rows), shape)
+    mean = tf.reduce_mean(means, constant(0))
+    between = tf.math.squared_difference(means, mean)
+    return mean, tf.reduce_mean(within + between, constant(0))
 
 
-def constant_vectors(size: int, dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor]:
-    """Ones and zeros of (size,), as two constants."""
-    dtype = tf.as_dtype(dtype)
-    numpy_dtype = dtype.as_numpy_dtype
-    return (
-        tf.constant(np.ones(size, numpy_dtype)),
-        tf.constant(np.zeros(size, numpy_dtype)),
-    )
-
-
-@tf.custom_gradient
 def _normalize_by_moments(x, scale, offset, mean, variance):
     """Batch normalisation by given batch statistics, differentiated through them."""
-    y = tf.raw_ops.FusedBatchNormV3(
-        x=x,
-        scale=scale,
-        offset=offset,
-        mean=mean,
-        variance=variance,
-        epsilon=BN_EPSILON,
-        is_training=False,
-    ).y
+    given = {"scale": scale, "offset": offset}
+    given = {name: value for name, value in given.items() if value is not None}
+    affine = _affine(x, scale, offset)
 
-    def gradient(dy):
-        grads = tf.raw_ops.FusedBatchNormGradV3(
-            y_backprop=dy,
+    @tf.custom_gradient
+    def normalize(x, *values):
+        replaced = affine | dict(zip(given, values, strict=True))
+        y = tf.raw_ops.FusedBatchNormV3(
             x=x,
-            scale=scale,
-            reserve_space_1=mean,
-            reserve_space_2=variance,
-            reserve_space_3=tf.zeros((0,)),
+            **replaced,
+            mean=mean,
+            variance=variance,
             epsilon=BN_EPSILON,
-            is_training=True,
-        )
-        return grads.x_backprop, grads.scale_backprop, grads.offset_backprop, None, None
+            is_training=False,
+        ).y
 
-    return y, gradient
+        def gradient(dy):
+            grads = tf.raw_ops.FusedBatchNormGradV3(
+                y_backprop=dy,
+                x=x,
+                scale=replaced["scale"],
+                reserve_space_1=mean,
+                reserve_space_2=variance,
+                reserve_space_3=constant(0.0, tf.float32, (0,)),
+                epsilon=BN_EPSILON,
+                is_training=True,
+            )
+            backprops = {"scale": grads.scale_backprop, "offset": grads.offset_backprop}
+            return grads.x_backprop, *(backprops[name] for name in given)
+
+        return y, gradient
+
+    return normalize(x, *given.values())

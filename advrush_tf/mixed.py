@@ -8,7 +8,6 @@ channel group an edge. The result equals the mixture computed edge by edge.
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from advrush_tf import kernels
@@ -19,8 +18,10 @@ from advrush_tf.blocks import (
     RectangularBlock,
     SeparableBlock,
     SeparableConv,
+    inverse_deviation,
     update_running,
 )
+from advrush_tf.constants import block_identity, constant
 
 _POOLS = {
     "max_pool_3x3": kernels.max_pool_3x3,
@@ -107,7 +108,7 @@ class MixedEdges(Block):
     def call(self, x, weights, training=False):
         scales = self._per_channel(weights)
         rectified = tf.nn.relu(x)
-        tiled = self._for_each_edge(rectified)
+        tiled = kernels.repeat_channels(rectified, self.num_edges)
         outputs = [
             block(tiled, scale=scales[name], training=training)
             for name, block in self.convolutions.items()
@@ -115,7 +116,8 @@ class MixedEdges(Block):
         if self.dilated:
             outputs.append(self._mix_dilated(rectified, scales, training))
         if self.reduction:
-            halves = self._for_each_edge(kernels.shifted_halves(rectified))
+            halves = kernels.shifted_halves(rectified)
+            halves = kernels.repeat_channels(halves, self.num_edges)
             outputs.append(
                 self.reduction(halves, scale=scales[_SKIP], training=training)
             )
@@ -124,13 +126,9 @@ class MixedEdges(Block):
 
     def _per_channel(self, weights) -> dict[str, tf.Tensor]:
         """The weight of each operation, repeated over each edge's channels."""
-        repeat = np.kron(np.eye(self.num_edges), np.ones((1, self.channels)))
-        repeat = tf.constant(repeat, weights.dtype)
+        repeat = block_identity(self.num_edges, self.channels, weights.dtype)
         rows = tf.unstack(tf.matmul(weights, repeat, transpose_a=True))
         return dict(zip(self.primitives, rows, strict=True))
-
-    def _for_each_edge(self, x: tf.Tensor) -> tf.Tensor:
-        return kernels.concat_channels(*[x] * self.num_edges)
 
     def _mix_dilated(self, x, scales, training):
         """Sum of the dilated candidates, without a dilated kernel where possible.
@@ -144,18 +142,16 @@ class MixedEdges(Block):
         if self.stride == 2:
             x = kernels.every_second(x, 0)
         elif in_parities:
-            x = tf.space_to_batch(x, [2, 2], [[0, 0], [0, 0]])
+            x = tf.space_to_batch(x, *_parities())
         dilation = 1 if in_parities or self.stride == 2 else 2
-        tiled = self._for_each_edge(x)
+        tiled = kernels.repeat_channels(x, self.num_edges)
         mixed = tf.add_n(
             [
                 block(tiled, scale=scales[name], dilation=dilation, training=training)
                 for name, block in self.dilated.items()
             ]
         )
-        return (
-            tf.batch_to_space(mixed, [2, 2], [[0, 0], [0, 0]]) if in_parities else mixed
-        )
+        return tf.batch_to_space(mixed, *_parities()) if in_parities else mixed
 
     def _mix_poolings(self, x, scales, training):
         """The poolings and the identity, mixed onto the edges by one convolution."""
@@ -166,7 +162,7 @@ class MixedEdges(Block):
                 pooled = self._normalize_pool(pooled, mean, variance)
                 coefficients.append(scales[name])
             else:
-                inverse = tf.math.rsqrt(variance.value + kernels.BN_EPSILON)
+                inverse = inverse_deviation(variance)
                 coefficients.append(scales[name] * inverse)
                 shift = mean.value * coefficients[-1]
                 bias = -shift if bias is None else bias - shift
@@ -179,25 +175,26 @@ class MixedEdges(Block):
             maps = kernels.concat_channels(*maps)
             mixed = tf.nn.conv2d(maps, tf.cast(kernel, x.dtype), 1, "SAME")
             if bias is not None:
-                mixed = tf.nn.bias_add(mixed, tf.cast(bias, mixed.dtype))
+                mixed = kernels.add_bias(mixed, tf.cast(bias, mixed.dtype))
             yield mixed
 
     def _normalize_pool(self, pooled, mean, variance):
         """Normalises a pooling; every edge records the same batch statistics."""
-        ones, zeros = kernels.constant_vectors(self.channels, self.variable_dtype)
-        y, batch_mean, batch_variance = kernels.batch_normalize(pooled, ones, zeros)
-        update_running(mean, tf.tile(batch_mean, [self.num_edges]))
-        update_running(variance, tf.tile(batch_variance, [self.num_edges]))
+        y, batch_mean, batch_variance = kernels.batch_normalize(pooled)
+        edges = constant((self.num_edges,))
+        update_running(mean, tf.tile(batch_mean, edges))
+        update_running(variance, tf.tile(batch_variance, edges))
         return y
 
     def _diagonal_kernel(self, coefficients: list[tf.Tensor]) -> tf.Tensor:
         """1x1 kernel that adds `coefficient * map` in each channel of each edge."""
-        stacked = tf.reshape(
-            tf.stack(coefficients), (-1, 1, self.num_edges, self.channels)
+        stacked = tf.stack(coefficients)
+        shape = (-1, 1, self.num_edges, self.channels)
+        diagonal = tf.reshape(stacked, constant(shape)) * tf.expand_dims(
+            block_identity(self.channels, 1, stacked.dtype), 1
         )
-        eye = tf.constant(np.eye(self.channels)[:, None, :], stacked.dtype)
         width = self.num_edges * self.channels
-        return tf.reshape(stacked * eye, (1, 1, -1, width))
+        return tf.reshape(diagonal, constant((1, 1, -1, width)))
 
     def get_config(self):
         return {
@@ -207,3 +204,8 @@ class MixedEdges(Block):
             "stride": self.stride,
             "primitives": self.primitives,
         }
+
+
+def _parities() -> tuple[tf.Tensor, tf.Tensor]:
+    """Block shape and crops of the four pixel parities."""
+    return constant((2, 2)), constant(((0, 0), (0, 0)))

@@ -11,6 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from advrush_tf.constants import constant
+
 PACKAGE = "advrush_tf"
 
 
@@ -62,8 +64,8 @@ class MomentumSGD(keras.optimizers.Optimizer):
             var=variable.handle,
             accum=velocity.value.handle,
             lr=tf.cast(learning_rate, dtype),
-            grad=gradient + tf.constant(self.l2, dtype) * variable,
-            momentum=tf.constant(self.momentum, dtype),
+            grad=gradient + constant(self.l2, dtype) * variable,
+            momentum=constant(self.momentum, dtype),
         )
 
     def get_config(self):
@@ -109,7 +111,7 @@ class L2Adam(keras.optimizers.Adam):
 
     def update_step(self, gradient, variable, learning_rate):
         dtype = variable.dtype
-        gradient = gradient + tf.constant(self.l2, dtype) * variable
+        gradient = gradient + constant(self.l2, dtype) * variable
         index = self._get_variable_index(variable)
         mean, square = self._momentums[index], self._velocities[index]
         self.assign_add(mean, (gradient - mean) * tf.constant(1 - self.beta_1, dtype))

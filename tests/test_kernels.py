@@ -150,13 +150,6 @@ def test_concatenation_and_its_gradient(rng):
     np.testing.assert_array_equal(np.concatenate(gradients, -1), factor)
 
 
-def test_constant_vectors():
-    ones, zeros = kernels.constant_vectors(3, tf.float64)
-    np.testing.assert_array_equal(ones, np.ones(3))
-    np.testing.assert_array_equal(zeros, np.zeros(3))
-    assert ones.dtype == zeros.dtype == tf.float64
-
-
 def _numpy_batch_norm(x, scale, offset):
     x = np.float64(x)
     mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
@@ -182,13 +175,9 @@ def test_batch_normalisation_equals_numpy(rng, size, dtype, tolerance):
 
 def test_batch_normalisation_of_an_unknown_batch_size(rng):
     x = rng.normal(size=(3, 4, 4, 5))
-    ones, zeros = np.ones(5), np.zeros(5)
     signature = [tf.TensorSpec((None, 4, 4, 5), tf.float64)]
-    traced = tf.function(
-        lambda x: kernels.batch_normalize(x, tf.constant(ones), tf.constant(zeros)),
-        input_signature=signature,
-    )
-    results, expected = traced(tf.constant(x)), _numpy_batch_norm(x, ones, zeros)
+    traced = tf.function(kernels.batch_normalize, input_signature=signature)
+    results, expected = traced(tf.constant(x)), _numpy_batch_norm(x, 1, 0)
     for actual, value in zip(results, expected, strict=True):
         np.testing.assert_allclose(actual, value, atol=1e-13)
 
@@ -196,8 +185,7 @@ def test_batch_normalisation_of_an_unknown_batch_size(rng):
 def test_statistics_are_accurate_in_float32(rng):
     # 32768 values a channel, far from zero: one running float32 sum is off by 3e-6.
     x = (rng.normal(size=(32, 32, 32, 16)) + 4).astype(np.float32)
-    ones, zeros = kernels.constant_vectors(16, tf.float32)
-    _, mean, variance = kernels.batch_normalize(tf.constant(x), ones, zeros)
+    _, mean, variance = kernels.batch_normalize(tf.constant(x))
     _, expected_mean, expected_variance = _numpy_batch_norm(x, 1, 0)
     np.testing.assert_allclose(mean, expected_mean, rtol=1e-6)
     np.testing.assert_allclose(variance, expected_variance, rtol=1e-6)
@@ -240,11 +228,18 @@ KERNELS: dict[str, tuple] = {
     },
     "halves_even": (kernels.shifted_halves, [(2, 4, 6, 3)]),
     "halves_odd": (kernels.shifted_halves, [(2, 5, 4, 3)]),
+    "bias": (kernels.add_bias, [(2, 4, 4, 3), (3,)]),
+    "repeat": (lambda x: kernels.repeat_channels(x, 3), [(2, 3, 3, 2)]),
     "concat": (kernels.concat_channels, [(2, 3, 3, 2), (2, 3, 3, 3)]),
     "batch_norm": (
         lambda *args: kernels.batch_normalize(*args)[0],
         [(3, 4, 4, 3), (3,), (3,)],
     ),
+    "batch_norm_scaled": (
+        lambda x, scale: kernels.batch_normalize(x, scale)[0],
+        [(3, 4, 4, 3), (3,)],
+    ),
+    "batch_norm_plain": (lambda x: kernels.batch_normalize(x)[0], [(3, 4, 4, 3)]),
 }
 
 
