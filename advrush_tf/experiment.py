@@ -16,7 +16,12 @@ from advrush_tf.drawing import draw_cells
 from advrush_tf.errors import UserError
 from advrush_tf.genotypes import Genotype
 from advrush_tf.pipeline import bilevel_pairs, evaluation_batches, stratified_split
-from advrush_tf.profiling import count_parameters, measure_steps, multiply_adds
+from advrush_tf.profiling import (
+    STEPS,
+    count_parameters,
+    measure_step,
+    multiply_adds,
+)
 from advrush_tf.search import AdvRushSearchModel
 from advrush_tf.settings import Penalty, SearchSettings, record_settings
 from advrush_tf.tensorboard import SearchTensorBoard
@@ -182,15 +187,19 @@ def dry_run(
     say(f"parameters      {count_parameters(model):,} (without the alphas)")
     say(f"multiply-adds   {multiply_adds(model):,} per image")
     say("measuring a few steps of each kind ...")
-    costs = {cost.name: cost for cost in measure_steps(model, settings.batch_size)}
-    warm = costs["weights"].seconds + costs["alphas"].seconds
-    extra = costs["penalty"].seconds if "penalty" in costs else 0.0
-    for label, seconds in (("without penalty", warm), ("with penalty", warm + extra)):
-        say(f"{label:15} {seconds:.3g} s per step")
+    kinds = [kind for kind in STEPS if settings.gamma > 0 or "penal" not in kind]
+    costs = {kind: measure_step(model, kind, settings.batch_size) for kind in kinds}
+    weights = costs["weights"].seconds
+    plain = weights + costs["alphas"].seconds
+    say(f"without penalty {plain:.3g} s per step")
+    penalised = plain
+    if settings.gamma > 0:
+        penalised = weights + costs["penalised alphas"].seconds
+        say(f"with penalty    {penalised:.3g} s per step")
     say(f"memory          {max(c.peak_bytes for c in costs.values()) / 1e9:.1f} GB")
-    penalised = settings.epochs - settings.warmup_epochs
-    total = steps * (settings.epochs * warm + penalised * extra)
-    total += sum(cost.first_seconds for cost in costs.values())
+    warmup = settings.warmup_epochs
+    total = steps * (warmup * plain + (settings.epochs - warmup) * penalised)
+    total += sum(cost.trace_seconds + cost.first_seconds for cost in costs.values())
     say(f"total           {total / 3600:.2f} h for {settings.epochs} epochs of {steps}")
 
 

@@ -2,6 +2,7 @@
 
 import resource
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,19 +12,26 @@ from advrush_tf.blocks import RectangularBlock
 from advrush_tf.search import AdvRushSearchModel
 from advrush_tf.supernet import SearchCell, Supernet
 
+# Each kind of step and the compiled parts of a search model that it runs.
+STEPS = {
+    "weights": ("update_weights",),
+    "alphas": ("alpha_gradients",),
+    "penalised alphas": ("alpha_gradients", "penalty_gradients"),
+}
+
 
 class StepCost(NamedTuple):
     """Cost of one kind of step.
 
     Attributes:
-        name: weights, alphas or penalty.
-        first_seconds: the first step: tracing, optimising and running.
-        seconds: median of the following steps.
-        graph_nodes: operations in the traced graph.
-        peak_bytes: the process' peak memory after these steps.
+        trace_seconds: building the graph.
+        first_seconds: the first run: optimising the graph and running it.
+        seconds: median of the following runs.
+        graph_nodes: operations in the traced graphs.
+        peak_bytes: the process' peak memory up to now.
     """
 
-    name: str
+    trace_seconds: float
     first_seconds: float
     seconds: float
     graph_nodes: int
@@ -69,50 +77,41 @@ def _size(variable: Any) -> int:
     return int(np.prod(variable.shape))
 
 
-def measure_steps(
-    model: AdvRushSearchModel, batch_size: int, repeats: int = 3
-) -> list[StepCost]:
-    """Runs each kind of step on random images and measures it.
+def measure_step(
+    model: AdvRushSearchModel, kind: str, batch_size: int, repeats: int = 3
+) -> StepCost:
+    """Runs one kind of step on random images and measures it.
 
     The model's state changes: use a model made for the purpose.
 
     Args:
         model: a compiled model.
+        kind: one of `STEPS`.
         batch_size: images per batch.
-        repeats: measured steps after the first.
-
-    Returns:
-        The cost of the weight step, the alpha step and what the penalty adds to it
-        (left out where gamma is 0).
+        repeats: measured runs after the first.
     """
     rng = np.random.default_rng(0)
     shape = (batch_size, *model.image_shape)
     x = tf.constant(rng.random(shape), tf.float32)
     y = tf.constant(rng.integers(model.num_classes, size=batch_size), tf.int32)
-    names = {"weights": "update_weights", "alphas": "alpha_gradients"}
-    if model.gamma > 0:
-        names["penalty"] = "penalty_gradients"
-    return [
-        _measure(name, model.steps[step], (x, y), repeats)
-        for name, step in names.items()
-    ]
+    steps = [model.steps[name] for name in STEPS[kind]]
+
+    def run(x, y):
+        # As arrays, which waits for them.
+        return tf.nest.map_structure(np.asarray, [step(x, y) for step in steps])
+
+    trace, graphs = _timed(
+        lambda: [step.get_concrete_function(x, y).graph for step in steps]
+    )
+    first, *others = (_timed(lambda: run(x, y))[0] for _ in range(1 + repeats))
+    nodes = sum(len(graph.get_operations()) for graph in graphs)
+    return StepCost(trace, first, float(np.median(others)), nodes, peak_memory())
 
 
-def _measure(name: str, step: Any, inputs: tuple, repeats: int) -> StepCost:
+def _timed(function: Callable[[], Any]) -> tuple[float, Any]:
     started = time.perf_counter()
-    tf.nest.map_structure(_wait, step(*inputs))
-    first = time.perf_counter() - started
-    seconds = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        tf.nest.map_structure(_wait, step(*inputs))
-        seconds.append(time.perf_counter() - started)
-    nodes = len(step.get_concrete_function(*inputs).graph.get_operations())
-    return StepCost(name, first, float(np.median(seconds)), nodes, peak_memory())
-
-
-def _wait(value: Any) -> None:
-    np.asarray(value)
+    result = function()
+    return time.perf_counter() - started, result
 
 
 def peak_memory() -> int:

@@ -9,6 +9,7 @@ from absl import app, flags
 from advrush_tf import experiment
 from advrush_tf.cells import ALL_PRIMITIVES
 from advrush_tf.errors import UserError
+from advrush_tf.launching import parse_flags
 from advrush_tf.search import NonFiniteLossError
 from advrush_tf.settings import Penalty, Precision, SearchSettings
 
@@ -92,15 +93,6 @@ def main(argv: list[str]) -> int:
         print(f"error: {error}; the last checkpoint is kept.", file=sys.stderr)
         return 1
     return 0
-
-
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the flags; a wrong one ends the program with one line and code 2."""
-    try:
-        return flags.FLAGS(argv)
-    except flags.Error as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ arrive in the same variables.
 
 import tensorflow as tf
 
+from advrush_tf.search import AdvRushSearchModel
+
 EPSILON = 1e-5
 KEPT = 0.9
 
@@ -23,17 +25,30 @@ class Statistics:
     def __init__(self, training):
         self.training = training
         self.expected = []
+        self._pieces = {}
+
+    def of_edge(self, variable, part):
+        """The channels `part` of a variable, which is cut only once."""
+        if part == slice(None):
+            return variable.value
+        width = part.stop - part.start
+        if id(variable) not in self._pieces:
+            # A depthwise kernel's channels are its last axis but one.
+            axis = -2 if variable.shape[-1] == 1 else -1
+            count = variable.shape[axis] // width
+            self._pieces[id(variable)] = tf.split(variable.value, count, axis)
+        return self._pieces[id(variable)][part.start // width]
 
     def normalize(self, x, mean, variance, part=slice(None)):
         if not self.training:
-            spread = tf.sqrt(variance.value[part] + EPSILON)
-            return (x - mean.value[part]) / spread
+            spread = tf.sqrt(self.of_edge(variance, part) + EPSILON)
+            return (x - self.of_edge(mean, part)) / spread
         batch_mean = tf.reduce_mean(x, [0, 1, 2])
         biased = tf.reduce_mean((x - batch_mean) ** 2, [0, 1, 2])
         count = x.shape[0] * x.shape[1] * x.shape[2]
         pairs = (mean, batch_mean), (variance, biased * count / (count - 1))
         for variable, batch in pairs:
-            value = KEPT * variable.value[part] + (1 - KEPT) * batch
+            value = KEPT * self.of_edge(variable, part) + (1 - KEPT) * batch
             self.expected.append((variable, part, value))
         return (x - batch_mean) / tf.sqrt(biased + EPSILON)
 
@@ -69,7 +84,7 @@ def factorized_reduce(x, block, part, statistics):
     """ReLU, two 1x1 convolutions of stride 2, the second one pixel further on."""
     x = tf.nn.relu(x)
     shifted = tf.pad(x, [[0, 0], [0, 1], [0, 1], [0, 0]])[:, 1:, 1:]
-    kernel = block.kernel.value[..., part]
+    kernel = statistics.of_edge(block.kernel, part)
     half = kernel.shape[-1] // 2
     y = tf.concat(
         [
@@ -82,19 +97,19 @@ def factorized_reduce(x, block, part, statistics):
 
 
 def conv_norm(x, block, part, statistics, strides=(1, 1)):
-    y = convolve(x, block.kernel.value[..., part], strides)
+    y = convolve(x, statistics.of_edge(block.kernel, part), strides)
     return statistics.normalize(y, block.moving_mean, block.moving_variance, part)
 
 
 def separable(x, block, part, statistics, stride=1, dilation=1):
     """ReLU, depthwise convolution, 1x1 convolution, batch normalisation."""
-    kernel = block.depthwise.value[:, :, part]
+    kernel = statistics.of_edge(block.depthwise, part)
     x = depthwise(tf.nn.relu(x), kernel, stride, dilation)
     return conv_norm(x, block.pointwise, part, statistics)
 
 
 def rectangular(x, block, part, statistics, stride):
-    kernel = block.horizontal.value[..., part]
+    kernel = statistics.of_edge(block.horizontal, part)
     x = convolve(tf.nn.relu(x), kernel, (1, stride))
     return conv_norm(x, block.vertical, part, statistics, (stride, 1))
 
@@ -182,3 +197,14 @@ def supernet(net, x, statistics):
     features = tf.reduce_mean(second, [1, 2])
     kernel, bias = net.classifier.kernel.value, net.classifier.bias.value
     return tf.matmul(features, kernel) + bias
+
+
+class PerEdgeSearchModel(AdvRushSearchModel):
+    """A search model whose supernet is computed edge by edge, to be timed."""
+
+    def _logits(self, normalised, training):
+        statistics = Statistics(training)
+        logits = supernet(self.supernet, normalised, statistics)
+        for variable, part, value in statistics.expected:
+            variable.value[part].assign(value)
+        return logits
