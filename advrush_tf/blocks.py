@@ -15,10 +15,23 @@ from advrush_tf import kernels
 from advrush_tf.constants import constant
 
 PACKAGE = "advrush_tf"
+# Operations by name: the function, or the side of the kernel.
+POOLINGS = {
+    "max_pool_3x3": kernels.max_pool_3x3,
+    "avg_pool_3x3": kernels.avg_pool_3x3,
+}
+SEPARABLE = {"sep_conv_3x3": 3, "sep_conv_5x5": 5, "sep_conv_7x7": 7}
+DILATED = {"dil_conv_3x3": 3, "dil_conv_5x5": 5}
 
 
 class Block(keras.layers.Layer):
-    """Base of the blocks: variables stay in their own dtype, casts are explicit."""
+    """Base of the blocks: variables stay in their own dtype, casts are explicit.
+
+    A subclass names its constructor's arguments in `arguments` and keeps each in an
+    attribute of that name, for `get_config`.
+    """
+
+    arguments: tuple[str, ...] = ()
 
     def __init__(self, **kwargs: Any):
         kwargs.setdefault("autocast", False)
@@ -50,6 +63,10 @@ class Block(keras.layers.Layer):
             )
         )
 
+    def get_config(self):
+        values = {name: getattr(self, name) for name in self.arguments}
+        return {**super().get_config(), **values}
+
 
 def update_running(variable: keras.Variable, batch_value: tf.Tensor) -> None:
     """Moves a running statistic towards the batch's by 1 - momentum."""
@@ -74,6 +91,7 @@ class ConvBatchNorm(Block):
         strides: vertical and horizontal stride, 1 or 2.
         groups: number of channel groups.
         affine: whether the normalisation has a trainable scale and offset.
+        padded: whether the borders are padded, symmetrically as in PyTorch.
 
     Call arguments:
         x: (batch, height, width, groups * c_in).
@@ -83,6 +101,8 @@ class ConvBatchNorm(Block):
             ones, False uses the running ones.
     """
 
+    arguments = ("filters", "kernel_size", "strides", "groups", "affine", "padded")
+
     def __init__(
         self,
         filters: int,
@@ -90,6 +110,7 @@ class ConvBatchNorm(Block):
         strides: tuple[int, int] = (1, 1),
         groups: int = 1,
         affine: bool = False,
+        padded: bool = True,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -98,6 +119,7 @@ class ConvBatchNorm(Block):
         self.strides = (strides[0], strides[1])
         self.groups = groups
         self.affine = affine
+        self.padded = padded
 
     def build(self, input_shape):
         group_channels = input_shape[-1] // self.groups
@@ -136,35 +158,15 @@ class ConvBatchNorm(Block):
 
     def _convolve(self, x, kernel):
         kernel = tf.cast(kernel, x.dtype)
+        if not self.padded:
+            return tf.nn.conv2d(x, kernel, self.strides, "VALID")
         return kernels.grouped_conv2d(x, kernel, self.groups, self.strides)
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "filters": self.filters,
-            "kernel_size": self.kernel_size,
-            "strides": self.strides,
-            "groups": self.groups,
-            "affine": self.affine,
-        }
 
+class _Separable(Block):
+    """The arguments of `SeparableBlock` and `SeparableConv`."""
 
-@keras.saving.register_keras_serializable(PACKAGE)
-class SeparableBlock(Block):
-    """Depthwise convolution, pointwise convolution, batch normalisation.
-
-    Args:
-        channels: channels of one group, in and out.
-        kernel_size: side of the depthwise kernel, odd.
-        stride: 1 or 2, of the depthwise convolution.
-        groups: number of channel groups.
-        affine: whether the normalisation has a trainable scale and offset.
-
-    Call arguments:
-        x: (batch, height, width, groups * channels).
-        scale, training: as in `ConvBatchNorm`.
-        dilation: of the depthwise convolution (stride 1 only).
-    """
+    arguments = ("channels", "kernel_size", "stride", "groups", "affine")
 
     def __init__(
         self,
@@ -181,6 +183,24 @@ class SeparableBlock(Block):
         self.stride = stride
         self.groups = groups
         self.affine = affine
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class SeparableBlock(_Separable):
+    """Depthwise convolution, pointwise convolution, batch normalisation.
+
+    Args:
+        channels: channels of one group, in and out.
+        kernel_size: side of the depthwise kernel, odd.
+        stride: 1 or 2, of the depthwise convolution.
+        groups: number of channel groups.
+        affine: whether the normalisation has a trainable scale and offset.
+
+    Call arguments:
+        x: (batch, height, width, groups * channels).
+        scale, training: as in `ConvBatchNorm`.
+        dilation: of the depthwise convolution (stride 1 only).
+    """
 
     def build(self, input_shape):
         width = self.groups * self.channels
@@ -209,40 +229,14 @@ class SeparableBlock(Block):
             )
         return self.pointwise(x, scale=scale, training=training)
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "channels": self.channels,
-            "kernel_size": self.kernel_size,
-            "stride": self.stride,
-            "groups": self.groups,
-            "affine": self.affine,
-        }
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class SeparableConv(Block):
+class SeparableConv(_Separable):
     """Two separable blocks with a ReLU between; the first takes the stride.
 
     Args and call arguments are those of `SeparableBlock`; `scale` is the second
     normalisation's.
     """
-
-    def __init__(
-        self,
-        channels: int,
-        kernel_size: int,
-        stride: int = 1,
-        groups: int = 1,
-        affine: bool = False,
-        **kwargs: Any,
-    ):
-        super().__init__(**kwargs)
-        self.channels = channels
-        self.kernel_size = kernel_size
-        self.stride = stride
-        self.groups = groups
-        self.affine = affine
 
     def build(self, input_shape):
         self.first, self.second = (
@@ -265,16 +259,6 @@ class SeparableConv(Block):
         x = tf.nn.relu(self.first(x, training=training))
         return self.second(x, scale=scale, training=training)
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "channels": self.channels,
-            "kernel_size": self.kernel_size,
-            "stride": self.stride,
-            "groups": self.groups,
-            "affine": self.affine,
-        }
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class RectangularBlock(Block):
@@ -290,6 +274,8 @@ class RectangularBlock(Block):
         x: (batch, height, width, groups * channels).
         scale, training: as in `ConvBatchNorm`.
     """
+
+    arguments = ("channels", "stride", "groups", "affine")
 
     def __init__(
         self,
@@ -327,11 +313,42 @@ class RectangularBlock(Block):
         x = kernels.grouped_conv2d(x, kernel, self.groups, (1, self.stride))
         return self.vertical(x, scale=scale, training=training)
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "channels": self.channels,
-            "stride": self.stride,
-            "groups": self.groups,
-            "affine": self.affine,
-        }
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Preprocess(Block):
+    """Brings a cell's input to the cell's channels and resolution.
+
+    ReLU, 1x1 convolution and batch normalisation; or, where the resolution must be
+    halved, a factorized reduction, whose two halves are one grouped convolution.
+
+    Args:
+        channels: output channels.
+        halve: whether height and width are halved.
+        affine: whether the normalisation has a trainable scale and offset.
+    """
+
+    arguments = ("channels", "halve", "affine")
+
+    def __init__(self, channels: int, halve: bool, affine: bool = False, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.channels = channels
+        self.halve = halve
+        self.affine = affine
+
+    def build(self, input_shape):
+        groups = 2 if self.halve else 1
+        self.convolution = ConvBatchNorm(
+            self.channels,
+            groups=groups,
+            affine=self.affine,
+            dtype=self.dtype_policy,
+            name="convolution",
+        )
+        self.convolution.build((*input_shape[:-1], groups * input_shape[-1]))
+        self.built = True
+
+    def call(self, x, training=False):
+        x = tf.nn.relu(x)
+        if self.halve:
+            x = kernels.shifted_halves(x)
+        return self.convolution(x, training=training)

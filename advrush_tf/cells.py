@@ -24,6 +24,11 @@ ALL_PRIMITIVES = PRIMITIVES + EXTRA_PRIMITIVES
 _OPERATIONS = tuple(name for name in ALL_PRIMITIVES if name != "none")
 
 
+def reduction_cells(num_cells: int) -> set[int]:
+    """Positions of the reduction cells: a third and two thirds of the depth."""
+    return {num_cells // 3, 2 * num_cells // 3}
+
+
 def check_primitives(primitives: Sequence[str]) -> tuple[str, ...]:
     """Checks the candidate operations of a search space.
 

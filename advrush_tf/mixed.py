@@ -12,7 +12,10 @@ import tensorflow as tf
 
 from advrush_tf import kernels
 from advrush_tf.blocks import (
+    DILATED,
     PACKAGE,
+    POOLINGS,
+    SEPARABLE,
     Block,
     ConvBatchNorm,
     RectangularBlock,
@@ -23,12 +26,6 @@ from advrush_tf.blocks import (
 )
 from advrush_tf.constants import block_identity, constant
 
-_POOLS = {
-    "max_pool_3x3": kernels.max_pool_3x3,
-    "avg_pool_3x3": kernels.avg_pool_3x3,
-}
-_SEPARABLE = {"sep_conv_3x3": 3, "sep_conv_5x5": 5, "sep_conv_7x7": 7}
-_DILATED = {"dil_conv_3x3": 3, "dil_conv_5x5": 5}
 _SKIP = "skip_connect"
 
 
@@ -54,6 +51,8 @@ class MixedEdges(Block):
     Source: Liu et al., DARTS, arXiv 1806.09055, equation 2.
     """
 
+    arguments = ("channels", "num_edges", "stride", "primitives")
+
     def __init__(
         self,
         channels: int,
@@ -71,17 +70,17 @@ class MixedEdges(Block):
     def build(self, input_shape):
         self.convolutions, self.dilated, self.pools = {}, {}, {}
         for name in self.primitives:
-            if name in _POOLS:
+            if name in POOLINGS:
                 width = self.num_edges * self.channels
                 self.pools[name] = self.add_statistics(f"{name}_", width)
-            elif name in _DILATED:
+            elif name in DILATED:
                 # The stride is taken by sub-sampling the input: see `_mix_dilated`.
                 self.dilated[name] = SeparableBlock(
-                    self.channels, _DILATED[name], **self._common(name)
+                    self.channels, DILATED[name], **self._common(name)
                 )
-            elif name in _SEPARABLE:
+            elif name in SEPARABLE:
                 self.convolutions[name] = SeparableConv(
-                    self.channels, _SEPARABLE[name], self.stride, **self._common(name)
+                    self.channels, SEPARABLE[name], self.stride, **self._common(name)
                 )
             elif name == "conv_7x1_1x7":
                 self.convolutions[name] = RectangularBlock(
@@ -157,7 +156,7 @@ class MixedEdges(Block):
         """The poolings and the identity, mixed onto the edges by one convolution."""
         maps, coefficients, bias = [], [], None
         for name, (mean, variance) in self.pools.items():
-            pooled = _POOLS[name](x, self.stride)
+            pooled = POOLINGS[name](x, self.stride)
             if training:
                 pooled = self._normalize_pool(pooled, mean, variance)
                 coefficients.append(scales[name])
@@ -195,15 +194,6 @@ class MixedEdges(Block):
         )
         width = self.num_edges * self.channels
         return tf.reshape(diagonal, constant((1, 1, -1, width)))
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "channels": self.channels,
-            "num_edges": self.num_edges,
-            "stride": self.stride,
-            "primitives": self.primitives,
-        }
 
 
 def _parities() -> tuple[tf.Tensor, tf.Tensor]:

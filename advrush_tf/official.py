@@ -1,7 +1,8 @@
 """Weights of the official PyTorch code, moved into our layers.
 
 The official supernet stores one module an edge and an operation; ours stores one
-variable for all edges that leave a state. A `Slot` says which part of which variable
+variable for all edges that leave a state. In the network of a fixed genotype both store
+one module an edge. A `Slot` says which part of which variable
 an official tensor fills.
 """
 
@@ -11,9 +12,15 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from advrush_tf.blocks import ConvBatchNorm, RectangularBlock, SeparableBlock
+from advrush_tf.blocks import (
+    ConvBatchNorm,
+    Preprocess,
+    RectangularBlock,
+    SeparableBlock,
+)
 from advrush_tf.mixed import MixedEdges
-from advrush_tf.supernet import Preprocess, SearchCell, Supernet, leaving_edges
+from advrush_tf.network import AuxiliaryHead, CellNetwork
+from advrush_tf.supernet import SearchCell, Supernet, leaving_edges
 
 _CONVOLUTION = (2, 3, 1, 0)  # (out, in, kh, kw) -> (kh, kw, in, out)
 _DEPTHWISE = (2, 3, 0, 1)  # (channels, 1, kh, kw) -> (kh, kw, channels, 1)
@@ -58,6 +65,21 @@ def assign_supernet(model: Any, state: Mapping[str, np.ndarray]) -> None:
     _assign(list(_supernet_slots(supernet)), state)
 
 
+def assign_network(network: CellNetwork, state: Mapping[str, np.ndarray]) -> None:
+    """Sets the weights and running statistics of a network of a fixed genotype.
+
+    Args:
+        network: the network, with an auxiliary head if the state has one.
+        state: official state-dictionary names to arrays. `num_batches_tracked` is
+            ignored.
+
+    Raises:
+        ValueError: an entry is missing, unknown or misshapen; the message names it.
+            Nothing is assigned in that case.
+    """
+    _assign(list(_network_slots(network)), state)
+
+
 def _assign(slots: list[Slot], state: Mapping[str, np.ndarray]) -> None:
     _check_names(slots, state)
     values: dict[int, tuple[keras.Variable, np.ndarray]] = {}
@@ -92,12 +114,58 @@ def _check_names(slots: list[Slot], state: Mapping[str, np.ndarray]) -> None:
 def _supernet_slots(supernet: Supernet) -> Iterator[Slot]:
     yield _slot("alphas_normal", supernet.alphas_normal)
     yield _slot("alphas_reduce", supernet.alphas_reduce)
-    yield _slot("stem.0.weight", supernet.stem.kernel, _CONVOLUTION)
-    yield from _norm_slots("stem.1", supernet.stem)
+    yield from _convolution_and_norm_slots("stem.0", supernet.stem)
     for position, cell in enumerate(supernet.cells):
         yield from _cell_slots(f"cells.{position}", cell)
-    yield _slot("classifier.weight", supernet.classifier.kernel, (1, 0))
-    yield _slot("classifier.bias", supernet.classifier.bias)
+    yield from _dense_slots("classifier", supernet.classifier)
+
+
+def _network_slots(network: CellNetwork) -> Iterator[Slot]:
+    names = ["stem.0"]
+    if len(network.stem_blocks) > 1:
+        names = ["stem0.0", "stem0.3", "stem1.1"]
+    for name, block in zip(names, network.stem_blocks, strict=True):
+        yield from _convolution_and_norm_slots(name, block)
+    for position, cell in enumerate(network.cells):
+        prefix = f"cells.{position}"
+        for index, layer in enumerate(cell.preprocess):
+            yield from _preprocess_slots(f"{prefix}.preprocess{index}", layer)
+        for index, operation in enumerate(cell.operations):
+            yield from _operation_slots(f"{prefix}._ops.{index}", operation.block)
+    if network.auxiliary_head is not None:
+        yield from _auxiliary_slots("auxiliary_head", network.auxiliary_head)
+    yield from _dense_slots("classifier", network.classifier)
+
+
+def _operation_slots(prefix: str, block: Any) -> Iterator[Slot]:
+    if isinstance(block, Preprocess):
+        yield from _preprocess_slots(prefix, block)
+    elif isinstance(block, SeparableBlock):
+        yield from _separable_slots(prefix, 1, block, slice(None))
+    elif block is not None:
+        yield from _convolution_slots(prefix, block, slice(None))
+
+
+def _auxiliary_slots(prefix: str, head: AuxiliaryHead) -> Iterator[Slot]:
+    yield from _convolution_and_norm_slots(f"{prefix}.features.2", head.first)
+    if isinstance(head.second, ConvBatchNorm):
+        yield from _convolution_and_norm_slots(f"{prefix}.features.5", head.second)
+    else:
+        name = f"{prefix}.features.5.weight"
+        yield _slot(name, head.second.kernel, _CONVOLUTION)
+    yield from _dense_slots(f"{prefix}.classifier", head.classifier)
+
+
+def _convolution_and_norm_slots(name: str, block: ConvBatchNorm) -> Iterator[Slot]:
+    """A convolution and, as the next module of a sequence, its normalisation."""
+    prefix, _, index = name.rpartition(".")
+    yield _slot(f"{name}.weight", block.kernel, _CONVOLUTION)
+    yield from _norm_slots(f"{prefix}.{int(index) + 1}", block)
+
+
+def _dense_slots(prefix: str, dense: keras.layers.Dense) -> Iterator[Slot]:
+    yield _slot(f"{prefix}.weight", dense.kernel, (1, 0))
+    yield _slot(f"{prefix}.bias", dense.bias)
 
 
 def _cell_slots(prefix: str, cell: SearchCell) -> Iterator[Slot]:

@@ -11,14 +11,15 @@ from advrush_tf import optimizers
 from advrush_tf.blocks import PACKAGE
 from advrush_tf.cells import PRIMITIVES, check_primitives
 from advrush_tf.genotypes import Genotype
-from advrush_tf.penalty import curvature_penalty
-from advrush_tf.supernet import Supernet, reduction_cells
-
-_PAIRS = (
-    "fit needs a dataset of pairs ((x_weights, y_weights), (x_alphas, y_alphas)), one "
-    "batch of each half of the training data; advrush_tf.bilevel_pairs(images, labels) "
-    "makes it."
+from advrush_tf.inputs import (
+    PAIRS_NEEDED,
+    check_architecture,
+    check_normalisation,
+    check_pairs_for_fit,
+    normalise,
 )
+from advrush_tf.penalty import curvature_penalty
+from advrush_tf.supernet import Supernet
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -77,7 +78,7 @@ class AdvRushSearchModel(keras.Model):
             stem_multiplier=stem_multiplier,
         )
         check_primitives(primitives)
-        _check_normalisation(mean, std, image_shape[-1])
+        check_normalisation(mean, std, image_shape[-1])
         self._config: dict[str, Any] = {
             "num_classes": num_classes,
             "image_shape": tuple(image_shape),
@@ -125,12 +126,7 @@ class AdvRushSearchModel(keras.Model):
 
     def _normalise(self, x):
         x = tf.cast(x, self.variable_dtype)
-        if self._config["mean"] is None:
-            return x
-        mean, std = (
-            tf.constant(self._config[name], x.dtype) for name in ("mean", "std")
-        )
-        return (x - mean) / std
+        return normalise(x, self._config["mean"], self._config["std"])
 
     def _logits(self, normalised, training):
         x = tf.cast(normalised, self.compute_dtype)
@@ -273,13 +269,7 @@ class AdvRushSearchModel(keras.Model):
             ValueError: the data is not made of pairs.
             NonFiniteLossError: a loss became NaN or infinite.
         """
-        if y is not None or not _could_be_pairs(x):
-            raise ValueError(_PAIRS)
-        if _is_infinite(x) and kwargs.get("steps_per_epoch") is None:
-            raise ValueError(
-                "the dataset has no end: give fit steps_per_epoch, the second value "
-                "that advrush_tf.bilevel_pairs returns"
-            )
+        check_pairs_for_fit(x, y, kwargs.get("steps_per_epoch"))
         kwargs.setdefault("shuffle", False)
         return super().fit(
             x, None, *args, callbacks=[_EpochNumber(), *(callbacks or [])], **kwargs
@@ -308,7 +298,7 @@ class AdvRushSearchModel(keras.Model):
         try:
             (x_w, y_w), (x_a, y_a) = data
         except (TypeError, ValueError):
-            raise ValueError(_PAIRS) from None
+            raise ValueError(PAIRS_NEEDED) from None
         alpha_loss, alpha_accuracy, gradients = self.steps["alpha_gradients"](x_a, y_a)
         penalty: Any = 0.0
         share: Any = 0.0
@@ -402,68 +392,11 @@ class AdvRushSearchModel(keras.Model):
         return {**super().get_config(), **self._config}
 
 
-def check_architecture(
-    num_classes: int,
-    image_shape: Sequence[int],
-    num_cells: int,
-    **positive: int,
-) -> None:
-    """Raises ValueError where a supernet of these numbers cannot exist.
-
-    Args:
-        num_classes: at least 2.
-        image_shape: (height, width, channels).
-        num_cells: at least 1; its reduction cells each halve the images.
-        **positive: further numbers that must be at least 1.
-    """
-    if num_classes < 2:
-        raise ValueError(f"num_classes must be 2 or more, not {num_classes}")
-    for name, value in {"num_cells": num_cells, **positive}.items():
-        if value < 1:
-            raise ValueError(f"{name} must be 1 or more, not {value}")
-    reductions = len(reduction_cells(num_cells))
-    smallest = 2 ** (reductions + 1)
-    if len(image_shape) != 3 or image_shape[2] < 1 or min(image_shape[:2]) < smallest:
-        raise ValueError(
-            f"{num_cells} cells reduce the images {reductions} times and need at least "
-            f"{smallest}x{smallest} pixels; image_shape is {tuple(image_shape)}"
-        )
-
-
-def _check_normalisation(mean: Any, std: Any, channels: int) -> None:
-    if mean is None and std is None:
-        return
-    if mean is None or std is None or not len(mean) == len(std) == channels:
-        raise ValueError(
-            f"mean and std must both be None or have one value for each of the "
-            f"{channels} channels; they are {mean} and {std}"
-        )
-    if min(std) <= 0:
-        raise ValueError(f"std must be more than 0, not {std}")
-
-
 class _EpochNumber(keras.callbacks.Callback):
     """Tells the model which epoch it is in, for the warm-up."""
 
     def on_epoch_begin(self, epoch, logs=None):
         self.model.epoch = epoch
-
-
-def _could_be_pairs(x: Any) -> bool:
-    if not isinstance(x, tf.data.Dataset):
-        return x is not None and not hasattr(x, "shape")
-    spec = x.element_spec
-    return (
-        isinstance(spec, tuple)
-        and len(spec) == 2
-        and all(isinstance(half, tuple) and len(half) == 2 for half in spec)
-    )
-
-
-def _is_infinite(x: Any) -> bool:
-    if not isinstance(x, tf.data.Dataset):
-        return False
-    return int(x.cardinality()) == tf.data.INFINITE_CARDINALITY
 
 
 def _share(part: list[tf.Tensor], rest: list[tf.Tensor]) -> tf.Tensor:

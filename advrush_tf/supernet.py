@@ -6,8 +6,8 @@ import keras
 import tensorflow as tf
 
 from advrush_tf import kernels
-from advrush_tf.blocks import PACKAGE, Block, ConvBatchNorm
-from advrush_tf.cells import PRIMITIVES, num_edges
+from advrush_tf.blocks import PACKAGE, Block, ConvBatchNorm, Preprocess
+from advrush_tf.cells import PRIMITIVES, num_edges, reduction_cells
 from advrush_tf.mixed import MixedEdges
 
 
@@ -15,57 +15,6 @@ def leaving_edges(state: int, num_nodes: int) -> list[int]:
     """Rows of the alphas that belong to the edges leaving `state`, by target node."""
     first_target = max(0, state - 1)
     return [num_edges(node) + state for node in range(first_target, num_nodes)]
-
-
-def reduction_cells(num_cells: int) -> set[int]:
-    """Positions of the reduction cells: a third and two thirds of the depth."""
-    return {num_cells // 3, 2 * num_cells // 3}
-
-
-@keras.saving.register_keras_serializable(PACKAGE)
-class Preprocess(Block):
-    """Brings a cell's input to the cell's channels and resolution.
-
-    ReLU, 1x1 convolution and batch normalisation; or, where the resolution must be
-    halved, a factorized reduction, whose two halves are one grouped convolution.
-
-    Args:
-        channels: output channels.
-        halve: whether height and width are halved.
-        affine: whether the normalisation has a trainable scale and offset.
-    """
-
-    def __init__(self, channels: int, halve: bool, affine: bool = False, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.channels = channels
-        self.halve = halve
-        self.affine = affine
-
-    def build(self, input_shape):
-        groups = 2 if self.halve else 1
-        self.convolution = ConvBatchNorm(
-            self.channels,
-            groups=groups,
-            affine=self.affine,
-            dtype=self.dtype_policy,
-            name="convolution",
-        )
-        self.convolution.build((*input_shape[:-1], groups * input_shape[-1]))
-        self.built = True
-
-    def call(self, x, training=False):
-        x = tf.nn.relu(x)
-        if self.halve:
-            x = kernels.shifted_halves(x)
-        return self.convolution(x, training=training)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "channels": self.channels,
-            "halve": self.halve,
-            "affine": self.affine,
-        }
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -87,6 +36,8 @@ class SearchCell(Block):
     Output shape:
         (batch, height, width, num_nodes * channels): the nodes, concatenated.
     """
+
+    arguments = ("channels", "num_nodes", "reduction", "halve_first", "primitives")
 
     def __init__(
         self,
@@ -142,16 +93,6 @@ class SearchCell(Block):
         states.append(tf.add_n(arriving[-1]))
         return kernels.concat_channels(*states[2:])
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "channels": self.channels,
-            "num_nodes": self.num_nodes,
-            "reduction": self.reduction,
-            "halve_first": self.halve_first,
-            "primitives": self.primitives,
-        }
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Supernet(Block):
@@ -174,6 +115,15 @@ class Supernet(Block):
 
     Source: Liu et al., DARTS, arXiv 1806.09055.
     """
+
+    arguments = (
+        "num_classes",
+        "init_channels",
+        "num_cells",
+        "num_nodes",
+        "stem_multiplier",
+        "primitives",
+    )
 
     def __init__(
         self,
@@ -250,14 +200,3 @@ class Supernet(Block):
             output = cell(first, second, weights[cell.reduction], training=training)
             first, second = second, output
         return self.classifier(tf.reduce_mean(second, [1, 2]))
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "num_classes": self.num_classes,
-            "init_channels": self.init_channels,
-            "num_cells": self.num_cells,
-            "num_nodes": self.num_nodes,
-            "stem_multiplier": self.stem_multiplier,
-            "primitives": self.primitives,
-        }

@@ -5,8 +5,9 @@ import pytest
 import tensorflow as tf
 
 from advrush_tf import penalty, supernet
-from advrush_tf.cells import ALL_PRIMITIVES, PRIMITIVES
-from advrush_tf.supernet import Preprocess, SearchCell, Supernet
+from advrush_tf.blocks import Preprocess
+from advrush_tf.cells import ALL_PRIMITIVES, PRIMITIVES, reduction_cells
+from advrush_tf.supernet import SearchCell, Supernet
 
 FEW = ("none", "max_pool_3x3", "skip_connect", "dil_conv_3x3")
 
@@ -58,7 +59,7 @@ def test_every_row_leaves_one_state(nodes):
     [(8, {2, 5}), (20, {6, 13}), (5, {1, 3}), (3, {1, 2}), (2, {0, 1}), (1, {0})],
 )
 def test_positions_of_the_reduction_cells(cells, positions):
-    assert supernet.reduction_cells(cells) == positions
+    assert reduction_cells(cells) == positions
 
 
 @pytest.mark.parametrize("halve", [False, True])
@@ -123,7 +124,7 @@ def test_any_number_of_cells_and_image_channels(cells, image_channels):
     assert expected.shape == (2, 5)
     np.testing.assert_allclose(net(x, training=False), expected, atol=1e-10)
     kinds = [cell.reduction for cell in net.cells]
-    reductions = supernet.reduction_cells(cells)
+    reductions = reduction_cells(cells)
     assert kinds == [position in reductions for position in range(cells)]
     widths = [2 * 2 ** sum(kinds[: i + 1]) for i in range(cells)]
     assert [cell.channels for cell in net.cells] == widths

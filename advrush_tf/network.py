@@ -1,0 +1,456 @@
+"""Networks of a fixed genotype, to be fitted: the CIFAR and the ImageNet form."""
+
+import enum
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from advrush_tf import kernels
+from advrush_tf.blocks import (
+    DILATED,
+    PACKAGE,
+    POOLINGS,
+    SEPARABLE,
+    Block,
+    ConvBatchNorm,
+    Preprocess,
+    RectangularBlock,
+    SeparableBlock,
+    SeparableConv,
+)
+from advrush_tf.cells import Edge, reduction_cells
+from advrush_tf.genotypes import Genotype, get_genotype
+from advrush_tf.inputs import check_architecture, check_normalisation, normalise
+
+_STEM_MULTIPLIER = 3  # Width of the CIFAR stem, in `init_channels`.
+
+
+class Stem(enum.StrEnum):
+    """How a network begins.
+
+    CIFAR keeps the images' resolution, IMAGENET halves it three times.
+    """
+
+    CIFAR = "cifar"
+    IMAGENET = "imagenet"
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Operation(Block):
+    """The one operation on an edge of a fixed cell.
+
+    Args:
+        operation: its name.
+        channels: channels of a state.
+        stride: 1 or 2.
+
+    Call arguments:
+        x: (batch, height, width, channels), the state that the edge leaves.
+        rectified: its ReLU, shared by all edges that leave the state.
+        training: batch normalisation mode.
+    """
+
+    arguments = ("operation", "channels", "stride")
+
+    def __init__(self, operation: str, channels: int, stride: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.operation = operation
+        self.channels = channels
+        self.stride = stride
+
+    @property
+    def identity(self) -> bool:
+        """Whether the operation passes its input on."""
+        return self.operation == "skip_connect" and self.stride == 1
+
+    def build(self, input_shape):
+        self.block = self._make_block()
+        if self.block is not None:
+            self.block.build(input_shape)
+        self.built = True
+
+    def _make_block(self):
+        name, channels = self.operation, self.channels
+        common = {"affine": True, "dtype": self.dtype_policy, "name": name}
+        if name in POOLINGS or self.identity:
+            return None
+        if name == "skip_connect":
+            return Preprocess(channels, halve=True, **common)
+        if name in SEPARABLE:
+            return SeparableConv(channels, SEPARABLE[name], self.stride, **common)
+        if name in DILATED:
+            return SeparableBlock(channels, DILATED[name], **common)
+        return RectangularBlock(channels, self.stride, **common)
+
+    def call(self, x, rectified, training=False):
+        if self.operation in POOLINGS:
+            return POOLINGS[self.operation](x, self.stride)
+        if self.identity:
+            return x
+        if self.operation not in DILATED:
+            return self.block(rectified, training=training)
+        if self.stride == 1:
+            return self.block(rectified, dilation=2, training=training)
+        # With dilation 2 and stride 2 only every second pixel is ever read.
+        rectified = kernels.every_second(rectified, 0)
+        return self.block(rectified, training=training)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class FixedCell(Block):
+    """A cell of a genotype: each node adds two operations.
+
+    Args:
+        edges: two (operation, state) pairs per node, node by node.
+        concat: states that make up the output.
+        channels: channels of each state.
+        reduction: whether the edges from the two inputs have stride 2.
+        halve_first: whether the first input has twice the second one's resolution.
+
+    Call arguments:
+        first, second: outputs of the last cell but one and of the last cell.
+        drop: function applied to the output of every operation but the identity.
+        training: batch normalisation mode.
+
+    Output shape:
+        (batch, height, width, len(concat) * channels).
+    """
+
+    arguments = ("edges", "concat", "channels", "reduction", "halve_first")
+
+    def __init__(
+        self,
+        edges: Sequence[Edge],
+        concat: Sequence[int],
+        channels: int,
+        reduction: bool,
+        halve_first: bool,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.edges = tuple((name, state) for name, state in edges)
+        self.concat = tuple(concat)
+        self.channels = channels
+        self.reduction = reduction
+        self.halve_first = halve_first
+
+    def build(self, first_shape, second_shape):
+        common = {"dtype": self.dtype_policy}
+        self.preprocess = [
+            Preprocess(self.channels, halve, affine=True, **common)
+            for halve in (self.halve_first, False)
+        ]
+        for layer, shape in zip(
+            self.preprocess, (first_shape, second_shape), strict=True
+        ):
+            layer.build(shape)
+        self.operations = [
+            Operation(
+                name,
+                self.channels,
+                2 if self.reduction and state < 2 else 1,
+                name=f"edge_{index}",
+                **common,
+            )
+            for index, (name, state) in enumerate(self.edges)
+        ]
+        for operation in self.operations:
+            operation.build((None, None, None, self.channels))
+        self.built = True
+
+    def call(self, first, second, drop=None, training=False):
+        states = [
+            layer(x, training=training)
+            for layer, x in zip(self.preprocess, (first, second), strict=True)
+        ]
+        rectified: dict[int, tf.Tensor] = {}
+        arriving = []
+        for operation, (_, state) in zip(self.operations, self.edges, strict=True):
+            if state not in rectified:
+                rectified[state] = tf.nn.relu(states[state])
+            y = operation(states[state], rectified[state], training=training)
+            arriving.append(y if drop is None or operation.identity else drop(y))
+            if len(arriving) == 2:
+                states.append(arriving[0] + arriving[1])
+                arriving = []
+        return kernels.concat_channels(*(states[state] for state in self.concat))
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class AuxiliaryHead(Block):
+    """A second classifier, on what the last reduction cell gives.
+
+    Args:
+        num_classes: number of classes.
+        stem: which network's head. The ImageNet one pools with stride 2 instead of 3
+            and has, as in the official code, no second batch normalisation.
+    """
+
+    arguments = ("num_classes", "stem")
+
+    def __init__(self, num_classes: int, stem: Stem | str, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.num_classes = num_classes
+        self.stem = Stem(stem)
+
+    def build(self, input_shape):
+        imagenet = self.stem is Stem.IMAGENET
+        self.stride = 2 if imagenet else 3
+        smallest = 5 + self.stride
+        if min(input_shape[1:3]) < smallest:
+            raise ValueError(
+                f"the auxiliary head reads {input_shape[1]}x{input_shape[2]} pixels "
+                f"and needs {smallest}x{smallest}: use larger images or auxiliary=False"
+            )
+        common = {"dtype": self.dtype_policy}
+        self.first = ConvBatchNorm(128, affine=True, name="first", **common)
+        self.first.build(input_shape)
+        if imagenet:
+            self.second = keras.layers.Conv2D(768, 2, use_bias=False, **common)
+        else:
+            self.second = ConvBatchNorm(
+                768, (2, 2), affine=True, padded=False, name="second", **common
+            )
+        self.second.build((None, None, None, 128))
+        self.classifier = keras.layers.Dense(self.num_classes, **common)
+        self.classifier.build((None, 768))
+        self.built = True
+
+    def call(self, x, training=False):
+        x = tf.nn.avg_pool2d(tf.nn.relu(x), 5, self.stride, "VALID")
+        x = tf.nn.relu(self.first(x, training=training))
+        x = tf.nn.relu(self.second(x, training=training))
+        return self.classifier(tf.reduce_mean(x, [1, 2]))
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class CellNetwork(keras.Model):
+    """The network that is made of a genotype's cells.
+
+    Args:
+        genotype: a `Genotype`, a name or path that `get_genotype` takes, or a mapping
+            with the fields of a `Genotype`.
+        num_classes: number of classes, at least 2.
+        image_shape: (height, width, channels).
+        init_channels: channels of the first cell; 36 on CIFAR, 48 on ImageNet.
+        num_cells: number of cells; 20 on CIFAR, 14 on ImageNet.
+        stem: a `Stem` or its name.
+        auxiliary: whether there is an auxiliary head, see `with_auxiliary`.
+        drop_path: probability that the output of an operation is dropped for an
+            example in training; `drop_path_rate` holds it and may be changed.
+        mean, std: per channel, in [0, 1]; the images are normalised by them inside the
+            network. None does not normalise.
+        seed: of the dropped paths.
+
+    Call arguments:
+        x: (batch, height, width, channels), float in [0, 1].
+        training: batch normalisation and drop path mode.
+
+    Output shape:
+        (batch, num_classes), logits.
+
+    Raises:
+        ValueError: a number is out of range or the images are too small.
+
+    Source: Liu et al., DARTS, arXiv 1806.09055, section 3.2 and appendix A.
+    """
+
+    def __init__(
+        self,
+        genotype: Genotype | str | Mapping[str, Any],
+        num_classes: int,
+        image_shape: Sequence[int],
+        init_channels: int = 36,
+        num_cells: int = 20,
+        stem: Stem | str = Stem.CIFAR,
+        auxiliary: bool = False,
+        drop_path: float = 0.0,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
+        kwargs.setdefault("autocast", False)
+        super().__init__(**kwargs)
+        stem = _as_stem(stem)
+        halvings = 3 if stem is Stem.IMAGENET else 0
+        check_architecture(
+            num_classes, image_shape, num_cells, halvings, init_channels=init_channels
+        )
+        check_normalisation(mean, std, image_shape[-1])
+        if not 0 <= drop_path < 1:
+            raise ValueError(f"drop_path must be in [0, 1), not {drop_path}")
+        self.genotype = _as_genotype(genotype)
+        self._config: dict[str, Any] = {
+            "genotype": self.genotype.to_dict(),
+            "num_classes": num_classes,
+            "image_shape": tuple(image_shape),
+            "init_channels": init_channels,
+            "num_cells": num_cells,
+            "stem": stem.value,
+            "auxiliary": auxiliary,
+            "drop_path": drop_path,
+            "mean": None if mean is None else tuple(mean),
+            "std": None if std is None else tuple(std),
+            "seed": seed,
+        }
+        if drop_path > 0:
+            self.drop_path_rate = self.add_weight(
+                name="drop_path_rate",
+                shape=(),
+                initializer=keras.initializers.Constant(drop_path),
+                trainable=False,
+                autocast=False,
+            )
+            self.seed_generator = keras.random.SeedGenerator(seed)
+        self.build((None, *image_shape))
+
+    def build(self, input_shape):
+        config, common = self._config, {"dtype": self.dtype_policy}
+        self.stem_blocks = _stem_blocks(config["stem"], config["init_channels"], common)
+        shape = tuple(input_shape)
+        for block in self.stem_blocks:
+            block.build(shape)
+            sides = (-(-side // block.strides[0]) for side in shape[1:3])
+            shape = (None, *sides, block.filters)
+        width, height_and_width = shape[-1], shape[1:3]
+        self.cells = self._build_cells(width)
+        last = self.cells[-1]
+        self.classifier = keras.layers.Dense(
+            config["num_classes"], name="classifier", **common
+        )
+        self.classifier.build((None, len(last.concat) * last.channels))
+        self.auxiliary_head = None
+        if config["auxiliary"]:
+            self._build_auxiliary(height_and_width, common)
+        self.built = True
+
+    def _build_cells(self, stem_width: int) -> list[FixedCell]:
+        cells: list[FixedCell] = []
+        channels = self._config["init_channels"]
+        halve_first = self._config["stem"] == Stem.IMAGENET
+        widths = [stem_width, stem_width]
+        reductions = reduction_cells(self._config["num_cells"])
+        for position in range(self._config["num_cells"]):
+            reduction = position in reductions
+            channels *= 2 if reduction else 1
+            kind = "reduce" if reduction else "normal"
+            cell = FixedCell(
+                getattr(self.genotype, kind),
+                getattr(self.genotype, f"{kind}_concat"),
+                channels,
+                reduction,
+                halve_first,
+                dtype=self.dtype_policy,
+                name=f"cell_{position}",
+            )
+            cell.build(*((None, None, None, width) for width in widths[-2:]))
+            cells.append(cell)
+            widths.append(len(cell.concat) * channels)
+            halve_first = reduction
+        return cells
+
+    def _build_auxiliary(self, sides: tuple[int, ...], common: dict[str, Any]) -> None:
+        for _ in reduction_cells(self._config["num_cells"]):
+            sides = tuple(-(-side // 2) for side in sides)
+        cell = self.cells[self._auxiliary_cell]
+        self.auxiliary_head = AuxiliaryHead(
+            self._config["num_classes"], self._config["stem"], **common
+        )
+        self.auxiliary_head.build((None, *sides, len(cell.concat) * cell.channels))
+
+    @property
+    def _auxiliary_cell(self) -> int:
+        return 2 * self._config["num_cells"] // 3
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images."""
+        return self._config["image_shape"]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return self._config["num_classes"]
+
+    def call(self, x, training=False):
+        return self._features(x, training)[0]
+
+    def with_auxiliary(
+        self, x: tf.Tensor, training: bool = False
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The logits of the classifier and of the auxiliary head.
+
+        Raises:
+            ValueError: there is no auxiliary head.
+        """
+        if self.auxiliary_head is None:
+            raise ValueError("this network was made with auxiliary=False")
+        logits, features = self._features(x, training)
+        auxiliary = self.auxiliary_head(features, training=training)
+        return logits, tf.cast(auxiliary, self.variable_dtype)
+
+    def _features(self, x, training):
+        """Logits, and what the auxiliary head reads."""
+        x = tf.cast(x, self.variable_dtype)
+        x = normalise(x, self._config["mean"], self._config["std"])
+        x = tf.cast(x, self.compute_dtype)
+        first, second = self._stem(x, training)
+        drop = self._drop if training and self._config["drop_path"] > 0 else None
+        features = second
+        for position, cell in enumerate(self.cells):
+            output = cell(first, second, drop=drop, training=training)
+            first, second = second, output
+            if position == self._auxiliary_cell:
+                features = output
+        logits = self.classifier(tf.reduce_mean(second, [1, 2]))
+        return tf.cast(logits, self.variable_dtype), features
+
+    def _stem(self, x, training):
+        outputs = []
+        for index, block in enumerate(self.stem_blocks):
+            x = block(tf.nn.relu(x) if index else x, training=training)
+            outputs.append(x)
+        return (outputs[-2:] * 2)[:2]
+
+    def _drop(self, x):
+        """Drops an operation's output for some examples, and scales up the others."""
+        keep = 1 - self.drop_path_rate.value
+        uniform = keras.random.uniform(
+            (tf.shape(x)[0], 1, 1, 1), dtype=keep.dtype, seed=self.seed_generator
+        )
+        mask = tf.cast(uniform < keep, keep.dtype) / keep
+        return x * tf.cast(mask, x.dtype)
+
+    def get_config(self):
+        return {**super().get_config(), **self._config}
+
+
+def _stem_blocks(stem: str, channels: int, common: dict[str, Any]):
+    if stem == Stem.CIFAR:
+        width = _STEM_MULTIPLIER * channels
+        return [ConvBatchNorm(width, (3, 3), affine=True, name="stem", **common)]
+    return [
+        ConvBatchNorm(
+            width, (3, 3), (2, 2), affine=True, name=f"stem_{index}", **common
+        )
+        for index, width in enumerate((channels // 2, channels, channels))
+    ]
+
+
+def _as_stem(stem: Stem | str) -> Stem:
+    try:
+        return Stem(stem)
+    except ValueError:
+        names = ", ".join(repr(value.value) for value in Stem)
+        raise ValueError(f"stem must be one of {names}, not {stem!r}") from None
+
+
+def _as_genotype(genotype: Any) -> Genotype:
+    if isinstance(genotype, Genotype):
+        return genotype
+    if isinstance(genotype, Mapping):
+        return Genotype(**genotype)
+    return get_genotype(genotype)
