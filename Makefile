@@ -6,6 +6,9 @@ SEARCH_WORKDIR ?= runs/digits
 SEARCH_FLAGS ?= --dataset=digits --epochs=8 --warmup_epochs=6 --init_channels=4 \
 	--num_cells=3 --batch_size=32
 
+# Only errors of TensorFlow's own log.
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
 VENV := .venv
 VENV_PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed

@@ -4,7 +4,6 @@ A checkpoint is one .npz file without pickled objects, written beside its final 
 and moved there when it is complete and on disk.
 """
 
-import os
 import re
 import zipfile
 from collections.abc import Callable, Iterator
@@ -13,6 +12,8 @@ from typing import Any
 
 import keras
 import numpy as np
+
+from advrush_tf.files import replacing
 
 _NAME = re.compile(r"epoch_(\d+)\.npz")
 
@@ -44,17 +45,9 @@ class CheckpointStore:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"epoch_{epoch:04d}.npz"
-        temporary = path.with_suffix(".tmp")
         arrays = {name: np.asarray(v) for name, v in _variables(model)}
-        try:
-            with temporary.open("wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+        with replacing(path) as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
         for _, old in self._files()[self.keep :]:
             old.unlink()
         return path

@@ -1,26 +1,35 @@
 """Files that are either complete or not there."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file atomically.
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file that takes the place of `path` once it is complete and on disk.
 
     Args:
         path: the file; its folder exists.
-        text: what it will hold.
 
     Raises:
         OSError: it could not be written; an earlier file of that name is untouched.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("w") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError:
+    except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file in UTF-8, as `replacing` does."""
+    with replacing(path) as file:
+        file.write(text.encode())

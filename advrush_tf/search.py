@@ -192,7 +192,8 @@ class AdvRushSearchModel(keras.Model):
             warmup_epochs: epochs without the penalty.
             squared: penalise the squared norm (CURE) instead of the norm.
             run_eagerly: whether to run without compiling to graphs.
-            jit_compile: whether to compile with XLA.
+            jit_compile: whether to compile with XLA (all but the penalty, for whose
+                max poolings XLA has no second derivative).
 
         Raises:
             ValueError: a number is negative, or h is zero.
@@ -238,8 +239,13 @@ class AdvRushSearchModel(keras.Model):
             "update_weights": self._update_weights,
         }
         if not self.run_eagerly:
+            # XLA has no kernel for the second derivative of max pooling.
             steps = {
-                name: tf.function(step, jit_compile=self.jit_compile, autograph=False)
+                name: tf.function(
+                    step,
+                    jit_compile=self.jit_compile and name != "penalty_gradients",
+                    autograph=False,
+                )
                 for name, step in steps.items()
             }
         self.steps = steps

@@ -52,7 +52,7 @@ class SearchSettings:
         penalty: norm or squared norm.
         seed: of split, order, augmentation and initial weights.
         precision: arithmetic of the supernet.
-        jit_compile: whether to compile with XLA.
+        jit_compile: whether to compile with XLA, all but the penalty.
 
     Raises:
         UserError: a value is out of range.

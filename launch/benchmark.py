@@ -27,7 +27,9 @@ _PER_EDGE = flags.DEFINE_bool(
     True,
     "Also time the supernet computed edge by edge (tests/per_edge.py).",
 )
-_JIT_COMPILE = flags.DEFINE_bool("jit_compile", False, "Compile with XLA.")
+_JIT_COMPILE = flags.DEFINE_bool(
+    "jit_compile", False, "Compile with XLA, all but the penalty."
+)
 
 
 def measure(kind: str, per_edge: bool, values: dict) -> profiling.StepCost:

@@ -66,7 +66,9 @@ flags.DEFINE_enum_class(
     "precision", _DEFAULTS.precision, Precision, "Arithmetic of the supernet."
 )
 flags.DEFINE_bool("augment", _DEFAULTS.augment, "Crop, and flip where it makes sense.")
-flags.DEFINE_bool("jit_compile", _DEFAULTS.jit_compile, "Compile with XLA.")
+flags.DEFINE_bool(
+    "jit_compile", _DEFAULTS.jit_compile, "Compile with XLA, all but the penalty."
+)
 
 
 def _settings() -> SearchSettings:

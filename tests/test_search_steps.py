@@ -1,6 +1,7 @@
 import golden
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from tiny_search import (
     MEAN,
@@ -272,3 +273,22 @@ def test_penalty_probes_the_normalised_image():
     penalty, _ = model.steps["penalty_gradients"](x, y)
     expected, _ = plain.steps["penalty_gradients"](normalised, y)
     np.testing.assert_allclose(penalty, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "dtype", "tolerance"),
+    [
+        ({"jit_compile": True}, "float32", 1e-4),
+        # Eight significant bits.
+        ({}, "mixed_bfloat16", 3e-2),
+    ],
+)
+def test_xla_and_half_precision_take_nearly_the_same_step(settings, dtype, tolerance):
+    plain = tiny_compiled(warmup_epochs=0).train_step(random_pair())
+    model = tiny_compiled(
+        warmup_epochs=0, run_eagerly=False, model_settings={"dtype": dtype}, **settings
+    )
+    logs = model.train_step(random_pair())
+    assert all(v.dtype == "float32" for v in model.trainable_variables)
+    for name in ("loss", "alpha_loss", "penalty"):
+        assert float(logs[name]) == pytest.approx(float(plain[name]), rel=tolerance)
