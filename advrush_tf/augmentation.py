@@ -9,11 +9,14 @@ import tensorflow as tf
 # Images of these tfds sets change their meaning, or become strange, when mirrored.
 _NOT_MIRRORED = frozenset(
     {
+        "binary_alpha_digits",
+        "cmaterdb",
         "digits",
         "emnist",
         "kmnist",
         "mnist",
         "mnist_corrupted",
+        "omniglot",
         "svhn_cropped",
     }
 )

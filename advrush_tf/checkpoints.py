@@ -5,7 +5,6 @@ and moved there when it is complete and on disk.
 """
 
 import re
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -48,8 +47,12 @@ class CheckpointStore:
         arrays = {name: np.asarray(v) for name, v in _variables(model)}
         with replacing(path) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
-        for _, old in self._files()[self.keep :]:
-            old.unlink()
+        # Those beyond this epoch were passed over by `restore`: they are damaged.
+        files = self._files()
+        kept = [old for number, old in files if number <= epoch][: self.keep]
+        for _, old in files:
+            if old not in kept:
+                old.unlink()
         return path
 
     def restore(self, model: Any, warn: Callable[[str], None]) -> int:
@@ -66,7 +69,7 @@ class CheckpointStore:
         for epoch, path in self._files():
             try:
                 arrays = _read(path, variables)
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
+            except Exception as e:  # A damaged archive raises nearly everything.
                 warn(f"Checkpoint {path} is damaged ({e}); trying the one before it.")
                 continue
             for name, variable in variables.items():

@@ -20,10 +20,10 @@ from advrush_tf.errors import UserError
 _CIFAR10_MEAN = (0.49139968, 0.48215827, 0.44653124)
 _CIFAR10_STD = (0.24703233, 0.24348505, 0.26158768)
 
-# The images are held twice, here and as the tensor that the pipeline reads, and
-# training needs room as well.
+# The images are held here, as the tensor that the pipeline reads, and their half that
+# validates once more; training needs room as well.
 _MEMORY_SHARE = 0.75
-_COPIES_IN_MEMORY = 2
+_COPIES_IN_MEMORY = 3
 
 _READ_BATCH = 500
 
@@ -150,7 +150,7 @@ def _check_memory(builder: Any, splits: tuple[str, str]) -> None:
     if needed > limit:
         raise UserError(
             f"Data set {builder.name} needs {needed / 1e9:.1f} GB, as its images are "
-            f"held in memory whole and twice; the limit is {limit / 1e9:.1f} GB, "
+            f"held in memory whole and three times; the limit is {limit / 1e9:.1f} GB, "
             f"{_MEMORY_SHARE:.0%} of the free memory: free some or use a smaller set."
         )
 

@@ -1,5 +1,6 @@
 """A whole search: from settings to a genotype in a folder, resumable."""
 
+import errno
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from advrush_tf.pipeline import bilevel_pairs, evaluation_batches, stratified_sp
 from advrush_tf.profiling import (
     STEPS,
     count_parameters,
+    measure_evaluation,
     measure_step,
     multiply_adds,
 )
@@ -27,7 +29,7 @@ from advrush_tf.settings import Penalty, SearchSettings, record_settings
 from advrush_tf.tensorboard import SearchTensorBoard
 from advrush_tf.version import __version__
 
-# More skip connections than this in the normal cell's eight edges is a collapse.
+# A larger share of skip connections in the normal cell's edges is a collapse.
 _MOST_SKIPS = 0.5
 _EVALUATION_BATCH = 256
 
@@ -73,9 +75,14 @@ def compile_model(
     )
     model.compile(
         optimizers.MomentumSGD(
-            schedule, settings.momentum, settings.weight_l2, settings.clip_norm
+            schedule, settings.momentum, settings.weight_l2, settings.clip_norm or None
         ),
-        optimizers.L2Adam(settings.alpha_learning_rate, l2=settings.alpha_l2),
+        optimizers.L2Adam(
+            settings.alpha_learning_rate,
+            settings.alpha_beta_1,
+            settings.alpha_beta_2,
+            l2=settings.alpha_l2,
+        ),
         gamma=settings.gamma,
         lambda_=settings.lambda_,
         h=settings.h,
@@ -140,9 +147,10 @@ def run_search(
     workdir = Path(workdir)
     dataset = load_dataset(settings.dataset, data_dir)
     model = build_model(settings, dataset)
-    record_settings(settings, workdir)
     _, steps = make_pairs(settings, dataset)
     compile_model(model, settings, steps)
+    # Only now: settings that do not fit the data must not mark the workdir.
+    record_settings(settings, workdir)
     store = CheckpointStore(workdir / "checkpoints")
     epoch = store.restore(model, say)
     if epoch:
@@ -157,17 +165,25 @@ def run_search(
             epochs=settings.epochs,
             verbose=0,
             validation_data=_validation(settings, dataset),
+            # The checkpoint first: what TensorBoard shows is then never repeated.
             callbacks=[
-                SearchTensorBoard(workdir / "tensorboard", settings.to_dict()),
                 recorder,
+                SearchTensorBoard(workdir / "tensorboard", settings.to_dict()),
             ],
         )
         return _finish(model, settings, workdir, say)
     except OSError as error:
-        raise UserError(
-            f"Writing to {workdir} failed: {error.strerror or error}. What was written "
-            "before is intact; free some space and run the same command to resume."
-        ) from None
+        raise UserError(_write_failure(workdir, error)) from None
+
+
+def _write_failure(workdir: Path, error: OSError) -> str:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space" in str(error)
+    place = f" ({error.filename})" if error.filename else ""
+    return (
+        f"Writing to {workdir} failed: {error.strerror or error}{place}. What was "
+        f"written before is intact; {'free some space' if full else 'make it writable'}"
+        " and run the same command to resume."
+    )
 
 
 def dry_run(
@@ -187,18 +203,23 @@ def dry_run(
     say(f"parameters      {count_parameters(model):,} (without the alphas)")
     say(f"multiply-adds   {multiply_adds(model):,} per image")
     say("measuring a few steps of each kind ...")
-    kinds = [kind for kind in STEPS if settings.gamma > 0 or "penal" not in kind]
+    penalised_epochs = settings.epochs - settings.warmup_epochs
+    if settings.gamma == 0:
+        penalised_epochs = 0
+    kinds = [kind for kind in STEPS if penalised_epochs or "penal" not in kind]
     costs = {kind: measure_step(model, kind, settings.batch_size) for kind in kinds}
     weights = costs["weights"].seconds
     plain = weights + costs["alphas"].seconds
     say(f"without penalty {plain:.3g} s per step")
     penalised = plain
-    if settings.gamma > 0:
+    if penalised_epochs:
         penalised = weights + costs["penalised alphas"].seconds
         say(f"with penalty    {penalised:.3g} s per step")
     say(f"memory          {max(c.peak_bytes for c in costs.values()) / 1e9:.1f} GB")
-    warmup = settings.warmup_epochs
-    total = steps * (warmup * plain + (settings.epochs - warmup) * penalised)
+    total = steps * (settings.epochs * plain + penalised_epochs * (penalised - plain))
+    validation = _validation(settings, dataset)
+    seconds = measure_evaluation(model, _EVALUATION_BATCH)
+    total += settings.epochs * seconds * int(validation.cardinality())
     total += sum(cost.trace_seconds + cost.first_seconds for cost in costs.values())
     say(f"total           {total / 3600:.2f} h for {settings.epochs} epochs of {steps}")
 
@@ -284,6 +305,7 @@ class EpochRecorder(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self._bar.close()
         finished = epoch + 1
+        self.model.check_finite_variables()
         genotype = self.model.genotype(
             _provenance(self.model, self._settings, finished)
         )

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from advrush_tf.cells import reduction_cells
@@ -49,13 +50,16 @@ def check_normalisation(mean: Any, std: Any, channels: int) -> None:
     """Raises ValueError unless `mean` and `std` fit the channels or are both None."""
     if mean is None and std is None:
         return
-    if mean is None or std is None or not len(mean) == len(std) == channels:
+    if np.shape(mean) != (channels,) or np.shape(std) != (channels,):
         raise ValueError(
             f"mean and std must both be None or have one value for each of the "
             f"{channels} channels; they are {mean} and {std}"
         )
-    if min(std) <= 0:
-        raise ValueError(f"std must be more than 0, not {std}")
+    if not np.isfinite(mean).all() or not np.isfinite(std).all() or min(std) <= 0:
+        raise ValueError(
+            "mean and std must be finite and std more than 0; "
+            f"they are {mean} and {std}"
+        )
 
 
 def normalise(

@@ -108,6 +108,13 @@ def measure_step(
     return StepCost(trace, first, float(np.median(others)), nodes, peak_memory())
 
 
+def measure_evaluation(model: AdvRushSearchModel, batch_size: int) -> float:
+    """Seconds to evaluate one batch of images, once compiled."""
+    images = np.zeros((batch_size, *model.image_shape), np.float32)
+    model.predict_on_batch(images)
+    return _timed(lambda: model.predict_on_batch(images))[0]
+
+
 def _timed(function: Callable[[], Any]) -> tuple[float, Any]:
     started = time.perf_counter()
     result = function()

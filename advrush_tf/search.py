@@ -78,6 +78,11 @@ class AdvRushSearchModel(keras.Model):
             stem_multiplier=stem_multiplier,
         )
         check_primitives(primitives)
+        if self.compute_dtype == "float16":
+            raise ValueError(
+                "float16 needs loss scaling, which the search has not; use the dtype "
+                "mixed_bfloat16, float32 or float64"
+            )
         check_normalisation(mean, std, image_shape[-1])
         self._config: dict[str, Any] = {
             "num_classes": num_classes,
@@ -105,16 +110,13 @@ class AdvRushSearchModel(keras.Model):
 
     def _build_trackers(self) -> None:
         self._trackers = {
-            name: keras.metrics.Mean(name=name)
-            for name in (
-                "loss",
-                "accuracy",
-                "alpha_loss",
-                "alpha_accuracy",
-                "penalty",
-                "penalty_share",
-                "entropy",
-            )
+            "loss": _Mean("down", name="loss"),
+            "accuracy": _Mean("up", name="accuracy"),
+            "alpha_loss": _Mean("down", name="alpha_loss"),
+            "alpha_accuracy": _Mean("up", name="alpha_accuracy"),
+            "penalty": _Mean("down", name="penalty"),
+            "penalty_share": keras.metrics.Mean(name="penalty_share"),
+            "entropy": _Mean("down", name="entropy"),
         }
 
     def build(self, input_shape):
@@ -183,6 +185,9 @@ class AdvRushSearchModel(keras.Model):
     ) -> None:
         """Sets the optimizers and the penalty; the defaults are the official recipe.
 
+        Only the recipe's cosine of the learning rate has no default, because it depends
+        on the number of steps: see `EpochCosine`.
+
         Args:
             optimizer: of the weights; by default `MomentumSGD()`.
             alpha_optimizer: of the alphas; by default `L2Adam()`.
@@ -199,15 +204,16 @@ class AdvRushSearchModel(keras.Model):
             ValueError: a number is negative, or h is zero.
         """
         for name, value in (("gamma", gamma), ("warmup_epochs", warmup_epochs)):
-            if not value >= 0:
-                raise ValueError(f"{name} must be 0 or more, not {value}")
+            if not 0 <= value < np.inf:
+                raise ValueError(f"{name} must be 0 or more and finite, not {value}")
         for name, value in (("lambda_", lambda_), ("h", h)):
-            if not value > 0:
-                raise ValueError(f"{name} must be more than 0, not {value}")
+            if not 0 < value < np.inf:
+                raise ValueError(f"{name} must be positive and finite, not {value}")
         super().compile(
             optimizer=optimizer or optimizers.MomentumSGD(),
             run_eagerly=run_eagerly,
             jit_compile=jit_compile,
+            auto_scale_loss=False,
         )
         self.alpha_optimizer = keras.optimizers.get(
             alpha_optimizer or optimizers.L2Adam()
@@ -251,6 +257,8 @@ class AdvRushSearchModel(keras.Model):
         self.steps = steps
 
     def get_compile_config(self):
+        if not self.compiled:
+            return None
         return {
             "optimizer": keras.saving.serialize_keras_object(self.optimizer),
             "alpha_optimizer": keras.saving.serialize_keras_object(
@@ -277,6 +285,8 @@ class AdvRushSearchModel(keras.Model):
         """
         check_pairs_for_fit(x, y, kwargs.get("steps_per_epoch"))
         kwargs.setdefault("shuffle", False)
+        if isinstance(callbacks, keras.callbacks.Callback):
+            callbacks = [callbacks]
         return super().fit(
             x, None, *args, callbacks=[_EpochNumber(), *(callbacks or [])], **kwargs
         )
@@ -313,7 +323,10 @@ class AdvRushSearchModel(keras.Model):
             share = _share(bent, gradients)
             gradients = [a + b for a, b in zip(gradients, bent, strict=True)]
         # Before the update: a poisoned alpha would spoil everything after it.
-        self._check_finite(alpha_loss=alpha_loss, penalty=penalty)
+        norm = tf.linalg.global_norm(gradients)
+        self._check_finite(
+            alpha_loss=alpha_loss, penalty=penalty, alpha_gradient_norm=norm
+        )
         self.steps["update_alphas"](gradients)
         loss, accuracy = self.steps["update_weights"](x_w, y_w)
         values = {
@@ -340,11 +353,27 @@ class AdvRushSearchModel(keras.Model):
                     f"{int(self.optimizer.iterations)} weight steps"
                 )
 
+    def check_finite_variables(self) -> None:
+        """Raises NonFiniteLossError if a weight, statistic or alpha is not finite."""
+        for variable in self.supernet.weights:
+            if not np.isfinite(variable.numpy()).all():
+                raise NonFiniteLossError(
+                    f"{variable.path} became NaN or infinite in epoch {self.epoch + 1}"
+                )
+
     def _loss(self, x, y, training):
+        losses, hits = self._example_losses(x, y, training)
+        return tf.reduce_mean(losses), tf.reduce_mean(hits)
+
+    def _example_losses(self, x, y, training):
+        """Cross-entropy and 0 or 1 for a hit, of each example."""
         logits = self(x, training=training)
+        y = tf.cast(tf.convert_to_tensor(y), tf.int32)
+        if y.shape.rank == 2 and y.shape[-1] == 1:
+            y = tf.squeeze(y, -1)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
-        hits = tf.equal(tf.argmax(logits, -1, y.dtype), y)
-        return tf.reduce_mean(losses), tf.reduce_mean(tf.cast(hits, losses.dtype))
+        hits = tf.equal(tf.argmax(logits, -1, tf.int32), y)
+        return losses, tf.cast(hits, losses.dtype)
 
     def _gradients(self, loss_fn, variables):
         values = [variable.value for variable in variables]
@@ -387,15 +416,22 @@ class AdvRushSearchModel(keras.Model):
         return loss, accuracy
 
     def test_step(self, data):
-        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
-        loss, accuracy = self._loss(x, y, training=False)
-        size = tf.shape(x)[0]
-        self._trackers["loss"].update_state(loss, sample_weight=size)
-        self._trackers["accuracy"].update_state(accuracy, sample_weight=size)
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
+        losses, hits = self._example_losses(x, y, training=False)
+        self._trackers["loss"].update_state(losses, sample_weight=weights)
+        self._trackers["accuracy"].update_state(hits, sample_weight=weights)
         return {name: self._trackers[name].result() for name in ("loss", "accuracy")}
 
     def get_config(self):
         return {**super().get_config(), **self._config}
+
+
+class _Mean(keras.metrics.Mean):
+    """A mean that says which way is better, to callbacks that monitor it."""
+
+    def __init__(self, direction: str, **kwargs: Any):
+        super().__init__(**kwargs)
+        self._direction = direction
 
 
 class _EpochNumber(keras.callbacks.Callback):

@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,9 @@ class SearchSettings:
         augment: whether training images are cropped and flipped as usual.
         cutout: side of the cutout square in pixels, 0 for none.
         learning_rate, learning_rate_min: ends of the weights' cosine.
-        momentum, weight_l2, clip_norm: of the weights' optimizer.
-        alpha_learning_rate, alpha_l2: of the alphas' Adam.
+        momentum, weight_l2, clip_norm: of the weights' optimizer; a clip_norm of 0
+            does not clip.
+        alpha_learning_rate, alpha_beta_1, alpha_beta_2, alpha_l2: of the alphas' Adam.
         gamma: weight of the penalty, 0 for first-order DARTS.
         lambda_: factor inside the penalty.
         h: length of the probe in normalised input units.
@@ -76,6 +78,8 @@ class SearchSettings:
     weight_l2: float = 3e-4
     clip_norm: float = 5.0
     alpha_learning_rate: float = 3e-4
+    alpha_beta_1: float = 0.5
+    alpha_beta_2: float = 0.999
     alpha_l2: float = 1e-3
     gamma: float = 0.01
     lambda_: float = 4.0
@@ -86,12 +90,17 @@ class SearchSettings:
     jit_compile: bool = False
 
     def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if isinstance(value, float):
+                self._check(name, math.isfinite(value), "a finite number")
         for name in _POSITIVE:
             self._check(name, getattr(self, name) > 0, "more than 0")
         for name in _NOT_NEGATIVE:
             self._check(name, getattr(self, name) >= 0, "0 or more")
         self._check("train_portion", 0 < self.train_portion < 1, "between 0 and 1")
-        self._check("momentum", 0 <= self.momentum < 1, "in [0, 1)")
+        self._check("seed", self.seed < 2**32, "less than 2**32")
+        for name in ("momentum", "alpha_beta_1", "alpha_beta_2"):
+            self._check(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
         self._check(
             "learning_rate_min",
             self.learning_rate_min <= self.learning_rate,
@@ -119,11 +128,11 @@ class SearchSettings:
 
 _POSITIVE = (
     *("batch_size", "epochs", "init_channels", "num_cells", "num_nodes"),
-    *("stem_multiplier", "learning_rate", "clip_norm"),
+    *("stem_multiplier", "learning_rate"),
     *("alpha_learning_rate", "lambda_", "h"),
 )
 _NOT_NEGATIVE = (
-    *("warmup_epochs", "cutout", "learning_rate_min", "weight_l2"),
+    *("warmup_epochs", "cutout", "learning_rate_min", "weight_l2", "clip_norm"),
     *("alpha_l2", "gamma", "seed"),
 )
 
@@ -135,20 +144,26 @@ def record_settings(settings: SearchSettings, workdir: Path) -> None:
         UserError: the folder cannot be used, or holds a run with other settings; the
             message shows the difference.
     """
-    path = workdir / "settings.json"
+    path, wanted = workdir / "settings.json", settings.to_dict()
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            write_text(path, json.dumps(settings.to_dict(), indent=2) + "\n")
+            write_text(path, json.dumps(wanted, indent=2) + "\n")
         recorded = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not valid JSON ({error}).") from None
+        if not isinstance(recorded, dict):
+            raise ValueError("it holds no settings")
+        # Nothing changes, but a folder that cannot be written is noticed now.
+        write_text(path, path.read_text())
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged ({error}). Delete it if you know that the folder's "
+            "search had these settings, or give another --workdir."
+        ) from None
     except OSError as error:
         raise UserError(
             f"Cannot use the workdir {workdir}: {error.strerror}. Give a folder that "
             "can be written, --workdir=PATH."
         ) from None
-    wanted = settings.to_dict()
     differences = [
         f"{name} is {recorded.get(name)!r} there and {wanted.get(name)!r} here"
         for name in sorted({*recorded, *wanted})

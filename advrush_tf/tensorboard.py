@@ -31,9 +31,9 @@ class SearchTensorBoard(keras.callbacks.Callback):
     used. Per epoch `epoch/...`: the logs of `fit` and the learning rates of the
     epoch's first step; the pictures `alphas/normal`, `alphas/reduce` and
     `genotype/cells`. Steps are counted by the model's optimizer and epochs from 1, so
-    that a resumed search goes on where it was; what an interrupted one wrote beyond
-    that point is taken out of the curves. A callback that restores the model has to
-    come before this one.
+    that a resumed search goes on where it was; the steps that an interrupted one wrote
+    beyond that point are taken out of the curves. A callback that restores or saves the
+    model has to come before this one, so that no epoch is written twice.
 
     Args:
         folder: Where the event files are written; made if it is not there.
@@ -60,7 +60,10 @@ class SearchTensorBoard(keras.callbacks.Callback):
         self._step_rates: dict[str, float] = {}
 
     def on_train_begin(self, logs=None):
-        self._writer = tf.summary.create_file_writer(self._folder)
+        try:
+            self._writer = tf.summary.create_file_writer(self._folder)
+        except tf.errors.OpError as error:
+            raise OSError(error.message) from None
         _mark_start(self._writer, self._step + 1)
         with self._writer.as_default():
             hp.hparams_config(

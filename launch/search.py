@@ -48,16 +48,20 @@ for _name, _help in {
     "learning_rate_min": "End of the cosine of the weights' learning rate.",
     "momentum": "Momentum of the weights' SGD.",
     "weight_l2": "L2 coefficient of the weights.",
-    "clip_norm": "Largest global norm of the weights' gradient.",
+    "clip_norm": "Largest global norm of the weights' gradient, 0 for any.",
     "alpha_learning_rate": "Learning rate of the alphas' Adam.",
+    "alpha_beta_1": "Decay of the mean gradient in the alphas' Adam.",
+    "alpha_beta_2": "Decay of the mean square in the alphas' Adam.",
     "alpha_l2": "L2 coefficient of the alphas.",
     "gamma": "Weight of the curvature penalty; 0 is first-order DARTS.",
     "lambda_": "Factor inside the curvature penalty.",
     "h": "Length of the penalty's probe, in normalised input units.",
 }.items():
     flags.DEFINE_float(_name, getattr(_DEFAULTS, _name), _help)
-flags.DEFINE_multi_enum(
-    "primitives", list(_DEFAULTS.primitives), ALL_PRIMITIVES, "Candidate operations."
+flags.DEFINE_list(
+    "primitives",
+    list(_DEFAULTS.primitives),
+    f"Candidate operations, of {', '.join(ALL_PRIMITIVES)}.",
 )
 flags.DEFINE_enum_class(
     "penalty", _DEFAULTS.penalty, Penalty, "Penalise the norm or its square."
@@ -92,7 +96,7 @@ def main(argv: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except NonFiniteLossError as error:
-        print(f"error: {error}; the last checkpoint is kept.", file=sys.stderr)
+        print(f"error: {error}; what was saved before is kept.", file=sys.stderr)
         return 1
     return 0
 

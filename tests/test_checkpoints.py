@@ -81,3 +81,29 @@ def test_a_full_disk_keeps_the_earlier_checkpoint(tmp_path, monkeypatch):
     model = _model(9)
     assert store.restore(model, pytest.fail) == 1
     assert _equal(model, _model(1))
+
+
+def test_a_fresh_start_beside_damaged_ones_keeps_what_it_saves(tmp_path):
+    store = CheckpointStore(tmp_path)
+    for epoch in (4, 5):
+        (tmp_path / f"epoch_000{epoch}.npz").write_bytes(b"PK damaged")
+    warnings = []
+    assert store.restore(_model(1), warnings.append) == 0
+    assert len(warnings) == 2
+    store.save(_model(1), 1)
+    assert os.listdir(tmp_path) == ["epoch_0001.npz"]
+
+
+def test_any_damaged_byte_is_reported(tmp_path):
+    store = CheckpointStore(tmp_path)
+    path = store.save(_model(1), 1)
+    content, model = path.read_bytes(), _model(9)
+    # The archive's own records: names, sizes, versions and flags.
+    directory = content.index(b"PK\x01\x02")
+    for position in range(directory, directory + 60):
+        damaged = bytearray(content)
+        damaged[position] ^= 0xFF
+        path.write_bytes(damaged)
+        warnings = []
+        restored = store.restore(model, warnings.append)
+        assert (restored == 0) == bool(warnings)

@@ -178,8 +178,8 @@ def test_labels_outside_the_classes_are_refused(copy):
 
 
 def test_too_large_for_memory_is_refused_before_reading(monkeypatch):
-    # 1,797 images of 64 bytes, twice, against three quarters of what is free.
-    needed = 2 * 1797 * 64
+    # 1,797 images of 64 bytes, three times, against three quarters of what is free.
+    needed = 3 * 1797 * 64
     free = SimpleNamespace(available=needed / 0.75 - 100)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
     with pytest.raises(UserError, match=r"digits needs 0.0 GB.*75% of the free memory"):

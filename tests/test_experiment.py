@@ -11,6 +11,7 @@ import pytest
 from advrush_tf import experiment
 from advrush_tf.errors import UserError
 from advrush_tf.genotypes import Genotype, get_genotype
+from advrush_tf.search import NonFiniteLossError
 from advrush_tf.settings import SearchSettings
 
 ROOT = Path(__file__).parent.parent
@@ -98,7 +99,28 @@ def test_unfit_data_and_settings_are_refused(tmp_path):
     with pytest.raises(UserError, match="batch"):
         settings = SearchSettings(dataset="digits", batch_size=1000)
         experiment.run_search(settings, tmp_path / "a")
-    assert not (tmp_path / "a" / "checkpoints").exists()
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_workdir_that_tensorboard_cannot_write_is_one_clear_line(tmp_path):
+    (tmp_path / "tensorboard").write_text("a file")
+    with pytest.raises(UserError, match=r"failed: .*make it writable"):
+        experiment.run_search(SearchSettings(**SMALL), tmp_path)
+
+
+def test_poisoned_weights_are_not_saved(tmp_path, monkeypatch):
+    record = experiment.EpochRecorder.on_epoch_end
+
+    def poison(self, epoch, logs=None):
+        if epoch == 1:
+            weight = self.model.network_weights[0]
+            weight.assign(np.full(weight.shape, np.nan))
+        record(self, epoch, logs)
+
+    monkeypatch.setattr(experiment.EpochRecorder, "on_epoch_end", poison)
+    with pytest.raises(NonFiniteLossError, match="became NaN or infinite in epoch 2"):
+        experiment.run_search(SearchSettings(**SMALL), tmp_path, say=lambda line: None)
+    assert os.listdir(tmp_path / "checkpoints") == ["epoch_0001.npz"]
 
 
 def test_collapse_is_noticed():
@@ -108,12 +130,17 @@ def test_collapse_is_noticed():
     assert "2 of the normal cell's 2 edges" in experiment.collapse_warning(collapsed)
 
 
-def test_dry_run_measures_and_writes_nothing(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("changes", "penalised"),
+    [({}, True), ({"gamma": 0.0}, False), ({"warmup_epochs": 3}, False)],
+)
+def test_dry_run_measures_and_writes_nothing(tmp_path, monkeypatch, changes, penalised):
     monkeypatch.chdir(tmp_path)
     lines = []
-    settings = SearchSettings(**{**SMALL, "gamma": 0.0})
+    settings = SearchSettings(**{**SMALL, **changes})
     experiment.dry_run(settings, say=lines.append)
     text = "\n".join(lines)
     for word in ("parameters", "multiply-adds", "s per step", "memory", "total"):
         assert word in text
+    assert ("with penalty" in text) is penalised
     assert not os.listdir(tmp_path)

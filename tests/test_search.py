@@ -240,13 +240,76 @@ def test_impossible_architectures(settings, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"gamma": -0.5}, "gamma must be 0 or more, not -0.5"),
-        ({"warmup_epochs": -1}, "warmup_epochs must be 0 or more, not -1"),
-        ({"lambda_": 0}, "lambda_ must be more than 0, not 0"),
-        ({"h": -1.5}, "h must be more than 0, not -1.5"),
+        ({"gamma": -0.5}, "gamma must be 0 or more and finite"),
+        ({"warmup_epochs": -1}, "warmup_epochs must be 0 or more and finite"),
+        ({"lambda_": 0}, "lambda_ must be positive"),
+        ({"h": -1.5}, "h must be positive"),
     ],
 )
 def test_impossible_penalties(settings, message):
     model = tiny_model()
     with pytest.raises(ValueError, match=message):
         model.compile(**settings)
+
+
+def test_models_are_saved_loaded_and_cloned_without_compile(tmp_path):
+    model = tiny_model()
+    model.save(tmp_path / "a.keras")
+    loaded = keras.models.load_model(tmp_path / "a.keras", compile=False)
+    loaded.save(tmp_path / "b.keras")
+    assert_equal(numbers_of(loaded.weights), numbers_of(model.weights))
+    clone = keras.models.clone_model(model)
+    assert clone.get_config() == model.get_config()
+
+
+def test_evaluate_takes_any_integer_labels_and_weights_examples():
+    model = tiny_compiled()
+    x, y = random_batch(0)
+    expected = model.evaluate(x, y, verbose=0)
+    for labels in (y.astype(np.uint8), y[:, None], y.astype(np.int64)):
+        np.testing.assert_allclose(model.evaluate(x, labels, verbose=0), expected)
+    weights = np.array([1, 1, 1, 0, 0, 0], np.float32)
+    weighted = model.evaluate(x, y, sample_weight=weights, verbose=0)
+    half = model.evaluate(x[:3], y[:3], verbose=0)
+    np.testing.assert_allclose(weighted, half, rtol=1e-5)
+
+
+def test_callbacks_know_that_a_higher_accuracy_is_better(tmp_path):
+    model = tiny_compiled()
+    path = tmp_path / "best.keras"
+    best = keras.callbacks.ModelCheckpoint(
+        path, monitor="val_accuracy", save_best_only=True
+    )
+    model.fit(
+        tf.data.Dataset.from_tensors(random_pair()),
+        validation_data=random_batch(5),
+        callbacks=best,
+        verbose=0,
+    )
+    assert path.exists()
+    assert best.monitor_op is keras.ops.greater
+
+
+def test_float16_is_refused():
+    with pytest.raises(ValueError, match="mixed_bfloat16"):
+        tiny_model(dtype="mixed_float16")
+
+
+@pytest.mark.parametrize("name", ["gamma", "lambda_", "h", "warmup_epochs"])
+@pytest.mark.parametrize("value", [np.inf, np.nan, -1])
+def test_compile_refuses_wrong_numbers(name, value):
+    with pytest.raises(ValueError, match=name):
+        tiny_model().compile(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"mean": 0.5, "std": 0.5},
+        {"mean": (np.nan, 0, 0), "std": (1, 1, 1)},
+        {"mean": (0, 0), "std": (1, 1)},
+    ],
+)
+def test_wrong_normalisation_is_refused(settings):
+    with pytest.raises(ValueError, match="mean and std"):
+        tiny_model(**settings)

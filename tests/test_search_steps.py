@@ -86,6 +86,19 @@ def _trajectory(data, dtype):
     return got, model.variables
 
 
+def test_recorded_trajectory_in_float32():
+    data = golden.load("trajectory_c2_l5_s1")
+    deviation = data["meta"]["float32_deviation"]
+    got, _ = _trajectory(data, "float32")
+    for name, values in got.items():
+        expected = data[f"A/{name}"][-len(values) :]
+        error = max(
+            np.abs(np.float64(a) - b).max()
+            for a, b in zip(values, expected, strict=True)
+        )
+        assert error <= 3 * deviation[f"A/{name}"][0], name
+
+
 def test_recorded_trajectory_in_float64():
     data = golden.load("trajectory_c2_l5_s1")
     warm = data["meta"]["config"]["warm_steps"]

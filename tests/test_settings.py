@@ -3,6 +3,7 @@ import os
 
 import pytest
 
+from advrush_tf import settings as settings_module
 from advrush_tf.errors import UserError
 from advrush_tf.settings import Penalty, SearchSettings, record_settings
 
@@ -35,6 +36,11 @@ def test_defaults_are_the_official_recipe():
         ("learning_rate_min", 0.5),
         ("cutout", -1),
         ("seed", -1),
+        ("seed", 2**32),
+        ("clip_norm", float("inf")),
+        ("learning_rate", float("inf")),
+        ("gamma", float("nan")),
+        ("alpha_beta_1", 1.0),
         ("primitives", ("none",)),
         ("primitives", ("sep_conv_9x9",)),
     ],
@@ -61,12 +67,31 @@ def test_unusable_workdirs_are_refused(tmp_path):
     with pytest.raises(UserError, match="--workdir"):
         record_settings(SearchSettings(), tmp_path / "file" / "run")
     (tmp_path / "settings.json").write_text("{")
-    with pytest.raises(UserError, match="not valid JSON"):
+    with pytest.raises(UserError, match="is damaged"):
         record_settings(SearchSettings(), tmp_path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_read_only_workdir_is_refused(tmp_path):
     tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="Permission denied"):
+        record_settings(SearchSettings(), tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"null", b"{", b"\xff\xfe"])
+def test_damaged_settings_are_one_clear_line(tmp_path, content):
+    (tmp_path / "settings.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"settings.json is damaged .* --workdir"):
+        record_settings(SearchSettings(), tmp_path)
+    assert (tmp_path / "settings.json").read_bytes() == content
+
+
+def test_a_folder_that_became_read_only_is_noticed(tmp_path, monkeypatch):
+    record_settings(SearchSettings(), tmp_path)
+
+    def refuse(*args):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(settings_module, "write_text", refuse)
     with pytest.raises(UserError, match="Permission denied"):
         record_settings(SearchSettings(), tmp_path)
