@@ -109,14 +109,10 @@ class AdvRushSearchModel(keras.Model):
         self.build((None, *image_shape))
 
     def _build_trackers(self) -> None:
+        names = "loss", "accuracy", "alpha_loss", "alpha_accuracy"
         self._trackers = {
-            "loss": _Mean("down", name="loss"),
-            "accuracy": _Mean("up", name="accuracy"),
-            "alpha_loss": _Mean("down", name="alpha_loss"),
-            "alpha_accuracy": _Mean("up", name="alpha_accuracy"),
-            "penalty": _Mean("down", name="penalty"),
-            "penalty_share": keras.metrics.Mean(name="penalty_share"),
-            "entropy": _Mean("down", name="entropy"),
+            name: keras.metrics.Mean(name=name)
+            for name in (*names, "penalty", "penalty_share", "entropy")
         }
 
     def build(self, input_shape):
@@ -424,14 +420,6 @@ class AdvRushSearchModel(keras.Model):
 
     def get_config(self):
         return {**super().get_config(), **self._config}
-
-
-class _Mean(keras.metrics.Mean):
-    """A mean that says which way is better, to callbacks that monitor it."""
-
-    def __init__(self, direction: str, **kwargs: Any):
-        super().__init__(**kwargs)
-        self._direction = direction
 
 
 class _EpochNumber(keras.callbacks.Callback):
