@@ -54,7 +54,6 @@ def _start(data, dtype):
         lambda_=data["meta"]["lambda_"],
         h=settings["h"],
         warmup_epochs=1,
-        run_eagerly=True,
     )
     return model
 
