@@ -83,7 +83,7 @@ class Genotype:
         object.__setattr__(self, "provenance", freeze(self.provenance))
 
     def __reduce__(self):
-        # A read-only mapping cannot be pickled or copied as it is.
+        # A read-only mapping cannot be copied as it is.
         return type(self), tuple(self.to_dict().values())
 
     @property

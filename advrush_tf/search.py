@@ -197,7 +197,7 @@ class AdvRushSearchModel(keras.Model):
                 max poolings XLA has no second derivative).
 
         Raises:
-            ValueError: a number is negative, or h is zero.
+            ValueError: a number is out of range.
         """
         for name, value in (("gamma", gamma), ("warmup_epochs", warmup_epochs)):
             if not 0 <= value < np.inf:

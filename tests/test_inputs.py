@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from advrush_tf import inputs
+
+
+@pytest.mark.parametrize(
+    ("cells", "halvings", "smallest"), [(1, 0, 4), (8, 0, 8), (14, 3, 64)]
+)
+def test_the_smallest_images_that_the_halvings_leave_two_pixels(
+    cells, halvings, smallest
+):
+    inputs.check_architecture(2, (smallest, smallest, 1), cells, halvings)
+    with pytest.raises(ValueError, match=f"at least {smallest}x{smallest} pixels"):
+        inputs.check_architecture(2, (smallest, smallest - 1, 1), cells, halvings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [({"num_classes": 1}, "num_classes"), ({"nodes": 0}, "nodes must be 1 or more")],
+)
+def test_impossible_numbers_are_named(changes, name):
+    settings = {"num_classes": 2, "image_shape": (8, 8, 1), "num_cells": 2}
+    with pytest.raises(ValueError, match=name):
+        inputs.check_architecture(**{**settings, **changes})
+
+
+def test_normalisation_by_hand():
+    x = tf.constant([[0.5, 0.5], [1.0, 0.25]])
+    y = inputs.normalise(x, (0.5, 0.25), (0.5, 0.25))
+    np.testing.assert_array_equal(y, [[0, 1], [1, 0]])
+    assert inputs.normalise(x, None, None) is x
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [((0.5,), None), (0.5, 0.5), ((0.5,), (0.0,)), ((np.inf,), (1.0,))],
+)
+def test_wrong_normalisation_is_refused(mean, std):
+    with pytest.raises(ValueError, match="mean and std"):
+        inputs.check_normalisation(mean, std, 1)
+
+
+def test_only_pairs_fit():
+    plain = tf.data.Dataset.from_tensors((tf.zeros(3), tf.zeros(3)))
+    pairs = tf.data.Dataset.zip((plain, plain))
+    inputs.check_pairs_for_fit(pairs, None, None)
+    inputs.check_pairs_for_fit(pairs.repeat(), None, 5)
+    with pytest.raises(ValueError, match="steps_per_epoch"):
+        inputs.check_pairs_for_fit(pairs.repeat(), None, None)
+    for x, y in ((plain, None), (np.zeros(3), np.zeros(3)), (None, None)):
+        with pytest.raises(ValueError, match="bilevel_pairs"):
+            inputs.check_pairs_for_fit(x, y, None)
