@@ -1,4 +1,4 @@
-"""Networks of a fixed genotype, to be fitted: the CIFAR and the ImageNet form."""
+"""The network that is made of a genotype's cells: the CIFAR and the ImageNet form."""
 
 import enum
 from collections.abc import Mapping, Sequence
@@ -7,22 +7,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from advrush_tf import kernels
-from advrush_tf.blocks import (
-    DILATED,
-    PACKAGE,
-    POOLINGS,
-    SEPARABLE,
-    Block,
-    ConvBatchNorm,
-    Preprocess,
-    RectangularBlock,
-    SeparableBlock,
-    SeparableConv,
-)
-from advrush_tf.cells import Edge, reduction_cells
+from advrush_tf.blocks import PACKAGE, Block, ConvBatchNorm
+from advrush_tf.cells import reduction_cells
+from advrush_tf.classifier import ImageClassifier
+from advrush_tf.fixed_cell import FixedCell
 from advrush_tf.genotypes import Genotype, get_genotype
-from advrush_tf.inputs import check_architecture, check_normalisation, normalise
+from advrush_tf.inputs import check_architecture
 
 _STEM_MULTIPLIER = 3  # Width of the CIFAR stem, in `init_channels`.
 
@@ -35,147 +25,6 @@ class Stem(enum.StrEnum):
 
     CIFAR = "cifar"
     IMAGENET = "imagenet"
-
-
-@keras.saving.register_keras_serializable(PACKAGE)
-class Operation(Block):
-    """The one operation on an edge of a fixed cell.
-
-    Args:
-        operation: its name.
-        channels: channels of a state.
-        stride: 1 or 2.
-
-    Call arguments:
-        x: (batch, height, width, channels), the state that the edge leaves.
-        rectified: its ReLU, shared by all edges that leave the state.
-        training: batch normalisation mode.
-    """
-
-    arguments = ("operation", "channels", "stride")
-
-    def __init__(self, operation: str, channels: int, stride: int, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.operation = operation
-        self.channels = channels
-        self.stride = stride
-
-    @property
-    def identity(self) -> bool:
-        """Whether the operation passes its input on."""
-        return self.operation == "skip_connect" and self.stride == 1
-
-    def build(self, input_shape):
-        self.block = self._make_block()
-        if self.block is not None:
-            self.block.build(input_shape)
-        self.built = True
-
-    def _make_block(self):
-        name, channels = self.operation, self.channels
-        common = {"affine": True, "dtype": self.dtype_policy, "name": name}
-        if name in POOLINGS or self.identity:
-            return None
-        if name == "skip_connect":
-            return Preprocess(channels, halve=True, **common)
-        if name in SEPARABLE:
-            return SeparableConv(channels, SEPARABLE[name], self.stride, **common)
-        if name in DILATED:
-            return SeparableBlock(channels, DILATED[name], **common)
-        return RectangularBlock(channels, self.stride, **common)
-
-    def call(self, x, rectified, training=False):
-        if self.operation in POOLINGS:
-            return POOLINGS[self.operation](x, self.stride)
-        if self.identity:
-            return x
-        if self.operation not in DILATED:
-            return self.block(rectified, training=training)
-        if self.stride == 1:
-            return self.block(rectified, dilation=2, training=training)
-        # With dilation 2 and stride 2 only every second pixel is ever read.
-        rectified = kernels.every_second(rectified, 0)
-        return self.block(rectified, training=training)
-
-
-@keras.saving.register_keras_serializable(PACKAGE)
-class FixedCell(Block):
-    """A cell of a genotype: each node adds two operations.
-
-    Args:
-        edges: two (operation, state) pairs per node, node by node.
-        concat: states that make up the output.
-        channels: channels of each state.
-        reduction: whether the edges from the two inputs have stride 2.
-        halve_first: whether the first input has twice the second one's resolution.
-
-    Call arguments:
-        first, second: outputs of the last cell but one and of the last cell.
-        drop: function applied to the output of every operation but the identity.
-        training: batch normalisation mode.
-
-    Output shape:
-        (batch, height, width, len(concat) * channels).
-    """
-
-    arguments = ("edges", "concat", "channels", "reduction", "halve_first")
-
-    def __init__(
-        self,
-        edges: Sequence[Edge],
-        concat: Sequence[int],
-        channels: int,
-        reduction: bool,
-        halve_first: bool,
-        **kwargs: Any,
-    ):
-        super().__init__(**kwargs)
-        self.edges = tuple((name, state) for name, state in edges)
-        self.concat = tuple(concat)
-        self.channels = channels
-        self.reduction = reduction
-        self.halve_first = halve_first
-
-    def build(self, first_shape, second_shape):
-        common = {"dtype": self.dtype_policy}
-        self.preprocess = [
-            Preprocess(self.channels, halve, affine=True, **common)
-            for halve in (self.halve_first, False)
-        ]
-        for layer, shape in zip(
-            self.preprocess, (first_shape, second_shape), strict=True
-        ):
-            layer.build(shape)
-        self.operations = [
-            Operation(
-                name,
-                self.channels,
-                2 if self.reduction and state < 2 else 1,
-                name=f"edge_{index}",
-                **common,
-            )
-            for index, (name, state) in enumerate(self.edges)
-        ]
-        for operation in self.operations:
-            operation.build((None, None, None, self.channels))
-        self.built = True
-
-    def call(self, first, second, drop=None, training=False):
-        states = [
-            layer(x, training=training)
-            for layer, x in zip(self.preprocess, (first, second), strict=True)
-        ]
-        rectified: dict[int, tf.Tensor] = {}
-        arriving = []
-        for operation, (_, state) in zip(self.operations, self.edges, strict=True):
-            if state not in rectified:
-                rectified[state] = tf.nn.relu(states[state])
-            y = operation(states[state], rectified[state], training=training)
-            arriving.append(y if drop is None or operation.identity else drop(y))
-            if len(arriving) == 2:
-                states.append(arriving[0] + arriving[1])
-                arriving = []
-        return kernels.concat_channels(*(states[state] for state in self.concat))
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -226,7 +75,7 @@ class AuxiliaryHead(Block):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class CellNetwork(keras.Model):
+class CellNetwork(ImageClassifier):
     """The network that is made of a genotype's cells.
 
     Args:
@@ -239,17 +88,9 @@ class CellNetwork(keras.Model):
         stem: a `Stem` or its name.
         auxiliary: whether there is an auxiliary head, see `with_auxiliary`.
         drop_path: probability that the output of an operation is dropped for an
-            example in training; `drop_path_rate` holds it and may be changed.
-        mean, std: per channel, in [0, 1]; the images are normalised by them inside the
-            network. None does not normalise.
+            example in training; see `schedule_drop_path`.
+        mean, std, provenance: see `ImageClassifier`; call arguments and output too.
         seed: of the dropped paths.
-
-    Call arguments:
-        x: (batch, height, width, channels), float in [0, 1].
-        training: batch normalisation and drop path mode.
-
-    Output shape:
-        (batch, num_classes), logits.
 
     Raises:
         ValueError: a number is out of range or the images are too small.
@@ -270,42 +111,40 @@ class CellNetwork(keras.Model):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         seed: int | None = None,
+        provenance: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ):
-        kwargs.setdefault("autocast", False)
-        super().__init__(**kwargs)
+        super().__init__(num_classes, image_shape, mean, std, provenance, **kwargs)
         stem = _as_stem(stem)
         halvings = 3 if stem is Stem.IMAGENET else 0
         check_architecture(
             num_classes, image_shape, num_cells, halvings, init_channels=init_channels
         )
-        check_normalisation(mean, std, image_shape[-1])
         if not 0 <= drop_path < 1:
             raise ValueError(f"drop_path must be in [0, 1), not {drop_path}")
         self.genotype = _as_genotype(genotype)
-        self._config: dict[str, Any] = {
+        self._config |= {
             "genotype": self.genotype.to_dict(),
-            "num_classes": num_classes,
-            "image_shape": tuple(image_shape),
             "init_channels": init_channels,
             "num_cells": num_cells,
             "stem": stem.value,
             "auxiliary": auxiliary,
             "drop_path": drop_path,
-            "mean": None if mean is None else tuple(mean),
-            "std": None if std is None else tuple(std),
             "seed": seed,
         }
         if drop_path > 0:
-            self.drop_path_rate = self.add_weight(
-                name="drop_path_rate",
-                shape=(),
-                initializer=keras.initializers.Constant(drop_path),
-                trainable=False,
-                autocast=False,
-            )
-            self.seed_generator = keras.random.SeedGenerator(seed)
+            self._add_drop_path()
         self.build((None, *image_shape))
+
+    def _add_drop_path(self) -> None:
+        self.drop_path_rate = self.add_weight(
+            name="drop_path_rate",
+            shape=(),
+            initializer=keras.initializers.Constant(self._config["drop_path"]),
+            trainable=False,
+            autocast=False,
+        )
+        self.seed_generator = keras.random.SeedGenerator(self._config["seed"])
 
     def build(self, input_shape):
         config, common = self._config, {"dtype": self.dtype_policy}
@@ -365,16 +204,6 @@ class CellNetwork(keras.Model):
     def _auxiliary_cell(self) -> int:
         return 2 * self._config["num_cells"] // 3
 
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of the images."""
-        return self._config["image_shape"]
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return self._config["num_classes"]
-
     def call(self, x, training=False):
         return self._features(x, training)[0]
 
@@ -394,10 +223,7 @@ class CellNetwork(keras.Model):
 
     def _features(self, x, training):
         """Logits, and what the auxiliary head reads."""
-        x = tf.cast(x, self.variable_dtype)
-        x = normalise(x, self._config["mean"], self._config["std"])
-        x = tf.cast(x, self.compute_dtype)
-        first, second = self._stem(x, training)
+        first, second = self._stem(self.prepare(x), training)
         drop = self._drop if training and self._config["drop_path"] > 0 else None
         features = second
         for position, cell in enumerate(self.cells):
@@ -415,6 +241,11 @@ class CellNetwork(keras.Model):
             outputs.append(x)
         return (outputs[-2:] * 2)[:2]
 
+    def schedule_drop_path(self, share: float) -> None:
+        """Sets the rate at which paths drop to a share, in [0, 1], of `drop_path`."""
+        if self._config["drop_path"] > 0:
+            self.drop_path_rate.assign(share * self._config["drop_path"])
+
     def _drop(self, x):
         """Drops an operation's output for some examples, and scales up the others."""
         keep = 1 - self.drop_path_rate.value
@@ -423,9 +254,6 @@ class CellNetwork(keras.Model):
         )
         mask = tf.cast(uniform < keep, keep.dtype) / keep
         return x * tf.cast(mask, x.dtype)
-
-    def get_config(self):
-        return {**super().get_config(), **self._config}
 
 
 def _stem_blocks(stem: str, channels: int, common: dict[str, Any]):

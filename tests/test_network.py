@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from advrush_tf import network, official
+from advrush_tf import official
+from advrush_tf.fixed_cell import FixedCell
 from advrush_tf.genotypes import Genotype, get_genotype
 from advrush_tf.network import CellNetwork
 
@@ -156,9 +157,7 @@ def test_dropped_paths_are_zero_for_whole_examples_and_scaled_elsewhere():
 
 
 def test_paths_drop_in_training_only_and_never_the_identity():
-    cell = network.FixedCell(
-        [("skip_connect", 0), ("max_pool_3x3", 1)], [2], 2, False, False
-    )
+    cell = FixedCell([("skip_connect", 0), ("max_pool_3x3", 1)], [2], 2, False, False)
     cell.build((None, 4, 4, 2), (None, 4, 4, 2))
     first, second = np.random.default_rng(0).normal(size=(2, 1, 4, 4, 2))
     first, second = (tf.constant(x, tf.float32) for x in (first, second))
