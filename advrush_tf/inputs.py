@@ -31,18 +31,33 @@ def check_architecture(
         stem_halvings: how often the stem halves the images.
         **positive: further numbers that must be at least 1.
     """
+    reductions = stem_halvings + len(reduction_cells(max(num_cells, 1)))
+    smallest = 2 ** (reductions + 1)
+    check_image_classifier(
+        num_classes, image_shape, smallest, num_cells=num_cells, **positive
+    )
+
+
+def check_image_classifier(
+    num_classes: int, image_shape: Sequence[int], smallest: int, **positive: int
+) -> None:
+    """Raises ValueError where a network of these numbers cannot exist.
+
+    Args:
+        num_classes: at least 2.
+        image_shape: (height, width, channels).
+        smallest: side in pixels below which reductions leave nothing.
+        **positive: further numbers that must be at least 1.
+    """
     if num_classes < 2:
         raise ValueError(f"num_classes must be 2 or more, not {num_classes}")
-    for name, value in {"num_cells": num_cells, **positive}.items():
+    for name, value in positive.items():
         if value < 1:
             raise ValueError(f"{name} must be 1 or more, not {value}")
-    reductions = stem_halvings + len(reduction_cells(num_cells))
-    smallest = 2 ** (reductions + 1)
     if len(image_shape) != 3 or image_shape[2] < 1 or min(image_shape[:2]) < smallest:
         raise ValueError(
-            f"stem and {num_cells} cells halve the images "
-            f"{reductions} times and need at least {smallest}x{smallest} pixels; "
-            f"image_shape is {tuple(image_shape)}"
+            f"this network's reductions need at least {smallest}x{smallest} pixels and "
+            f"a channel; image_shape is {tuple(image_shape)}"
         )
 
 
@@ -69,6 +84,12 @@ def normalise(
     if mean is None or std is None:
         return x
     return (x - tf.constant(mean, x.dtype)) / tf.constant(std, x.dtype)
+
+
+def as_labels(y: Any) -> tf.Tensor:
+    """Integer labels (batch,) from any integer type and from a column (batch, 1)."""
+    y = tf.cast(tf.convert_to_tensor(y), tf.int32)
+    return tf.squeeze(y, -1) if y.shape.rank == 2 and y.shape[-1] == 1 else y
 
 
 def check_pairs_for_fit(x: Any, y: Any, steps_per_epoch: int | None) -> None:

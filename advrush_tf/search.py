@@ -13,6 +13,7 @@ from advrush_tf.cells import PRIMITIVES, check_primitives
 from advrush_tf.genotypes import Genotype
 from advrush_tf.inputs import (
     PAIRS_NEEDED,
+    as_labels,
     check_architecture,
     check_normalisation,
     check_pairs_for_fit,
@@ -364,9 +365,7 @@ class AdvRushSearchModel(keras.Model):
     def _example_losses(self, x, y, training):
         """Cross-entropy and 0 or 1 for a hit, of each example."""
         logits = self(x, training=training)
-        y = tf.cast(tf.convert_to_tensor(y), tf.int32)
-        if y.shape.rank == 2 and y.shape[-1] == 1:
-            y = tf.squeeze(y, -1)
+        y = as_labels(y)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
         hits = tf.equal(tf.argmax(logits, -1, tf.int32), y)
         return losses, tf.cast(hits, losses.dtype)

@@ -1,0 +1,68 @@
+"""Averages of a network's weights over the steps of a fit."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import keras
+import tensorflow as tf
+
+
+class WeightAverage(keras.layers.Layer):
+    """Exponential moving averages of variables, kept beside them.
+
+    Running statistics are averaged like weights: those of the last step would not fit
+    averaged weights.
+
+    Args:
+        variables: what is averaged.
+        decay: weight of the old average, in (0, 1).
+
+    Raises:
+        ValueError: the decay is out of range.
+
+    Source: Gowal et al., arXiv 2010.03593, for adversarial fits.
+    """
+
+    def __init__(self, variables: Sequence[keras.Variable], decay: float):
+        if not 0 < decay < 1:
+            raise ValueError(f"the decay of an average must be in (0, 1), not {decay}")
+        super().__init__(name="average")
+        self.decay = decay
+        self._sources = [variable.value for variable in variables]
+        self._averages = [
+            self.add_weight(
+                name=f"average_{index}",
+                shape=variable.shape,
+                dtype=variable.dtype,
+                initializer=keras.initializers.Constant(variable.numpy()),
+                trainable=False,
+                autocast=False,
+            ).value
+            for index, variable in enumerate(variables)
+        ]
+        self.built = True
+
+    def update(self, step: tf.Tensor) -> None:
+        """Takes in the variables' present values.
+
+        Args:
+            step: number of updates before this one. The first ones count more, so that
+                the initial weights are soon forgotten.
+        """
+        step = tf.cast(step, tf.float32)
+        decay = tf.minimum(self.decay, (1 + step) / (10 + step))
+        for average, source in zip(self._averages, self._sources, strict=True):
+            share = tf.cast(1 - decay, source.dtype)
+            average.assign_sub((average - source) * share)
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Puts the averages in the variables' place for a while."""
+        own = [tf.identity(source) for source in self._sources]
+        for average, source in zip(self._averages, self._sources, strict=True):
+            source.assign(average)
+        try:
+            yield
+        finally:
+            for value, source in zip(own, self._sources, strict=True):
+                source.assign(value)

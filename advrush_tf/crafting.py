@@ -1,0 +1,122 @@
+"""Crafting adversarial images inside a fit: steps along the sign of a gradient."""
+
+import dataclasses
+import enum
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from advrush_tf.blocks import PACKAGE
+
+LossFn = Callable[[tf.Tensor], tf.Tensor]
+
+
+class Start(enum.StrEnum):
+    """Where an attack starts: the image plus noise.
+
+    GAUSSIAN adds 0.001 * N(0, 1), UNIFORM a uniform point of the epsilon-ball.
+    """
+
+    GAUSSIAN = "gaussian"
+    UNIFORM = "uniform"
+
+
+_GAUSSIAN_DEVIATION = 1e-3
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+@dataclasses.dataclass(frozen=True)
+class SignAscent:
+    """Steps that raise a loss and stay in an L-infinity ball and in [0, 1].
+
+    Attributes:
+        epsilon: radius of the ball, in [0, 1] units.
+        step_size: length of a step in each pixel, in the same units.
+        steps: number of steps, each one forward and one input-gradient pass.
+        start: where the first step starts.
+
+    Raises:
+        ValueError: a number is out of range.
+
+    Source: Madry et al., arXiv 1706.06083, section 2.1.
+    """
+
+    epsilon: float = 0.031
+    step_size: float = 0.01
+    steps: int = 7
+    start: Start = Start.GAUSSIAN
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "start", Start(self.start))
+        for name in ("epsilon", "step_size"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        if self.steps < 1:
+            raise ValueError(f"steps must be 1 or more, not {self.steps}")
+
+    def craft(self, loss_fn: LossFn, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Crafts adversarial images from a random start.
+
+        Args:
+            loss_fn: maps images to losses (batch,), each of its own image alone.
+            x: (batch, height, width, channels) in [0, 1].
+            seed: two integers; the same ones give the same start.
+
+        Returns:
+            Images of the shape of `x`, constant for differentiation.
+        """
+        return self.ascend(loss_fn, x, x + self.noise(x, seed))
+
+    def noise(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """What `craft` adds to the images before the first step."""
+        shape = tf.shape(x)
+        if self.start is Start.GAUSSIAN:
+            normal = tf.random.stateless_normal(shape, seed, dtype=x.dtype)
+            return _GAUSSIAN_DEVIATION * normal
+        return tf.random.stateless_uniform(
+            shape, seed, -self.epsilon, self.epsilon, dtype=x.dtype
+        )
+
+    def ascend(self, loss_fn: LossFn, x: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
+        """Takes the steps from a given start, which itself may lie outside [0, 1].
+
+        No weight gradient is computed: each step costs one forward pass and one
+        backward pass to the images.
+
+        Args and returns are those of `craft`; `start` has the shape of `x`.
+        """
+        lower = tf.maximum(x - self.epsilon, 0.0)
+        upper = tf.minimum(x + self.epsilon, 1.0)
+
+        def step(index, images):
+            direction = tf.sign(_gradient(loss_fn, images))
+            images = images + self.step_size * direction
+            return index + 1, tf.clip_by_value(images, lower, upper)
+
+        # A loop, not an unrolled graph, which would be as many times larger.
+        _, images = tf.while_loop(
+            lambda index, _: index < self.steps,
+            step,
+            (0, start),
+            maximum_iterations=self.steps,
+            parallel_iterations=1,
+        )
+        return tf.stop_gradient(images)
+
+    def get_config(self) -> dict[str, Any]:
+        """The numbers, for Keras' serialisation."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "SignAscent":
+        """The attack with these numbers."""
+        return cls(**config)
+
+
+def _gradient(loss_fn: LossFn, images: tf.Tensor) -> tf.Tensor:
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(images)
+        losses = loss_fn(images)
+    return tape.gradient(losses, images)
