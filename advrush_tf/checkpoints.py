@@ -1,11 +1,12 @@
-"""Checkpoints of a search: everything that is needed to go on exactly.
+"""Checkpoints of a run: everything that is needed to go on exactly.
 
 A checkpoint is one .npz file without pickled objects, written beside its final name
 and moved there when it is complete and on disk.
 """
 
+import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from advrush_tf.files import replacing
 
+_NOTES = "notes"
 _NAME = re.compile(r"epoch_(\d+)\.npz")
 
 
@@ -29,12 +31,15 @@ class CheckpointStore:
         self.folder = Path(folder)
         self.keep = keep
 
-    def save(self, model: Any, epoch: int) -> Path:
+    def save(
+        self, model: Any, epoch: int, notes: Mapping[str, Any] | None = None
+    ) -> Path:
         """Writes a model's state after `epoch` finished epochs, atomically.
 
         Args:
-            model: an `AdvRushSearchModel`, compiled.
+            model: a compiled model, whose `checkpoint_groups` are saved.
             epoch: number of finished epochs.
+            notes: what else must survive, as JSON can hold it.
 
         Returns:
             The file.
@@ -45,6 +50,7 @@ class CheckpointStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"epoch_{epoch:04d}.npz"
         arrays = {name: np.asarray(v) for name, v in _variables(model)}
+        arrays[_NOTES] = np.asarray(json.dumps(notes or {}))
         with replacing(path) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
         # Those beyond this epoch were passed over by `restore`: they are damaged.
@@ -55,7 +61,9 @@ class CheckpointStore:
                 old.unlink()
         return path
 
-    def restore(self, model: Any, warn: Callable[[str], None]) -> int:
+    def restore(
+        self, model: Any, warn: Callable[[str], None]
+    ) -> tuple[int, dict[str, Any]]:
         """Sets a model to the newest readable checkpoint.
 
         Args:
@@ -63,19 +71,19 @@ class CheckpointStore:
             warn: called with a sentence for each damaged checkpoint.
 
         Returns:
-            The number of finished epochs, 0 if there is no checkpoint.
+            The number of finished epochs, 0 if there is no checkpoint, and the notes.
         """
         variables = dict(_variables(model))
         for epoch, path in self._files():
             try:
-                arrays = _read(path, variables)
+                arrays, notes = _read(path, variables)
             except Exception as e:  # A damaged archive raises nearly everything.
                 warn(f"Checkpoint {path} is damaged ({e}); trying the one before it.")
                 continue
             for name, variable in variables.items():
                 variable.assign(arrays[name])
-            return epoch
-        return 0
+            return epoch, notes
+        return 0, {}
 
     def _files(self) -> list[tuple[int, Path]]:
         """The checkpoints, newest first."""
@@ -86,21 +94,19 @@ class CheckpointStore:
 
 
 def _variables(model: Any) -> Iterator[tuple[str, keras.Variable]]:
-    groups = {
-        "model": model.supernet.weights,
-        "optimizer": model.optimizer.variables,
-        "alpha_optimizer": model.alpha_optimizer.variables,
-    }
-    for group, variables in groups.items():
+    for group, variables in model.checkpoint_groups.items():
         for index, variable in enumerate(variables):
             yield f"{group}_{index:04d}", variable
 
 
-def _read(path: Path, variables: dict[str, keras.Variable]) -> dict[str, np.ndarray]:
+def _read(
+    path: Path, variables: dict[str, keras.Variable]
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Reads all arrays, which also verifies their checksums, and their shapes."""
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in variables}
+        notes = json.loads(file[_NOTES].item())
     for name, variable in variables.items():
         if arrays[name].shape != tuple(variable.shape):
             raise ValueError(f"{name} has shape {arrays[name].shape}")
-    return arrays
+    return arrays, notes

@@ -105,6 +105,11 @@ class AdvRushFitModel(keras.Model):
         )
         self.optimizer.build(self.trainable_variables)
 
+    @property
+    def checkpoint_groups(self) -> dict[str, list[keras.Variable]]:
+        """All variables that a fit needs to go on exactly, by owner."""
+        return {"model": self.variables, "optimizer": self.optimizer.variables}
+
     def get_compile_config(self):
         if not self.compiled:
             return None
@@ -151,7 +156,8 @@ class AdvRushFitModel(keras.Model):
         """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         batch = tf.convert_to_tensor(x), as_labels(y), sample_weight
-        seed = tf.stack([self.seed, tf.cast(self.optimizer.iterations, tf.int32)])
+        step = tf.cast(self.optimizer.iterations, tf.int64)
+        seed = tf.stack([tf.constant(self.seed, tf.int64), step])
         crafted = self.objective.craft(self._logits, *batch[:2], seed)
         if self.awp_gamma:
             # This pass must leave no trace in the running statistics.

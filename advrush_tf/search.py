@@ -253,6 +253,15 @@ class AdvRushSearchModel(keras.Model):
             }
         self.steps = steps
 
+    @property
+    def checkpoint_groups(self) -> dict[str, list[keras.Variable]]:
+        """All variables that a search needs to go on exactly, by owner."""
+        return {
+            "model": self.supernet.weights,
+            "optimizer": self.optimizer.variables,
+            "alpha_optimizer": self.alpha_optimizer.variables,
+        }
+
     def get_compile_config(self):
         if not self.compiled:
             return None

@@ -1,39 +1,24 @@
-"""What a search shows in TensorBoard: curves, alphas, the genotype, the settings."""
+"""What a run shows in TensorBoard: curves, learning rates, its settings."""
 
 import os
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
 import tensorflow as tf
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from tensorboard.plugins.hparams import api as hp
 
-from advrush_tf.drawing import genotype_image
 
-_METRICS = {
-    "epoch/val_accuracy": "validation accuracy",
-    "epoch/loss": "loss",
-    "epoch/penalty": "penalty",
-}
-_NARROWEST = 0.02  # of the colour scale, to each side of equal weights
-_FRAME = "#d55e00"
-_DPI = 130
+class RunTensorBoard(keras.callbacks.Callback):
+    """Writes a run's progress to event files for TensorBoard.
 
-
-class SearchTensorBoard(keras.callbacks.Callback):
-    """Writes a search's progress to event files for TensorBoard.
-
-    Per step `step/...`: the values of the step itself and the learning rates that it
-    used. Per epoch `epoch/...`: the logs of `fit` and the learning rates of the
-    epoch's first step; the pictures `alphas/normal`, `alphas/reduce` and
-    `genotype/cells`. Steps are counted by the model's optimizer and epochs from 1, so
-    that a resumed search goes on where it was; the steps that an interrupted one wrote
-    beyond that point are taken out of the curves. A callback that restores or saves the
-    model has to come before this one, so that no epoch is written twice.
+    Per step `step/...`: the step's logs and the learning rates that it used. Per epoch
+    `epoch/...`: the logs of `fit` and the learning rates of the epoch's first step.
+    Steps are counted by the model's optimizer and epochs from 1, so that a resumed run
+    goes on where it was; the steps that an interrupted one wrote beyond that point are
+    taken out of the curves. A callback that restores or saves the model has to come
+    before this one, so that no epoch is written twice.
 
     Args:
         folder: Where the event files are written; made if it is not there.
@@ -43,6 +28,12 @@ class SearchTensorBoard(keras.callbacks.Callback):
     Raises:
         ValueError: If `every_steps` is less than 1.
     """
+
+    # Scalars that the HParams tab lists, and their names there.
+    metric_names: ClassVar[Mapping[str, str]] = {
+        "epoch/val_accuracy": "validation accuracy",
+        "epoch/loss": "loss",
+    }
 
     def __init__(
         self,
@@ -69,7 +60,7 @@ class SearchTensorBoard(keras.callbacks.Callback):
             hp.hparams_config(
                 # Without domains, which would hide the values of other runs.
                 [hp.HParam(name) for name in self._hyperparameters],
-                [hp.Metric(tag, display_name=n) for tag, n in _METRICS.items()],
+                [hp.Metric(t, display_name=n) for t, n in self.metric_names.items()],
             )
             hp.hparams(self._hyperparameters)
         self._writer.flush()
@@ -84,38 +75,42 @@ class SearchTensorBoard(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         step = self._step
         if step % self._every_steps == 0:
-            self._write_scalars("step", self.model.last_step | self._step_rates, step)
+            values = self.step_values(logs or {}) | self._step_rates
+            self._write_scalars("step", values, step)
 
     def on_epoch_end(self, epoch, logs=None):
         self._write_scalars("epoch", (logs or {}) | self._epoch_rates, epoch + 1)
-        genotype = self.model.genotype()
-        pictures = {"genotype/cells": genotype_image(genotype)}
-        for kind, alphas in zip(("normal", "reduce"), self.model.alphas, strict=True):
-            pictures[f"alphas/{kind}"] = alphas_image(
-                np.asarray(tf.nn.softmax(alphas.value)),
-                self.model.supernet.primitives,
-                f"{kind} cell, epoch {epoch + 1}",
-                getattr(genotype, kind),
-            )
         with self._writer.as_default(epoch + 1):
-            for name, picture in pictures.items():
+            for name, picture in self.epoch_pictures(epoch).items():
                 tf.summary.image(name, picture[np.newaxis])
         self._writer.flush()
 
     def on_train_end(self, logs=None):
         self._writer.close()
 
+    def step_values(self, logs: Mapping[str, Any]) -> dict[str, Any]:
+        """What is written of a step; of a fit, the running means of its epoch."""
+        return dict(logs)
+
+    def epoch_pictures(self, epoch: int) -> dict[str, np.ndarray]:
+        """RGB pictures, uint8 (height, width, 3), of an epoch, counted from 0."""
+        del epoch
+        return {}
+
+    def optimizers(self) -> dict[str, keras.optimizers.Optimizer]:
+        """The optimizers by the prefix of their learning rate's name."""
+        return {"": self.model.optimizer}
+
     @property
     def _step(self) -> int:
         return int(self.model.optimizer.iterations)
 
     def _learning_rates(self) -> dict[str, float]:
-        optimizers = {"": self.model.optimizer, "alpha_": self.model.alpha_optimizer}
         return {
             f"{name}learning_rate": float(
                 keras.ops.convert_to_numpy(optimizer.learning_rate)
             )
-            for name, optimizer in optimizers.items()
+            for name, optimizer in self.optimizers().items()
         }
 
     def _write_scalars(self, group: str, values: Mapping[str, Any], step: int) -> None:
@@ -124,61 +119,13 @@ class SearchTensorBoard(keras.callbacks.Callback):
                 tf.summary.scalar(f"{group}/{name}", value)
 
 
-def alphas_image(
-    weights: np.ndarray,
-    primitives: Sequence[str],
-    title: str,
-    kept: Sequence[tuple[str, int]],
-) -> np.ndarray:
-    """Draws a cell's weights as a heat map: a row per edge, a column per operation.
+class FitTensorBoard(RunTensorBoard):
+    """`RunTensorBoard` of a fit."""
 
-    Rows are named "<node> <- <state>", both counted with the cell's inputs as 0 and 1.
-    Framed are the edges and operations that the genotype keeps.
-
-    Args:
-        weights: Weights of the operations, in [0, 1], shape (edges, operations), the
-            edges ordered by node and then by state.
-        primitives: Names of the operations.
-        title: What is written above.
-        kept: The genotype's (operation, state), two for each node.
-
-    Returns:
-        RGB picture, uint8, shape (height, width, 3).
-    """
-    rows, columns = weights.shape
-    figure = Figure((2.1 + 0.5 * columns, 1.3 + 0.27 * rows), layout="constrained")
-    figure.set_dpi(_DPI)
-    axes = figure.add_subplot()
-    low, high = _colour_range(weights)
-    image = axes.imshow(weights, "viridis", aspect="auto", vmin=low, vmax=high)
-    figure.colorbar(image, label="weight (softmax of the alphas)")
-    edges = _edges(rows)
-    axes.set_xticks(range(columns), primitives, rotation=30, ha="right")
-    axes.set_yticks(range(rows), [f"{node} \u2190 {state}" for node, state in edges])
-    axes.set(title=title, ylabel="edge (node \u2190 state)")
-    for (row, column), weight in np.ndenumerate(weights):
-        colour = "black" if weight > (low + high) / 2 else "white"
-        axes.text(column, row, f"{weight:.3f}", color=colour, ha="center", va="center")
-    for slot, (name, state) in enumerate(kept):
-        row, column = edges.index((slot // 2 + 2, state)), primitives.index(name)
-        corner = (column - 0.46, row - 0.44)
-        axes.add_patch(Rectangle(corner, 0.92, 0.88, fill=False, ec=_FRAME, lw=2.5))
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
-def _edges(count: int) -> list[tuple[int, int]]:
-    nodes = range(2, count + 2)
-    return [(node, state) for node in nodes for state in range(node)][:count]
-
-
-def _colour_range(weights: np.ndarray) -> tuple[float, float]:
-    equal = 1 / weights.shape[1]
-    return (
-        min(float(weights.min()), max(equal - _NARROWEST, 0)),
-        max(float(weights.max()), equal + _NARROWEST),
-    )
+    metric_names: ClassVar[Mapping[str, str]] = {
+        **RunTensorBoard.metric_names,
+        "epoch/val_robust_accuracy": "validation robust accuracy",
+    }
 
 
 def _mark_start(writer: Any, step: int) -> None:

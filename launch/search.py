@@ -6,12 +6,13 @@ from typing import Any
 
 from absl import app, flags
 
-from advrush_tf import experiment
+from advrush_tf import search_run
 from advrush_tf.cells import ALL_PRIMITIVES
 from advrush_tf.errors import UserError
 from advrush_tf.launching import parse_flags
 from advrush_tf.search import NonFiniteLossError
-from advrush_tf.settings import Penalty, Precision, SearchSettings
+from advrush_tf.search_settings import Penalty, SearchSettings
+from advrush_tf.settings import Precision
 
 _DEFAULTS = SearchSettings()
 
@@ -89,9 +90,9 @@ def main(argv: list[str]) -> int:
         if len(argv) > 1:
             raise UserError(f"unexpected argument '{argv[1]}'; all options are flags.")
         if _DRY_RUN.value:
-            experiment.dry_run(_settings(), _DATA_DIR.value)
+            search_run.dry_run(_settings(), _DATA_DIR.value)
         else:
-            experiment.run_search(_settings(), _WORKDIR.value, _DATA_DIR.value)
+            search_run.run_search(_settings(), _WORKDIR.value, _DATA_DIR.value)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -31,17 +31,17 @@ def _equal(first, second):
 def test_everything_is_restored_and_old_ones_go(tmp_path):
     store = CheckpointStore(tmp_path / "checkpoints")
     for epoch in (1, 2, 3):
-        store.save(_model(epoch), epoch)
+        store.save(_model(epoch), epoch, {"best": epoch})
     assert sorted(os.listdir(store.folder)) == ["epoch_0002.npz", "epoch_0003.npz"]
     model, warnings = _model(9), []
     assert not _equal(model, _model(3))
-    assert store.restore(model, warnings.append) == 3
+    assert store.restore(model, warnings.append) == (3, {"best": 3})
     assert _equal(model, _model(3))
     assert not warnings
 
 
 def test_an_empty_folder_is_a_fresh_start(tmp_path):
-    assert CheckpointStore(tmp_path / "none").restore(_model(0), pytest.fail) == 0
+    assert CheckpointStore(tmp_path / "none").restore(_model(0), pytest.fail) == (0, {})
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])
@@ -61,7 +61,7 @@ def test_a_damaged_newest_is_reported_and_skipped(tmp_path, damage):
         {"truncate": content[:middle], "empty": b""}.get(damage, content)
     )
     model, warnings = _model(9), []
-    assert store.restore(model, warnings.append) == 1
+    assert store.restore(model, warnings.append)[0] == 1
     assert _equal(model, _model(1))
     assert len(warnings) == 1
     assert "epoch_0002.npz is damaged" in warnings[0]
@@ -79,7 +79,7 @@ def test_a_full_disk_keeps_the_earlier_checkpoint(tmp_path, monkeypatch):
         store.save(_model(2), 2)
     assert os.listdir(tmp_path) == ["epoch_0001.npz"]
     model = _model(9)
-    assert store.restore(model, pytest.fail) == 1
+    assert store.restore(model, pytest.fail)[0] == 1
     assert _equal(model, _model(1))
 
 
@@ -88,7 +88,7 @@ def test_a_fresh_start_beside_damaged_ones_keeps_what_it_saves(tmp_path):
     for epoch in (4, 5):
         (tmp_path / f"epoch_000{epoch}.npz").write_bytes(b"PK damaged")
     warnings = []
-    assert store.restore(_model(1), warnings.append) == 0
+    assert store.restore(_model(1), warnings.append)[0] == 0
     assert len(warnings) == 2
     store.save(_model(1), 1)
     assert os.listdir(tmp_path) == ["epoch_0001.npz"]
@@ -105,5 +105,5 @@ def test_any_damaged_byte_is_reported(tmp_path):
         damaged[position] ^= 0xFF
         path.write_bytes(damaged)
         warnings = []
-        restored = store.restore(model, warnings.append)
+        restored, _ = store.restore(model, warnings.append)
         assert (restored == 0) == bool(warnings)

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from advrush_tf import experiment
+from advrush_tf import search_run
 from advrush_tf.errors import UserError
 from advrush_tf.genotypes import Genotype, get_genotype
 from advrush_tf.search import NonFiniteLossError
-from advrush_tf.settings import SearchSettings
+from advrush_tf.search_settings import SearchSettings
 
 ROOT = Path(__file__).parent.parent
 SMALL = {
@@ -40,7 +40,7 @@ def _checkpoint(workdir):
 def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("finished")
     lines = []
-    genotype = experiment.run_search(SearchSettings(**SMALL), workdir, say=lines.append)
+    genotype = search_run.run_search(SearchSettings(**SMALL), workdir, say=lines.append)
     return workdir, genotype, lines
 
 
@@ -89,27 +89,27 @@ def test_a_full_disk_is_one_clear_line(finished, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(experiment, "draw_cells", full)
+    monkeypatch.setattr(search_run, "draw_cells", full)
     with pytest.raises(UserError, match="No space left on device"):
-        experiment.run_search(SearchSettings(**SMALL), finished[0], say=lambda line: 0)
+        search_run.run_search(SearchSettings(**SMALL), finished[0], say=lambda line: 0)
     assert Genotype.load(finished[0] / "genotype.json")
 
 
 def test_unfit_data_and_settings_are_refused(tmp_path):
     with pytest.raises(UserError, match="batch"):
         settings = SearchSettings(dataset="digits", batch_size=1000)
-        experiment.run_search(settings, tmp_path / "a")
+        search_run.run_search(settings, tmp_path / "a")
     assert not (tmp_path / "a").exists()
 
 
 def test_a_workdir_that_tensorboard_cannot_write_is_one_clear_line(tmp_path):
     (tmp_path / "tensorboard").write_text("a file")
     with pytest.raises(UserError, match=r"failed: .*make it writable"):
-        experiment.run_search(SearchSettings(**SMALL), tmp_path)
+        search_run.run_search(SearchSettings(**SMALL), tmp_path)
 
 
 def test_poisoned_weights_are_not_saved(tmp_path, monkeypatch):
-    record = experiment.EpochRecorder.on_epoch_end
+    record = search_run.EpochRecorder.on_epoch_end
 
     def poison(self, epoch, logs=None):
         if epoch == 1:
@@ -117,17 +117,17 @@ def test_poisoned_weights_are_not_saved(tmp_path, monkeypatch):
             weight.assign(np.full(weight.shape, np.nan))
         record(self, epoch, logs)
 
-    monkeypatch.setattr(experiment.EpochRecorder, "on_epoch_end", poison)
+    monkeypatch.setattr(search_run.EpochRecorder, "on_epoch_end", poison)
     with pytest.raises(NonFiniteLossError, match="became NaN or infinite in epoch 2"):
-        experiment.run_search(SearchSettings(**SMALL), tmp_path, say=lambda line: None)
+        search_run.run_search(SearchSettings(**SMALL), tmp_path, say=lambda line: None)
     assert os.listdir(tmp_path / "checkpoints") == ["epoch_0001.npz"]
 
 
 def test_collapse_is_noticed():
-    assert experiment.collapse_warning(get_genotype("ADVRUSH")) is None
+    assert search_run.collapse_warning(get_genotype("ADVRUSH")) is None
     edges = [["skip_connect", 0], ["skip_connect", 1]]
     collapsed = Genotype(edges, [2], edges, [2])
-    assert "2 of the normal cell's 2 edges" in experiment.collapse_warning(collapsed)
+    assert "2 of the normal cell's 2 edges" in search_run.collapse_warning(collapsed)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_dry_run_measures_and_writes_nothing(tmp_path, monkeypatch, changes, pen
     monkeypatch.chdir(tmp_path)
     lines = []
     settings = SearchSettings(**{**SMALL, **changes})
-    experiment.dry_run(settings, say=lines.append)
+    search_run.dry_run(settings, say=lines.append)
     text = "\n".join(lines)
     for word in ("parameters", "multiply-adds", "s per step", "memory", "total"):
         assert word in text

@@ -13,7 +13,7 @@ from tensorboard.plugins.hparams import metadata
 from advrush_tf import AdvRushSearchModel, bilevel_pairs
 from advrush_tf.drawing import genotype_image
 from advrush_tf.optimizers import EpochCosine
-from advrush_tf.tensorboard import SearchTensorBoard, alphas_image
+from advrush_tf.search_tensorboard import SearchTensorBoard, alphas_image
 
 STEPS = 3
 EVERY = 2

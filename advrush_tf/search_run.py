@@ -25,8 +25,9 @@ from advrush_tf.profiling import (
     multiply_adds,
 )
 from advrush_tf.search import AdvRushSearchModel
-from advrush_tf.settings import Penalty, SearchSettings, record_settings
-from advrush_tf.tensorboard import SearchTensorBoard
+from advrush_tf.search_settings import Penalty, SearchSettings
+from advrush_tf.search_tensorboard import SearchTensorBoard
+from advrush_tf.settings import record_settings
 from advrush_tf.version import __version__
 
 # A larger share of skip connections in the normal cell's edges is a collapse.
@@ -152,7 +153,7 @@ def run_search(
     # Only now: settings that do not fit the data must not mark the workdir.
     record_settings(settings, workdir)
     store = CheckpointStore(workdir / "checkpoints")
-    epoch = store.restore(model, say)
+    epoch, _ = store.restore(model, say)
     if epoch:
         say(f"Resuming {workdir} after epoch {epoch} of {settings.epochs}.")
     pairs, _ = make_pairs(settings, dataset, epoch)
