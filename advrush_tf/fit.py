@@ -127,6 +127,11 @@ class AdvRushFitModel(keras.Model):
     def metrics(self) -> list[keras.metrics.Metric]:
         return list(self._trackers.values())
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the network's images."""
+        return self.network.image_shape
+
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
         """Puts the averaged weights into the network for a while, if there are any."""

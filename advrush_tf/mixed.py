@@ -26,6 +26,8 @@ from advrush_tf.blocks import (
 )
 from advrush_tf.constants import block_identity, constant
 
+# Name of the products that weigh candidates, in graphs.
+MIXING = "mix_candidates"
 _SKIP = "skip_connect"
 
 
@@ -126,7 +128,7 @@ class MixedEdges(Block):
     def _per_channel(self, weights) -> dict[str, tf.Tensor]:
         """The weight of each operation, repeated over each edge's channels."""
         repeat = block_identity(self.num_edges, self.channels, weights.dtype)
-        rows = tf.unstack(tf.matmul(weights, repeat, transpose_a=True))
+        rows = tf.unstack(tf.matmul(weights, repeat, transpose_a=True, name=MIXING))
         return dict(zip(self.primitives, rows, strict=True))
 
     def _mix_dilated(self, x, scales, training):
@@ -172,7 +174,7 @@ class MixedEdges(Block):
         if maps:
             kernel = self._diagonal_kernel(coefficients)
             maps = kernels.concat_channels(*maps)
-            mixed = tf.nn.conv2d(maps, tf.cast(kernel, x.dtype), 1, "SAME")
+            mixed = tf.nn.conv2d(maps, tf.cast(kernel, x.dtype), 1, "SAME", name=MIXING)
             if bias is not None:
                 mixed = kernels.add_bias(mixed, tf.cast(bias, mixed.dtype))
             yield mixed

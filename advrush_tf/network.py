@@ -27,6 +27,24 @@ class Stem(enum.StrEnum):
     IMAGENET = "imagenet"
 
 
+_AUXILIARY_POOL = 5
+_AUXILIARY_STRIDES = {Stem.CIFAR: 3, Stem.IMAGENET: 2}
+
+
+def has_room_for_auxiliary(
+    image_shape: Sequence[int], num_cells: int, stem: Stem
+) -> bool:
+    """Whether the last reduction cell leaves enough pixels for an auxiliary head."""
+    side = min(image_shape[:2])
+    for _ in range(_stem_halvings(stem) + len(reduction_cells(num_cells))):
+        side = -(-side // 2)
+    return side >= _AUXILIARY_POOL + _AUXILIARY_STRIDES[stem]
+
+
+def _stem_halvings(stem: Stem) -> int:
+    return 3 if stem is Stem.IMAGENET else 0
+
+
 @keras.saving.register_keras_serializable(PACKAGE)
 class AuxiliaryHead(Block):
     """A second classifier, on what the last reduction cell gives.
@@ -46,8 +64,8 @@ class AuxiliaryHead(Block):
 
     def build(self, input_shape):
         imagenet = self.stem is Stem.IMAGENET
-        self.stride = 2 if imagenet else 3
-        smallest = 5 + self.stride
+        self.stride = _AUXILIARY_STRIDES[self.stem]
+        smallest = _AUXILIARY_POOL + self.stride
         if min(input_shape[1:3]) < smallest:
             raise ValueError(
                 f"the auxiliary head reads {input_shape[1]}x{input_shape[2]} pixels "
@@ -68,7 +86,7 @@ class AuxiliaryHead(Block):
         self.built = True
 
     def call(self, x, training=False):
-        x = tf.nn.avg_pool2d(tf.nn.relu(x), 5, self.stride, "VALID")
+        x = tf.nn.avg_pool2d(tf.nn.relu(x), _AUXILIARY_POOL, self.stride, "VALID")
         x = tf.nn.relu(self.first(x, training=training))
         x = tf.nn.relu(self.second(x, training=training))
         return self.classifier(tf.reduce_mean(x, [1, 2]))
@@ -116,9 +134,12 @@ class CellNetwork(ImageClassifier):
     ):
         super().__init__(num_classes, image_shape, mean, std, provenance, **kwargs)
         stem = _as_stem(stem)
-        halvings = 3 if stem is Stem.IMAGENET else 0
         check_architecture(
-            num_classes, image_shape, num_cells, halvings, init_channels=init_channels
+            num_classes,
+            image_shape,
+            num_cells,
+            _stem_halvings(stem),
+            init_channels=init_channels,
         )
         if not 0 <= drop_path < 1:
             raise ValueError(f"drop_path must be in [0, 1), not {drop_path}")

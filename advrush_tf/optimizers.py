@@ -170,3 +170,30 @@ class EpochCosine(keras.optimizers.schedules.LearningRateSchedule):
             "epochs": self.epochs,
             "steps_per_epoch": self.steps_per_epoch,
         }
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear from 0 to `peak` in the first two fifths of the steps, then linear to 0.
+
+    Args:
+        peak: largest learning rate.
+        steps: optimizer steps in the run.
+
+    Source: Wong et al., arXiv 2001.03994, whose schedule this is.
+    """
+
+    def __init__(self, peak: float, steps: int):
+        super().__init__()
+        self.peak = peak
+        self.steps = steps
+
+    def __call__(self, step):
+        done = tf.cast(step + 1, tf.float32) / self.steps
+        return self.peak * tf.minimum(done / _RISE, (1 - done) / (1 - _RISE))
+
+    def get_config(self):
+        return {"peak": self.peak, "steps": self.steps}
+
+
+_RISE = 0.4

@@ -13,7 +13,7 @@ import tensorflow as tf
 from advrush_tf.augmentation import Augmentation, to_unit_range
 
 # Keys of the independent random streams.
-_WEIGHT_ORDER, _WEIGHT_DRAWS, _ALPHA_ORDER, _ALPHA_DRAWS = range(4)
+_WEIGHT_ORDER, _WEIGHT_DRAWS, _ALPHA_ORDER, _ALPHA_DRAWS, _ORDER, _DRAWS = range(6)
 
 
 def stratified_split(
@@ -106,36 +106,94 @@ def bilevel_pairs(
             f"{len(halves[0])} and {len(halves[1])}; lower batch_size, move "
             "train_portion towards 0.5 or give more images."
         )
-    augmentation = augmentation or Augmentation()
-    augmentation.check(images.shape[1:])
-    pixels, classes = _on_host(images, labels)
-    shape = (batch_size, *images.shape[1:])
-
-    def batch(
-        indices: tf.Tensor, stream: int, step: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        draws = augmentation.draw(_key(seed, stream, step), shape)
-        x = augmentation.apply(tf.gather(pixels, indices), draws, mean)
-        return x, tf.gather(classes, indices)
-
-    def pair(
-        weight_indices: tf.Tensor, alpha_indices: tf.Tensor, step: tf.Tensor
-    ) -> tuple[tuple[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-        return (
-            batch(weight_indices, _WEIGHT_DRAWS, step),
-            batch(alpha_indices, _ALPHA_DRAWS, step),
-        )
-
+    streams = zip(
+        halves,
+        (_WEIGHT_ORDER, _ALPHA_ORDER),
+        (_WEIGHT_DRAWS, _ALPHA_DRAWS),
+        strict=True,
+    )
+    source = _Source(images, labels, batch_size, seed, augmentation, mean)
     steps_per_epoch = len(halves[0]) // batch_size
     first = initial_epoch * steps_per_epoch
-    indices = [
-        _index_batches(half, batch_size, seed, stream, first)
-        for half, stream in zip(halves, (_WEIGHT_ORDER, _ALPHA_ORDER), strict=True)
-    ]
-    numbered = tf.data.Dataset.zip(*indices, tf.data.Dataset.counter(first))
-    pairs = numbered.map(pair, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    batches = [source.batches(*stream, first) for stream in streams]
+    return _endless(tf.data.Dataset.zip(*batches)), steps_per_epoch
+
+
+def training_batches(
+    images: np.ndarray,
+    labels: np.ndarray,
+    batch_size: int = 64,
+    seed: int = 0,
+    augmentation: Augmentation | None = None,
+    initial_epoch: int = 0,
+    mean: Sequence[float] | None = None,
+) -> tuple[tf.data.Dataset, int]:
+    """Makes the batches of a fit: all images, shuffled anew in each epoch.
+
+    Only full batches are given.
+
+    Args:
+        images, labels, batch_size, seed, augmentation, initial_epoch, mean: As for
+            `bilevel_pairs`.
+
+    Returns:
+        An infinite dataset of (x, y), x float32 (batch_size, H, W, C) in [0, 1] and y
+        int32 (batch_size,), and the number of steps per epoch.
+
+    Raises:
+        ValueError: If a number is out of range, the images or labels are misshapen,
+            or there is less than one full batch.
+    """
+    _check_pairs(images, labels, batch_size, initial_epoch)
+    steps_per_epoch = len(images) // batch_size
+    if not steps_per_epoch:
+        raise ValueError(
+            f"A batch of {batch_size} needs as many training images, but there are "
+            f"{len(images)}; lower batch_size or give more images."
+        )
+    source = _Source(images, labels, batch_size, seed, augmentation, mean)
+    members, first = np.arange(len(images)), initial_epoch * steps_per_epoch
+    return _endless(source.batches(members, _ORDER, _DRAWS, first)), steps_per_epoch
+
+
+class _Source:
+    """Images in memory, from which augmented batches are drawn."""
+
+    def __init__(self, images, labels, batch_size, seed, augmentation, mean):
+        self._augmentation = augmentation or Augmentation()
+        self._augmentation.check(images.shape[1:])
+        self._pixels, self._classes = _on_host(images, labels)
+        self._shape = (batch_size, *images.shape[1:])
+        self._seed = seed
+        self._mean = mean
+
+    def batches(
+        self, members: np.ndarray, order: int, draws: int, first: int
+    ) -> tf.data.Dataset:
+        """Endless (x, y) of some images, from batch number `first` on.
+
+        Args:
+            members: Indices of the images.
+            order, draws: Keys of the random streams for the order and augmentation.
+            first: Number of batches passed over.
+        """
+
+        def batch(indices: tf.Tensor, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            drawn = self._augmentation.draw(_key(self._seed, draws, step), self._shape)
+            x = tf.gather(self._pixels, indices)
+            x = self._augmentation.apply(x, drawn, self._mean)
+            return x, tf.gather(self._classes, indices)
+
+        indices = _index_batches(members, self._shape[0], self._seed, order, first)
+        numbered = tf.data.Dataset.zip(indices, tf.data.Dataset.counter(first))
+        return numbered.map(
+            batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        )
+
+
+def _endless(batches: tf.data.Dataset) -> tf.data.Dataset:
     infinite = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
-    return pairs.apply(infinite).prefetch(tf.data.AUTOTUNE), steps_per_epoch
+    return batches.apply(infinite).prefetch(tf.data.AUTOTUNE)
 
 
 def evaluation_batches(

@@ -2,15 +2,15 @@
 
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from advrush_tf.blocks import RectangularBlock
+from advrush_tf.fit import AdvRushFitModel
+from advrush_tf.mixed import MIXING
 from advrush_tf.search import AdvRushSearchModel
-from advrush_tf.supernet import SearchCell, Supernet
 
 # Each kind of step and the compiled parts of a search model that it runs.
 STEPS = {
@@ -38,49 +38,89 @@ class StepCost(NamedTuple):
     peak_bytes: int
 
 
-def count_parameters(model: AdvRushSearchModel) -> int:
-    """Number of trainable weights without the alphas."""
-    return sum(int(np.prod(weight.shape)) for weight in model.network_weights)
+def count_parameters(weights: Sequence[Any]) -> int:
+    """Number of values in some weights."""
+    return sum(int(np.prod(weight.shape)) for weight in weights)
 
 
-def multiply_adds(model: AdvRushSearchModel) -> int:
-    """Multiply-adds of all convolutions and the classifier for one image.
+def multiply_adds(model: Any) -> int:
+    """Multiply-adds of all convolutions and dense layers for one image.
 
-    Every kernel of a cell's edges is applied at the cell's output resolution, those
-    of its preprocessing at the resolution of its second input.
+    They are counted in the graph of the model's inference, so that this holds for any
+    classifier.
+
+    Args:
+        model: a model with an `image_shape`.
     """
-    supernet: Supernet = model.supernet
-    height, width = model.image_shape[:2]
-    total = height * width * _size(supernet.stem.kernel)
-    for cell in supernet.cells:
-        kernels = sum(_size(layer.convolution.kernel) for layer in cell.preprocess)
-        total += height * width * kernels
-        if cell.reduction:
-            height, width = -(-height // 2), -(-width // 2)
-        total += height * width * _edge_kernels(cell)
-    return total + _size(supernet.classifier.kernel)
+    image = tf.TensorSpec((1, *model.image_shape), tf.float32)
+    forward = tf.function(lambda x: model(x, training=False), autograph=False)
+    operations = forward.get_concrete_function(image).graph.get_operations()
+    return sum(_multiply_adds(operation) for operation in operations)
 
 
-def _edge_kernels(cell: SearchCell) -> int:
-    names = ("kernel", "depthwise", "horizontal")
-    total = 0
-    for mixed in cell.edges:
-        total += sum(_size(v) for v in mixed.variables if v.name in names)
-        for block in mixed.convolutions.values():
-            if isinstance(block, RectangularBlock) and mixed.stride == 2:
-                # Its first kernel halves the width only.
-                total += _size(block.horizontal)
-    return total
+def _multiply_adds(operation: tf.Operation) -> int:
+    # As in the official count, to mix a supernet's candidates costs nothing.
+    if operation.type not in _PRODUCTS or MIXING in operation.name:
+        return 0
+    output, kernel = operation.outputs[0], operation.inputs[1].shape
+    for consumer in output.consumers():
+        # A dilated convolution runs on pieces of the image, padded to one size.
+        if consumer.type == "BatchToSpaceND":
+            output = consumer.outputs[0]
+    per_value = {
+        "Conv2D": kernel[:-1],
+        "DepthwiseConv2dNative": kernel[:2],
+        "MatMul": kernel[:1],
+    }
+    return output.shape.num_elements() * per_value[operation.type].num_elements()
 
 
-def _size(variable: Any) -> int:
-    return int(np.prod(variable.shape))
+_PRODUCTS = ("Conv2D", "DepthwiseConv2dNative", "MatMul")
 
 
-def measure_step(
+def measure(
+    functions: Sequence[Any],
+    image_shape: Sequence[int],
+    num_classes: int,
+    batch_size: int,
+    repeats: int = 3,
+) -> StepCost:
+    """Runs compiled functions of (x, y) one after the other and measures them.
+
+    Args:
+        functions: `tf.function`s.
+        image_shape: of the random images.
+        num_classes: of the random labels.
+        batch_size: images per batch.
+        repeats: measured runs after the first.
+    """
+    rng = np.random.default_rng(0)
+    x = tf.constant(rng.random((batch_size, *image_shape)), tf.float32)
+    y = tf.constant(rng.integers(num_classes, size=batch_size), tf.int32)
+
+    def run(x, y):
+        # As arrays, which waits for them.
+        return tf.nest.map_structure(np.asarray, [step(x, y) for step in functions])
+
+    trace, graphs = _timed(
+        lambda: [step.get_concrete_function(x, y).graph for step in functions]
+    )
+    first, *others = (_timed(lambda: run(x, y))[0] for _ in range(1 + repeats))
+    nodes = sum(_count_nodes(graph) for graph in graphs)
+    return StepCost(trace, first, float(np.median(others)), nodes, peak_memory())
+
+
+def _count_nodes(graph: Any) -> int:
+    """Operations of a graph and of the loop bodies in it."""
+    definition = graph.as_graph_def()
+    functions = definition.library.function
+    return len(definition.node) + sum(len(f.node_def) for f in functions)
+
+
+def measure_search_step(
     model: AdvRushSearchModel, kind: str, batch_size: int, repeats: int = 3
 ) -> StepCost:
-    """Runs one kind of step on random images and measures it.
+    """Measures one kind of step of a search on random images.
 
     The model's state changes: use a model made for the purpose.
 
@@ -90,29 +130,44 @@ def measure_step(
         batch_size: images per batch.
         repeats: measured runs after the first.
     """
-    rng = np.random.default_rng(0)
-    shape = (batch_size, *model.image_shape)
-    x = tf.constant(rng.random(shape), tf.float32)
-    y = tf.constant(rng.integers(model.num_classes, size=batch_size), tf.int32)
     steps = [model.steps[name] for name in STEPS[kind]]
+    return measure(steps, model.image_shape, model.num_classes, batch_size, repeats)
 
-    def run(x, y):
-        # As arrays, which waits for them.
-        return tf.nest.map_structure(np.asarray, [step(x, y) for step in steps])
 
-    trace, graphs = _timed(
-        lambda: [step.get_concrete_function(x, y).graph for step in steps]
+def measure_fit_step(
+    model: AdvRushFitModel, batch_size: int, repeats: int = 3
+) -> StepCost:
+    """Measures one step of a fit on random images.
+
+    The model's state changes: use a model made for the purpose.
+
+    Args:
+        model: a compiled model of a network with `image_shape` and `num_classes`.
+        batch_size: images per batch.
+        repeats: measured runs after the first.
+    """
+    step = tf.function(
+        lambda x, y: model.train_step((x, y)),
+        autograph=False,
+        jit_compile=model.jit_compile,
     )
-    first, *others = (_timed(lambda: run(x, y))[0] for _ in range(1 + repeats))
-    nodes = sum(len(graph.get_operations()) for graph in graphs)
-    return StepCost(trace, first, float(np.median(others)), nodes, peak_memory())
+    network = model.network
+    return measure(
+        [step], network.image_shape, network.num_classes, batch_size, repeats
+    )
 
 
-def measure_evaluation(model: AdvRushSearchModel, batch_size: int) -> float:
-    """Seconds to evaluate one batch of images, once compiled."""
-    images = np.zeros((batch_size, *model.image_shape), np.float32)
-    model.predict_on_batch(images)
-    return _timed(lambda: model.predict_on_batch(images))[0]
+def measure_evaluation(model: Any, batch_size: int) -> float:
+    """Seconds to evaluate one batch of images, once compiled.
+
+    Args:
+        model: a compiled model with `image_shape`.
+        batch_size: images per batch.
+    """
+    x = np.zeros((batch_size, *model.image_shape), np.float32)
+    y = np.zeros(batch_size, np.int32)
+    model.test_on_batch(x, y)
+    return _timed(lambda: model.test_on_batch(x, y))[0]
 
 
 def _timed(function: Callable[[], Any]) -> tuple[float, Any]:

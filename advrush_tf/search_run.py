@@ -1,13 +1,10 @@
 """A whole search: from settings to a genotype in a folder, resumable."""
 
-import errno
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
-from tqdm import tqdm
 
 from advrush_tf import optimizers
 from advrush_tf.augmentation import Augmentation
@@ -21,9 +18,10 @@ from advrush_tf.profiling import (
     STEPS,
     count_parameters,
     measure_evaluation,
-    measure_step,
+    measure_search_step,
     multiply_adds,
 )
+from advrush_tf.running import ProgressBar, print_line, write_failure
 from advrush_tf.search import AdvRushSearchModel
 from advrush_tf.search_settings import Penalty, SearchSettings
 from advrush_tf.search_tensorboard import SearchTensorBoard
@@ -33,11 +31,6 @@ from advrush_tf.version import __version__
 # A larger share of skip connections in the normal cell's edges is a collapse.
 _MOST_SKIPS = 0.5
 _EVALUATION_BATCH = 256
-
-
-def _print(line: str) -> None:
-    """Prints at once, also into a file: a search's log is read while it runs."""
-    print(line, flush=True)
 
 
 def build_model(settings: SearchSettings, dataset: ImageDataset) -> AdvRushSearchModel:
@@ -127,7 +120,7 @@ def run_search(
     settings: SearchSettings,
     workdir: str | Path,
     data_dir: str | None = None,
-    say: Callable[[str], None] = _print,
+    say: Callable[[str], None] = print_line,
 ) -> Genotype:
     """Runs a search, or resumes the one that `workdir` holds.
 
@@ -157,7 +150,7 @@ def run_search(
     if epoch:
         say(f"Resuming {workdir} after epoch {epoch} of {settings.epochs}.")
     pairs, _ = make_pairs(settings, dataset, epoch)
-    recorder = EpochRecorder(settings, workdir, store, steps, say)
+    recorder = EpochRecorder(settings, workdir, store, say)
     try:
         model.fit(
             pairs,
@@ -168,29 +161,20 @@ def run_search(
             validation_data=_validation(settings, dataset),
             # The checkpoint first: what TensorBoard shows is then never repeated.
             callbacks=[
+                ProgressBar(steps),
                 recorder,
                 SearchTensorBoard(workdir / "tensorboard", settings.to_dict()),
             ],
         )
         return _finish(model, settings, workdir, say)
     except OSError as error:
-        raise UserError(_write_failure(workdir, error)) from None
-
-
-def _write_failure(workdir: Path, error: OSError) -> str:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space" in str(error)
-    place = f" ({error.filename})" if error.filename else ""
-    return (
-        f"Writing to {workdir} failed: {error.strerror or error}{place}. What was "
-        f"written before is intact; {'free some space' if full else 'make it writable'}"
-        " and run the same command to resume."
-    )
+        raise UserError(write_failure(workdir, error)) from None
 
 
 def dry_run(
     settings: SearchSettings,
     data_dir: str | None = None,
-    say: Callable[[str], None] = _print,
+    say: Callable[[str], None] = print_line,
 ) -> None:
     """Says what a search would cost, measured on a few steps, and writes nothing.
 
@@ -201,14 +185,16 @@ def dry_run(
     model = build_model(settings, dataset)
     _, steps = make_pairs(settings, dataset)
     compile_model(model, settings, steps)
-    say(f"parameters      {count_parameters(model):,} (without the alphas)")
+    parameters = count_parameters(model.network_weights)
+    say(f"parameters      {parameters:,} (without the alphas)")
     say(f"multiply-adds   {multiply_adds(model):,} per image")
     say("measuring a few steps of each kind ...")
     penalised_epochs = settings.epochs - settings.warmup_epochs
     if settings.gamma == 0:
         penalised_epochs = 0
     kinds = [kind for kind in STEPS if penalised_epochs or "penal" not in kind]
-    costs = {kind: measure_step(model, kind, settings.batch_size) for kind in kinds}
+    batch = settings.batch_size
+    costs = {kind: measure_search_step(model, kind, batch) for kind in kinds}
     weights = costs["weights"].seconds
     plain = weights + costs["alphas"].seconds
     say(f"without penalty {plain:.3g} s per step")
@@ -265,13 +251,12 @@ def _finish(model, settings, workdir, say) -> Genotype:
 
 
 class EpochRecorder(keras.callbacks.Callback):
-    """Shows progress and, after each epoch, writes its genotype and a checkpoint.
+    """After each epoch, writes its genotype and a checkpoint and tells of it.
 
     Args:
         settings: the search's settings.
         workdir: the search's folder.
         store: where checkpoints go.
-        steps_per_epoch: length of the progress bar.
         say: receives one line an epoch.
     """
 
@@ -280,31 +265,15 @@ class EpochRecorder(keras.callbacks.Callback):
         settings: SearchSettings,
         workdir: Path,
         store: CheckpointStore,
-        steps_per_epoch: int,
         say: Callable[[str], None],
     ):
         super().__init__()
         self._settings = settings
         self._folder = workdir / "genotypes"
         self._store = store
-        self._steps = steps_per_epoch
         self._say = say
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self._bar = tqdm(
-            total=self._steps,
-            desc=f"epoch {epoch + 1}/{self._settings.epochs}",
-            unit="step",
-            leave=False,
-            disable=not sys.stderr.isatty(),
-        )
-
-    def on_train_batch_end(self, batch, logs=None):
-        self._bar.update()
-        self._bar.set_postfix(loss=f"{float(logs['loss']):.3f}", refresh=False)
-
     def on_epoch_end(self, epoch, logs=None):
-        self._bar.close()
         finished = epoch + 1
         self.model.check_finite_variables()
         genotype = self.model.genotype(

@@ -46,7 +46,9 @@ def measure(kind: str, per_edge: bool, values: dict) -> profiling.StepCost:
         10, (side, side, 3), values["init_channels"], values["num_cells"]
     )
     model.compile(jit_compile=values["jit_compile"])
-    return profiling.measure_step(model, kind, values["batch_size"], values["repeats"])
+    return profiling.measure_search_step(
+        model, kind, values["batch_size"], values["repeats"]
+    )
 
 
 def _in_own_process(*arguments) -> profiling.StepCost:

@@ -7,7 +7,7 @@ from advrush_tf.search import AdvRushSearchModel
 
 def test_counts_of_the_official_supernet():
     model = AdvRushSearchModel(10, (32, 32, 3))
-    assert profiling.count_parameters(model) == 1_930_618
+    assert profiling.count_parameters(model.network_weights) == 1_930_618
     assert profiling.multiply_adds(model) == 300_255_744
 
 
@@ -26,7 +26,7 @@ def test_rectangular_kernels_by_hand():
 def test_a_step_is_measured(kind):
     model = AdvRushSearchModel(2, (8, 8, 1), 2, 1, num_nodes=1)
     model.compile()
-    cost = profiling.measure_step(model, kind, 4, repeats=1)
+    cost = profiling.measure_search_step(model, kind, 4, repeats=1)
     assert 0 < cost.seconds < cost.first_seconds
     assert cost.trace_seconds > 0
     specs = tf.TensorSpec((4, 8, 8, 1)), tf.TensorSpec((4,), tf.int32)

@@ -1,0 +1,72 @@
+"""What all runs share: lines for the user, progress bars, failing writes."""
+
+import errno
+import sys
+from pathlib import Path
+
+import keras
+from tqdm import tqdm
+
+
+def print_line(line: str) -> None:
+    """Prints at once, also into a file: a run's log is read while it runs."""
+    print(line, flush=True)
+
+
+def write_failure(workdir: Path, error: OSError) -> str:
+    """A sentence on a file that could not be written, and what to do."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space" in str(error)
+    place = f" ({error.filename})" if error.filename else ""
+    return (
+        f"Writing to {workdir} failed: {error.strerror or error}{place}. What was "
+        f"written before is intact; {'free some space' if full else 'make it writable'}"
+        " and run the same command to resume."
+    )
+
+
+class ProgressBar(keras.callbacks.Callback):
+    """A bar with the time left for each epoch and each evaluation, on a terminal.
+
+    Args:
+        steps_per_epoch: length of an epoch's bar.
+        steps_per_evaluation: length of an evaluation's bar, None for no bar.
+    """
+
+    def __init__(self, steps_per_epoch: int, steps_per_evaluation: int | None = None):
+        super().__init__()
+        self._steps = steps_per_epoch
+        self._evaluation_steps = steps_per_evaluation
+        self._evaluation: tqdm | None = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        total = self.params["epochs"]
+        self._bar = _bar(self._steps, f"epoch {epoch + 1}/{total}")
+
+    def on_train_batch_end(self, batch, logs=None):
+        # Before the epoch ends there may be an evaluation, with a bar of its own.
+        self._bar.set_postfix(loss=f"{float(logs['loss']):.3f}", refresh=False)
+        self._bar.update()
+        if self._bar.n == self._steps:
+            self._bar.close()
+
+    def on_test_begin(self, logs=None):
+        if self._evaluation_steps is not None:
+            self._evaluation = _bar(self._evaluation_steps, "evaluation")
+
+    def on_test_batch_end(self, batch, logs=None):
+        if self._evaluation is not None:
+            self._evaluation.update()
+
+    def on_test_end(self, logs=None):
+        if self._evaluation is not None:
+            self._evaluation.close()
+
+
+def _bar(total: int, description: str) -> tqdm:
+    return tqdm(
+        total=total,
+        desc=description,
+        unit="step",
+        leave=False,
+        disable=not sys.stderr.isatty(),
+    )
