@@ -17,8 +17,8 @@ from advrush_tf.data_source import image_and_label, open_builder, reason
 from advrush_tf.errors import UserError
 
 # Constants of the DARTS code, kept so that its recipes mean the same here.
-_CIFAR10_MEAN = (0.49139968, 0.48215827, 0.44653124)
-_CIFAR10_STD = (0.24703233, 0.24348505, 0.26158768)
+CIFAR10_MEAN = (0.49139968, 0.48215827, 0.44653124)
+CIFAR10_STD = (0.24703233, 0.24348505, 0.26158768)
 
 # The images are held here, as the tensor that the pipeline reads, and their half that
 # validates once more; training needs room as well.
@@ -59,12 +59,12 @@ class ImageDataset:
     @property
     def mean(self) -> tuple[float, ...]:
         """Mean of each channel over the training images, in [0, 1]."""
-        return _CIFAR10_MEAN if self.name == "cifar10" else self._moments[0]
+        return CIFAR10_MEAN if self.name == "cifar10" else self._moments[0]
 
     @property
     def std(self) -> tuple[float, ...]:
         """Standard deviation of each channel, in [0, 1]; 1 where it would be 0."""
-        return _CIFAR10_STD if self.name == "cifar10" else self._moments[1]
+        return CIFAR10_STD if self.name == "cifar10" else self._moments[1]
 
     @functools.cached_property
     def _moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -81,7 +81,7 @@ def assign_network(network: CellNetwork, state: Mapping[str, np.ndarray]) -> Non
 
 
 def _assign(slots: list[Slot], state: Mapping[str, np.ndarray]) -> None:
-    _check_names(slots, state)
+    _check_entries(slots, state)
     values: dict[int, tuple[keras.Variable, np.ndarray]] = {}
     for slot in slots:
         key = id(slot.variable)
@@ -89,26 +89,31 @@ def _assign(slots: list[Slot], state: Mapping[str, np.ndarray]) -> None:
             values[key] = slot.variable, np.zeros(slot.variable.shape)
         index: list[slice] = [slice(None)] * len(slot.variable.shape)
         index[slot.axis] = slot.part
-        target = values[key][1][tuple(index)]
-        source = np.asarray(state[slot.name])
-        expected = tuple(np.transpose(target, np.argsort(slot.axes)).shape)
-        if source.shape != expected:
-            raise ValueError(
-                f"entry '{slot.name}' has shape {source.shape}; this model needs "
-                f"{expected}"
-            )
-        target[...] = np.transpose(source, slot.axes)
+        values[key][1][tuple(index)] = np.transpose(state[slot.name], slot.axes)
     for variable, value in values.values():
         variable.assign(value)
 
 
-def _check_names(slots: list[Slot], state: Mapping[str, np.ndarray]) -> None:
+def _check_entries(slots: list[Slot], state: Mapping[str, np.ndarray]) -> None:
+    """Raises ValueError for the network's first entry that does not fit."""
+    for slot in slots:
+        if slot.name not in state:
+            raise ValueError(f"entry '{slot.name}' is missing from the state")
+        found, expected = np.shape(state[slot.name]), _official_shape(slot)
+        if found != expected:
+            raise ValueError(
+                f"entry '{slot.name}' has shape {found}; this model needs {expected}"
+            )
     wanted = {slot.name for slot in slots}
-    given = {name for name in state if not name.endswith("num_batches_tracked")}
-    for name in sorted(wanted - given):
-        raise ValueError(f"entry '{name}' is missing from the state")
-    for name in sorted(given - wanted):
-        raise ValueError(f"entry '{name}' has no place in this model")
+    for name in state:
+        if name not in wanted and not name.endswith("num_batches_tracked"):
+            raise ValueError(f"entry {name!r} has no place in this model")
+
+
+def _official_shape(slot: Slot) -> tuple[int, ...]:
+    ours = list(slot.variable.shape)
+    ours[slot.axis] = len(range(*slot.part.indices(ours[slot.axis])))
+    return tuple(ours[axis] for axis in np.argsort(slot.axes))
 
 
 def _supernet_slots(supernet: Supernet) -> Iterator[Slot]:
