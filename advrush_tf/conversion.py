@@ -2,8 +2,6 @@
 
 import enum
 import math
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +12,8 @@ import numpy as np
 
 from advrush_tf.data import CIFAR10_MEAN, CIFAR10_STD
 from advrush_tf.errors import UserError
-from advrush_tf.files import replacing
 from advrush_tf.genotypes import Genotype, get_genotype
+from advrush_tf.model_files import save_model
 from advrush_tf.network import CellNetwork, Stem
 from advrush_tf.official import assign_network, assign_supernet
 from advrush_tf.search import AdvRushSearchModel
@@ -257,13 +255,8 @@ def _check_alphas(state: _State) -> None:
 
 
 def _save(model: keras.Model, output: Path) -> None:
-    """Keras writes to a path of its own making; the result is moved in one step."""
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            temporary = Path(folder, "model.keras")
-            model.save(temporary)
-            with temporary.open("rb") as source, replacing(output) as target:
-                shutil.copyfileobj(source, target)
+        save_model(model, output)
     except OSError as error:
         raise UserError(f"--output={output}: {error.strerror or error}.") from None
 

@@ -160,7 +160,7 @@ class FitSettings(Settings):
 
     def make_objective(self) -> Objective:
         """The objective with its hyper-parameters."""
-        given = {
+        given: dict[str, Any] = {
             "epsilon": self.epsilon,
             "step_size": self.step_size,
             "steps": self.attack_steps,

@@ -1,0 +1,318 @@
+"""A whole fit: from settings to a model in a folder, resumable."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from advrush_tf import optimizers
+from advrush_tf.augmentation import Augmentation
+from advrush_tf.checkpoints import CheckpointStore
+from advrush_tf.classifier import ImageClassifier
+from advrush_tf.data import ImageDataset, load_dataset
+from advrush_tf.errors import UserError
+from advrush_tf.fit import AdvRushFitModel
+from advrush_tf.fit_report import REPORT, EpochRecorder, FitRecord, tell, write_report
+from advrush_tf.fit_settings import FitSettings, NetworkName, Schedule
+from advrush_tf.genotypes import Genotype, get_genotype
+from advrush_tf.network import CellNetwork
+from advrush_tf.pipeline import evaluation_batches, stratified_split, training_batches
+from advrush_tf.profiling import (
+    count_parameters,
+    measure_evaluation,
+    measure_fit_step,
+    multiply_adds,
+)
+from advrush_tf.resnet import ResNet18
+from advrush_tf.running import ProgressBar, print_line, write_failure
+from advrush_tf.settings import record_settings
+from advrush_tf.tensorboard import FitTensorBoard
+
+_EVALUATION_BATCH = 256
+
+
+def find_genotype(settings: FitSettings) -> Genotype | None:
+    """The genotype that the settings name, None for a network without one.
+
+    Raises:
+        UserError: there is no such genotype.
+    """
+    if settings.genotype is None:
+        return None
+    try:
+        return get_genotype(settings.genotype)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def build_network(
+    settings: FitSettings, dataset: ImageDataset, genotype: Genotype | None
+) -> ImageClassifier:
+    """The network to fit, with initial weights from the seed.
+
+    Raises:
+        UserError: the data set's images are too small for it.
+    """
+    keras.utils.set_random_seed(settings.seed)
+    common: dict[str, Any] = {
+        "num_classes": dataset.num_classes,
+        "image_shape": dataset.image_shape,
+        "init_channels": settings.init_channels,
+        "mean": dataset.mean if settings.normalise else None,
+        "std": dataset.std if settings.normalise else None,
+        "dtype": settings.precision.value,
+    }
+    try:
+        if settings.network is NetworkName.RESNET18:
+            return ResNet18(**common)
+        cells: dict[str, Any] = {
+            "genotype": genotype,
+            "num_cells": settings.num_cells,
+            "stem": settings.stem,
+            "auxiliary": bool(settings.auxiliary_weight),
+            "drop_path": settings.drop_path,
+            "seed": settings.seed,
+        }
+        return CellNetwork(**cells, **common)
+    except ValueError as error:
+        raise UserError(f"This network cannot be built: {error}.") from None
+
+
+def make_model(
+    settings: FitSettings, network: keras.Model, steps_per_epoch: int
+) -> AdvRushFitModel:
+    """The model that fits a network, compiled, as the settings say."""
+    model = AdvRushFitModel(
+        network,
+        settings.make_objective(),
+        auxiliary_weight=settings.auxiliary_weight or 0.0,
+        awp_gamma=settings.awp_gamma,
+        ema_decay=settings.ema_decay,
+        evaluation_attack=settings.evaluation_attack,
+        seed=settings.seed,
+    )
+    model.compile(
+        optimizers.MomentumSGD(
+            make_schedule(settings, steps_per_epoch),
+            settings.momentum,
+            settings.weight_l2,
+            settings.clip_norm or None,
+        ),
+        jit_compile=settings.jit_compile,
+    )
+    return model
+
+
+def make_schedule(
+    settings: FitSettings, steps_per_epoch: int
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """The learning rate's schedule.
+
+    A piecewise rate drops with the epoch, counted from 1, that a milestone names: at
+    half of 200 epochs with the 100th, as in the official code.
+    """
+    rate, epochs = settings.learning_rate, settings.epochs
+    if settings.schedule is Schedule.COSINE:
+        return optimizers.EpochCosine(
+            rate, settings.learning_rate_min, epochs, steps_per_epoch
+        )
+    if settings.schedule is Schedule.ONE_CYCLE:
+        return optimizers.OneCycle(rate, epochs * steps_per_epoch)
+    drops = [max(round(share * epochs) - 1, 0) for share in settings.milestones]
+    return keras.optimizers.schedules.PiecewiseConstantDecay(
+        # Keras still uses the earlier value in the boundary's own step.
+        [epoch * steps_per_epoch - 1 for epoch in drops],
+        [rate * settings.decay**index for index in range(len(drops) + 1)],
+    )
+
+
+class FitData:
+    """The parts of a data set that a fit uses.
+
+    Args:
+        settings: the fit's settings.
+        dataset: the data set.
+
+    Raises:
+        UserError: the settings do not fit the data set.
+    """
+
+    def __init__(self, settings: FitSettings, dataset: ImageDataset):
+        self._settings, self._dataset = settings, dataset
+        try:
+            self._train, self._held_out = stratified_split(
+                dataset.train_labels, 1 - settings.validation_portion, settings.seed
+            )
+            self._augmentation = self._make_augmentation()
+            _, self.steps_per_epoch = self.training()
+        except ValueError as error:
+            raise UserError(str(error)) from None
+
+    def _make_augmentation(self) -> Augmentation:
+        cutout = self._settings.cutout or 0
+        if not self._settings.augment:
+            return Augmentation(cutout=cutout)
+        name, shape = self._dataset.name, self._dataset.image_shape
+        return Augmentation.for_dataset(name, shape, cutout)
+
+    def training(self, initial_epoch: int = 0) -> tuple[Any, int]:
+        """Augmented batches of all but the held-out part, and the steps per epoch."""
+        return training_batches(
+            self._dataset.train_images[self._train],
+            self._dataset.train_labels[self._train],
+            self._settings.batch_size,
+            self._settings.seed,
+            self._augmentation,
+            initial_epoch,
+            self._dataset.mean,
+        )
+
+    def validation(self) -> Any:
+        """Batches of the held-out part of the training split."""
+        return evaluation_batches(
+            self._dataset.train_images[self._held_out],
+            self._dataset.train_labels[self._held_out],
+            min(_EVALUATION_BATCH, len(self._held_out)),
+        )
+
+    def test(self) -> Any:
+        """Batches of the test split, or of its first images: for the report alone."""
+        limit = self._settings.test_images or None
+        images = self._dataset.test_images[:limit]
+        labels = self._dataset.test_labels[:limit]
+        return evaluation_batches(images, labels, min(_EVALUATION_BATCH, len(labels)))
+
+
+def run_fit(
+    settings: FitSettings,
+    workdir: str | Path,
+    data_dir: str | None = None,
+    say: Callable[[str], None] = print_line,
+) -> dict[str, Any]:
+    """Runs a fit, or resumes the one that `workdir` holds.
+
+    Args:
+        settings: the fit's settings.
+        workdir: folder that receives settings.json, genotype.json, checkpoints/,
+            tensorboard/, model.keras (the best weights), model_last.keras, fit.json and
+            a drawing of its curves.
+        data_dir: tfds' folder of prepared data sets.
+        say: receives the lines for the user.
+
+    Returns:
+        What fit.json holds.
+
+    Raises:
+        UserError: the input is at fault; one clear line.
+        NonFiniteLossError: a loss became NaN or infinite; the last checkpoint stays.
+    """
+    workdir = Path(workdir)
+    genotype = find_genotype(settings)
+    dataset = load_dataset(settings.dataset, data_dir)
+    settings = settings.for_images(dataset.image_shape)
+    network = build_network(settings, dataset, genotype)
+    data = FitData(settings, dataset)
+    model = make_model(settings, network, data.steps_per_epoch)
+    # Only now: settings that do not fit the data must not mark the workdir.
+    record_settings(settings, workdir)
+    if (finished := workdir / REPORT).exists():
+        say(f"{workdir} holds a finished fit.")
+        report = json.loads(finished.read_text("utf-8"))
+        tell(report, workdir, say)
+        return report
+    try:
+        _record_genotype(genotype, workdir)
+        record = _fit(model, data, settings, workdir, say)
+        return write_report(model, data.test(), settings, record, workdir, say)
+    except OSError as error:
+        raise UserError(write_failure(workdir, error)) from None
+
+
+def _record_genotype(genotype: Genotype | None, workdir: Path) -> None:
+    """Keeps the genotype beside what it leads to; a path may later name another."""
+    path = workdir / "genotype.json"
+    if genotype is None:
+        return
+    if not path.exists():
+        genotype.save(path)
+    elif get_genotype(path) != genotype:
+        raise UserError(
+            f"{path} is another genotype than the one given. Give another --workdir, "
+            "or the same genotype to resume."
+        )
+
+
+def _fit(
+    model: AdvRushFitModel,
+    data: FitData,
+    settings: FitSettings,
+    workdir: Path,
+    say: Callable[[str], None],
+) -> FitRecord:
+    store = CheckpointStore(workdir / "checkpoints")
+    epoch, notes = store.restore(model, say)
+    record = FitRecord.from_notes(notes)
+    if epoch:
+        say(f"Resuming {workdir} after epoch {epoch} of {settings.epochs}.")
+    batches, steps = data.training(epoch)
+    validation = data.validation()
+    model.fit(
+        batches,
+        steps_per_epoch=steps,
+        initial_epoch=epoch,
+        epochs=settings.epochs,
+        verbose=0,
+        shuffle=False,
+        validation_data=validation,
+        validation_freq=evaluated_epochs(settings),
+        # The checkpoint first: what TensorBoard shows is then never repeated.
+        callbacks=[
+            ProgressBar(steps, int(validation.cardinality())),
+            EpochRecorder(settings, workdir, store, record, say),
+            FitTensorBoard(workdir / "tensorboard", settings.to_dict()),
+        ],
+    )
+    return record
+
+
+def evaluated_epochs(settings: FitSettings) -> list[int]:
+    """The epochs, counted from 1, after which the accuracies are measured."""
+    every = settings.robust_eval_every
+    return sorted({*range(every, settings.epochs + 1, every), settings.epochs})
+
+
+def dry_run(
+    settings: FitSettings,
+    data_dir: str | None = None,
+    say: Callable[[str], None] = print_line,
+) -> None:
+    """Says what a fit would cost, measured on a few steps, and writes nothing.
+
+    Raises:
+        UserError: the input is at fault.
+    """
+    genotype = find_genotype(settings)
+    dataset = load_dataset(settings.dataset, data_dir)
+    settings = settings.for_images(dataset.image_shape)
+    network = build_network(settings, dataset, genotype)
+    data = FitData(settings, dataset)
+    model = make_model(settings, network, data.steps_per_epoch)
+    say(f"parameters      {count_parameters(network.trainable_variables):,}")
+    say(f"multiply-adds   {multiply_adds(network):,} per image")
+    say("measuring a few steps ...")
+    cost = measure_fit_step(model, settings.batch_size)
+    say(f"step            {cost.seconds:.3g} s, the first {cost.first_seconds:.3g} s")
+    validation, test = (
+        int(batches.cardinality()) for batches in (data.validation(), data.test())
+    )
+    seconds = measure_evaluation(model, _EVALUATION_BATCH)
+    say(f"evaluation      {seconds:.3g} s per batch of {_EVALUATION_BATCH}")
+    say(f"memory          {cost.peak_bytes / 1e9:.1f} GB")
+    # The report measures the best and the last weights.
+    batches = len(evaluated_epochs(settings)) * validation + 2 * test
+    total = settings.epochs * data.steps_per_epoch * cost.seconds + batches * seconds
+    total += cost.trace_seconds + cost.first_seconds
+    epochs = f"{settings.epochs} epochs of {data.steps_per_epoch}"
+    say(f"total           {total / 3600:.2f} h for {epochs}")

@@ -1,0 +1,125 @@
+"""Fits a genotype's network: python launch/fit.py --genotype=ADVRUSH."""
+
+import dataclasses
+import sys
+from typing import Any
+
+from absl import app, flags
+
+from advrush_tf import fit_run
+from advrush_tf.crafting import Start
+from advrush_tf.errors import UserError
+from advrush_tf.fit_settings import (
+    FitSettings,
+    NetworkName,
+    Schedule,
+    Selection,
+    fit_settings,
+)
+from advrush_tf.launching import define_number, define_numbers, parse_flags
+from advrush_tf.network import Stem
+from advrush_tf.objectives import ObjectiveName
+from advrush_tf.search import NonFiniteLossError
+from advrush_tf.settings import Precision
+
+_RECIPE = " By default the recipe's."
+
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "runs/fit", "Folder for all results; an earlier run there resumes."
+)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "tfds' folder of prepared data sets; by default tfds' own."
+)
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Only measure and print what the fit would cost."
+)
+flags.DEFINE_enum_class(
+    "objective", ObjectiveName.PGD, ObjectiveName, "What is minimised, and its recipe."
+)
+flags.DEFINE_enum_class(
+    "network", NetworkName.CELLS, NetworkName, "A genotype's network or the baseline."
+)
+for _name, _help in {
+    "dataset": "As for launch/search.py; by default cifar10.",
+    "genotype": "Published name or path of a genotype.json; by default ADVRUSH.",
+}.items():
+    flags.DEFINE_string(_name, None, _help)
+for _name, _enum, _help in (
+    ("stem", Stem, "How the network begins; by default cifar."),
+    ("schedule", Schedule, "How the learning rate changes." + _RECIPE),
+    ("start", Start, "Where the fit's attack starts." + _RECIPE),
+    ("select_by", Selection, "Which held-out accuracy chooses." + _RECIPE),
+    ("precision", Precision, "Arithmetic of the network; by default float32."),
+):
+    flags.DEFINE_enum_class(_name, None, _enum, _help)
+for _name, _help in {
+    "init_channels": "Channels of the first cell; by default 36, of ResNet-18 64.",
+    "num_cells": "Number of cells; by default 20.",
+    "batch_size": "Images per batch." + _RECIPE,
+    "epochs": "Length of the fit." + _RECIPE,
+    "cutout": "Side in pixels of the cutout square, 0 for none." + _RECIPE,
+    "attack_steps": "Steps of the fit's attack." + _RECIPE,
+    "eval_steps": "Steps of the PGD that measures robust accuracy; by default 20.",
+    "robust_eval_every": "Epochs from one such measurement to the next." + _RECIPE,
+    "test_images": "Images of the test split in the final report; by default 0, all.",
+    "seed": "Seed of split, order, augmentation, attacks and initial weights; 0.",
+}.items():
+    flags.DEFINE_integer(_name, None, _help)
+for _name, _help in {
+    "drop_path": "Largest probability that a path is dropped." + _RECIPE,
+    "auxiliary_weight": "Of the auxiliary head's loss, 0 for no head." + _RECIPE,
+    "learning_rate": "First learning rate, or the one cycle's largest." + _RECIPE,
+    "learning_rate_min": "Where the cosine ends; by default 0.",
+    "decay": "Factor of the piecewise rate at a milestone; by default 0.1.",
+    "momentum": "Momentum of the SGD; by default 0.9.",
+    "weight_l2": "L2 coefficient of the weights." + _RECIPE,
+    "clip_norm": "Largest global norm of the gradient, 0 for any; by default 5.",
+    "epsilon": "Radius of the perturbations, such as 8/255; by default 0.031.",
+    "step_size": "Step of the fit's attack." + _RECIPE,
+    "beta": "Weight of the divergence in trades and mart." + _RECIPE,
+    "label_smoothing": "Share of a label that all classes get; by default 0.",
+    "awp_gamma": "Relative adversarial weight perturbation, 0 (default) for none.",
+    "ema_decay": "Decay of the weights' average, 0 (default) for none.",
+    "eval_step_size": "Step of the measuring PGD; by default 0.01.",
+    "validation_portion": "Share of the training split held out; by default 0.02.",
+}.items():
+    define_number(_name, _help)
+define_numbers(
+    "milestones", "Shares of the epochs where the rate drops; by default 1/2,3/4."
+)
+for _name, _help in {
+    "normalise": "Normalise by the data set's mean and deviation." + _RECIPE,
+    "augment": "Crop, and flip where it makes sense; on by default.",
+    "jit_compile": "Compile with XLA; off by default.",
+}.items():
+    flags.DEFINE_bool(_name, None, _help)
+
+
+def _settings() -> FitSettings:
+    values: dict[str, Any] = {
+        field.name: flags.FLAGS[field.name].value
+        for field in dataclasses.fields(FitSettings)
+    }
+    return fit_settings(**values)
+
+
+def main(argv: list[str]) -> int:
+    """Runs or measures the fit that the flags describe."""
+    try:
+        if len(argv) > 1:
+            raise UserError(f"unexpected argument '{argv[1]}'; all options are flags.")
+        if _DRY_RUN.value:
+            fit_run.dry_run(_settings(), _DATA_DIR.value)
+        else:
+            fit_run.run_fit(_settings(), _WORKDIR.value, _DATA_DIR.value)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except NonFiniteLossError as error:
+        print(f"error: {error}; what was saved before is kept.", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)
