@@ -3,14 +3,14 @@ import sys
 from pathlib import Path
 
 import golden
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_networks import golden_network, tiny_network
 
 from advrush_tf import official
 from advrush_tf.fixed_cell import FixedCell
-from advrush_tf.genotypes import Genotype, get_genotype
+from advrush_tf.genotypes import get_genotype
 from advrush_tf.network import CellNetwork
 
 ROOT = Path(__file__).parent.parent
@@ -22,21 +22,6 @@ CASES = (
     "pdarts_c4_l5_s1",
     "racl_c4_l5_s1",
 )
-
-
-def _network(data, dtype):
-    config = data["meta"]["config"]
-    cells = data["meta"]["genotype"]
-    return CellNetwork(
-        Genotype(**cells),
-        config["classes"],
-        (config["image"], config["image"], 3),
-        init_channels=config["C"],
-        num_cells=config["layers"],
-        stem="imagenet" if config["case"] == "imagenet" else "cifar",
-        auxiliary=config["auxiliary"],
-        dtype=dtype,
-    )
 
 
 def _train(net, x, y):
@@ -71,7 +56,7 @@ def _train(net, x, y):
 def test_equals_the_official_network(case, dtype):
     data = golden.load(f"evalnet_{case}")
     deviation = data["meta"]["float32_deviation"]
-    net = _network(data, dtype)
+    net = golden_network(data, dtype)
     official.assign_network(net, golden.group(data, "state"))
     x = tf.constant(np.transpose(data["x"], (0, 2, 3, 1)), dtype)
     y = tf.constant(data["y"])
@@ -111,13 +96,8 @@ def test_official_number_of_parameters_on_imagenet():
     assert _parameters(net) == 7_033_704
 
 
-def _small(**settings):
-    keras.utils.set_random_seed(0)
-    return CellNetwork("ADVRUSH", 3, (8, 8, 1), 2, 2, **settings)
-
-
 def test_images_are_normalised_inside():
-    plain, net = _small(), _small(mean=(0.25,), std=(0.5,))
+    plain, net = tiny_network(), tiny_network(mean=(0.25,), std=(0.5,))
     net.set_weights(plain.get_weights())
     x = np.random.default_rng(0).random((2, 8, 8, 1), np.float32)
     expected = plain((x - 0.25) / 0.5, training=False)
@@ -125,7 +105,7 @@ def test_images_are_normalised_inside():
 
 
 def test_a_saved_network_gives_the_same_in_a_new_process(tmp_path):
-    net = _small(mean=(0.25,), std=(0.5,), drop_path=0.25, seed=1)
+    net = tiny_network(mean=(0.25,), std=(0.5,), drop_path=0.25, seed=1)
     x = np.random.default_rng(0).random((2, 8, 8, 1), np.float32)
     net(x, training=True)
     net.save(tmp_path / "net.keras")
@@ -144,7 +124,7 @@ def test_a_saved_network_gives_the_same_in_a_new_process(tmp_path):
 
 
 def test_dropped_paths_are_zero_for_whole_examples_and_scaled_elsewhere():
-    net = _small(drop_path=0.5, seed=0)
+    net = tiny_network(drop_path=0.5, seed=0)
     dropped = net._drop(tf.ones((1000, 2, 2, 3))).numpy()
     rows = dropped.reshape(1000, -1)
     assert set(np.unique(rows)) == {0.0, 2.0}
@@ -164,7 +144,7 @@ def test_paths_drop_in_training_only_and_never_the_identity():
     y = cell(first, second, drop=lambda x: 0 * x, training=False)
     np.testing.assert_array_equal(y, cell.preprocess[0](first, training=False))
 
-    net, x = _small(drop_path=0.9, seed=0), np.ones((4, 8, 8, 1), np.float32)
+    net, x = tiny_network(drop_path=0.9, seed=0), np.ones((4, 8, 8, 1), np.float32)
     same = [net(x, training=False).numpy() for _ in range(2)]
     np.testing.assert_array_equal(*same)
     others = [net(x, training=True).numpy() for _ in range(2)]
@@ -183,17 +163,17 @@ def test_paths_drop_in_training_only_and_never_the_identity():
 )
 def test_wrong_arguments(settings, message):
     with pytest.raises(ValueError, match=message):
-        _small(**settings)
+        tiny_network(**settings)
 
 
 def test_without_an_auxiliary_head_there_are_no_auxiliary_logits():
     with pytest.raises(ValueError, match="auxiliary=False"):
-        _small().with_auxiliary(tf.zeros((1, 8, 8, 1)))
+        tiny_network().with_auxiliary(tf.zeros((1, 8, 8, 1)))
 
 
 def test_wrong_entries_of_a_state_are_named():
     data = golden.load("evalnet_advrush_c4_l5_s1")
-    net, state = _network(data, "float32"), golden.group(data, "state")
+    net, state = golden_network(data, "float32"), golden.group(data, "state")
     name = "cells.2._ops.0.op.1.weight"
     with pytest.raises(ValueError, match=name):
         official.assign_network(net, {k: v for k, v in state.items() if k != name})
