@@ -280,9 +280,9 @@ USUAL = np.sqrt(np.mean([(DEVIATION[n][0] / DEVIATION[n][1]) ** 2 for n in NAMES
 def _allowed(name):
     """Three times PyTorch's own deviation in float32 (see `times`)."""
     deviation, largest = DEVIATION[name]
-    # TensorFlow's gradient of batch normalisation adds in float32, PyTorch's in float64:
-    # the one gradient that has come through all cells is noisier, by 3.1 times on one
-    # machine. Adding in parts helps, but takes half as many graph nodes again.
+    # TensorFlow adds up the gradient of batch normalisation in float32, PyTorch in
+    # float64: the one gradient that has come through all cells is noisier, by 3.1 times
+    # on one machine. Adding in parts helps, but takes half as many graph nodes again.
     times = 4 if name == "grad_train_alphas_normal" else 3
     return times * max(deviation, USUAL * largest)
 
