@@ -12,7 +12,9 @@ def golden_network(data, dtype):
     """The official network of a golden file, with initial weights of its own."""
     config = data["meta"]["config"]
     return CellNetwork(
-        Genotype(**data["meta"]["genotype"]) if "genotype" in data["meta"] else "ADVRUSH",
+        Genotype(**data["meta"]["genotype"])
+        if "genotype" in data["meta"]
+        else "ADVRUSH",
         config["classes"],
         (config["image"], config["image"], 3),
         init_channels=config["C"],

@@ -1,4 +1,8 @@
+import contextlib
+import functools
+
 import golden
+import kinks
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,6 +14,7 @@ DATA = golden.load("supernet_c4_l5_s1")
 DEVIATION = DATA["meta"]["float32_deviation"]
 TABLES = ("alphas_normal", "alphas_reduce")
 LABELS = tf.constant(DATA["y"])
+LENGTHS = (0.3, 1.5)
 # Stored as float32, so good to its rounding.
 ROUNDED = 1e-6
 
@@ -62,6 +67,12 @@ def _evaluate(net, x):
         "loss_eval_per_sample": losses,
         **{f"grad_eval_{n}": g for n, g in zip(TABLES, gradients, strict=True)},
         "input_grad_eval_sum": np.transpose(gradient, (0, 3, 1, 2)),
+        **{
+            f"penalty/h{h}/z": np.transpose(
+                penalty.probe_direction(gradient, h), (0, 3, 1, 2)
+            )
+            for h in LENGTHS
+        },
     }
 
 
@@ -79,16 +90,6 @@ def _penalty(net, x, h):
     return {f"{prefix}/{n}": r for n, r in zip(names, results, strict=True)}
 
 
-def _probes(net, x):
-    gradient = penalty.input_gradient(lambda x: net(x, training=False), x, LABELS)
-    return {
-        f"penalty/h{h}/z": np.transpose(
-            penalty.probe_direction(gradient, h), (0, 3, 1, 2)
-        )
-        for h in (0.3, 1.5)
-    }
-
-
 def _hessian_vector_product(net, dtype):
     """Hessian of each example's loss times its own vector, by nested tapes."""
     x, v = (_nhwc(DATA[f"hvp/{name}"], dtype) for name in "xv")
@@ -100,21 +101,34 @@ def _hessian_vector_product(net, dtype):
     return {"hvp/hv": np.transpose(tape.gradient(along, x), (0, 3, 1, 2))}
 
 
-def _everything(dtype):
-    """The results by golden name; gradients and statistics by official name."""
+def _everything(dtype, watch=contextlib.nullcontext):
+    """All results of one run, each part of it within the context `watch(part)`.
+
+    Returns:
+        The names of each part's results, the results by golden name, and gradients and
+        statistics by official name.
+    """
     net = _supernet(dtype)
     official.assign_supernet(net, _state())
     x = tf.constant(DATA["x_nhwc"], dtype)
-    results, by_id = _train(net, x)
-    results.update(_evaluate(net, x))
-    results.update(_probes(net, x))
-    for h in (0.3, 1.5):
-        results.update(_penalty(net, x, h))
-    results.update(_hessian_vector_product(net, dtype))
-    gradients = golden.group(DATA, "grad")
+    with watch("training"):
+        results, by_id = _train(net, x)
+    parts = {"training": results}
+    for part, run in {
+        "inference": lambda: _evaluate(net, x),
+        **{f"h{h}": functools.partial(_penalty, net, x, h) for h in LENGTHS},
+        "hvp": lambda: _hessian_vector_product(net, dtype),
+    }.items():
+        with watch(part):
+            parts[part] = run()
     return {
-        "results": {name: np.asarray(r, np.float64) for name, r in results.items()},
-        "gradients": _by_official_name(net, by_id, gradients),
+        "parts": {part: tuple(results) for part, results in parts.items()},
+        "results": {
+            name: np.asarray(result, np.float64)
+            for results in parts.values()
+            for name, result in results.items()
+        },
+        "gradients": _by_official_name(net, by_id, golden.group(DATA, "grad")),
         "statistics": _by_official_name(
             net,
             {id(v): v.numpy() for v in net.non_trainable_variables},
@@ -149,7 +163,29 @@ def exact():
 
 @pytest.fixture(scope="module")
 def single():
-    return _everything("float32")
+    """The float32 run, and the sides that it took at the kinks of each part."""
+    sides = {}
+
+    @contextlib.contextmanager
+    def watch(part):
+        with kinks.record() as sides[part]:
+            yield
+
+    return _everything("float32", watch), sides
+
+
+@pytest.fixture(scope="module")
+def forced(single):
+    """The float64 run that takes the same sides, and what it turned in each part."""
+    _, sides = single
+    turned = {}
+
+    @contextlib.contextmanager
+    def watch(part):
+        with kinks.replay(sides[part]) as turned[part]:
+            yield
+
+    return _everything("float64", watch), turned
 
 
 def _error(actual, expected):
@@ -168,7 +204,7 @@ NAMES = (
     "input_grad_eval_sum",
     *(
         f"penalty_sum/h{h}/{quantity}"
-        for h in (0.3, 1.5)
+        for h in LENGTHS
         for quantity in ("norms", "value", *(f"grad_{name}" for name in TABLES))
     ),
     "penalty/h0.3/z",
@@ -211,43 +247,60 @@ def _is_buffer(name):
     return "running" in name or "num_batches" in name
 
 
-# In float32, rounding turns one ReLU of the last example's inference pass the other
-# way; what depends on the slopes there moves by up to this share of the largest value.
-TURNED = {
-    "grad_eval_alphas_normal": 0.003,
-    "grad_eval_alphas_reduce": 0.04,
-    "input_grad_eval_sum": 0.03,
-    **dict.fromkeys((n for n in NAMES if n.startswith("penalty_sum")), 0.01),
-    **dict.fromkeys((n for n in NAMES if n.startswith("penalty_sum/h0.3/grad")), 0.02),
-}
-OF_EACH_EXAMPLE = ("input_grad_eval_sum", "penalty/h0.3/z", "penalty/h1.5/z")
-CALM = slice(0, 3)
+# In float32, rounding may turn a ReLU, and what depends on its slope then moves by far
+# more than rounding; which ones turn depends on the machine. So the reference is the
+# float64 run with the float32 run's kinks, whose own difference from the official run
+# the first three tests bound.
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if "/z" not in n])
-def test_float32_within_three_times_pytorchs_own_deviation(single, name):
-    error = _error(single["results"][name], DATA[name])
-    bound = TURNED.get(name, 0) * np.abs(DATA[name]).max()
-    # TensorFlow's gradient of batch normalisation adds in float32, PyTorch's in
-    # float64: the one gradient that has come through all cells is a little noisier.
+def test_float32_turns_few_kinks_all_within_rounding(forced):
+    _, turned = forced
+    distances = [d for part in turned.values() for d in part.distances]
+    # Seen with two sets of CPU kernels: 5 and 4 of 14.5 million, none beyond 0.8.
+    assert len(distances) <= 2e-6 * sum(part.kinks for part in turned.values())
+    assert max(distances, default=0) <= 8
+
+
+def test_parts_without_a_turned_kink_have_the_official_reference(forced):
+    run, turned = forced
+    for part, names in run["parts"].items():
+        for name in names if not turned[part].distances else ():
+            bound = ROUNDED if name == "input_grad_eval_sum" else 1e-8
+            error = _error(run["results"][name], DATA[name])
+            assert error < bound * np.abs(DATA[name]).max(), name
+
+
+# PyTorch's deviation, relative to the largest value, is one draw for each quantity,
+# from 0.1 roundings (a loss that happens to be nearly a float32 number) to 8. A lucky
+# draw must not bind another implementation, so none counts as less than the usual one:
+# the root mean square of them all, 2.9 roundings.
+USUAL = np.sqrt(np.mean([(DEVIATION[n][0] / DEVIATION[n][1]) ** 2 for n in NAMES]))
+
+
+def _allowed(name):
+    """Three times PyTorch's own deviation in float32 (see `times`)."""
+    deviation, largest = DEVIATION[name]
+    # TensorFlow adds up the gradient of batch normalisation in float32, PyTorch in
+    # float64: the one gradient that has come through all cells is noisier, by 3.1 times
+    # on one machine. Adding in parts helps, but takes half as many graph nodes again.
     times = 4 if name == "grad_train_alphas_normal" else 3
-    assert error <= max(times * DEVIATION[name][0], bound)
+    return times * max(deviation, USUAL * largest)
 
 
-@pytest.mark.parametrize("name", OF_EACH_EXAMPLE)
-def test_float32_examples_without_a_turned_relu(single, name):
-    error = _error(single["results"][name][CALM], DATA[name][CALM])
-    assert error <= 3 * DEVIATION[name][0]
+@pytest.mark.parametrize("name", NAMES)
+def test_float32_within_three_times_pytorchs_own_deviation(single, forced, name):
+    error = _error(single[0]["results"][name], forced[0]["results"][name])
+    assert error <= _allowed(name)
 
 
 @pytest.mark.parametrize(
     ("kind", "key"), [("gradients", "grad"), ("statistics", "state_after")]
 )
-def test_float32_gradients_and_statistics(single, kind, key):
-    expected = golden.group(DATA, key)
-    names = [name for name in expected if "num_batches" not in name]
-    errors = [_error(single[kind][name], expected[name]) for name in names]
-    assert max(errors) <= 3 * DEVIATION[f"{key}/*"][0]
+def test_float32_gradients_and_statistics(single, forced, kind, key):
+    names = [name for name in golden.group(DATA, key) if "num_batches" not in name]
+    ours, reference = single[0][kind], forced[0][kind]
+    errors = [_error(ours[name], reference[name]) for name in names]
+    assert max(errors) <= _allowed(f"{key}/*")
 
 
 @pytest.fixture(scope="module")
