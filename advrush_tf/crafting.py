@@ -67,6 +67,7 @@ class SignAscent:
         Returns:
             Images of the shape of `x`, constant for differentiation.
         """
+        x = tf.convert_to_tensor(x)
         return self.ascend(loss_fn, x, x + self.noise(x, seed))
 
     def noise(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -87,6 +88,7 @@ class SignAscent:
 
         Args and returns are those of `craft`; `start` has the shape of `x`.
         """
+        x, start = tf.convert_to_tensor(x), tf.convert_to_tensor(start)
         lower = tf.maximum(x - self.epsilon, 0.0)
         upper = tf.minimum(x + self.epsilon, 1.0)
 

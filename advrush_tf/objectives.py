@@ -261,6 +261,7 @@ class FGSMRS(PGD):
     start: Start = Start.UNIFORM
 
     def craft(self, model_fn, x, y, seed):
+        x = tf.convert_to_tensor(x)
         # As in the paper's code, and unlike the others', the start is an image.
         start = tf.clip_by_value(x + self.attack.noise(x, seed), 0.0, 1.0)
         return self.attack.ascend(

@@ -105,9 +105,9 @@ def test_crafted_images_of_the_official_code(objective, name):
     np.testing.assert_allclose(crafted, nhwc(DATA[name]), rtol=0, atol=1e-8)
     net, x, y = official_network("float32")
     crafted = objective.craft(model_fn, x, y, (0, 0)).numpy()
-    # A sign may turn where a gradient is nearly 0, in PyTorch too.
+    # A sign may turn where a gradient is nearly 0: with TRADES all are, at the start.
     equal = np.abs(crafted - nhwc(DATA[name])) < 1e-6
-    assert equal.mean() > 0.99
+    assert equal.mean() > (0.9 if name.startswith("trades") else 0.99)
 
 
 def test_the_correct_trades_has_a_divergence():
@@ -123,7 +123,7 @@ def test_the_correct_trades_has_a_divergence():
 
 
 @pytest.mark.parametrize("name", ObjectiveName)
-def test_every_objective_crafts_in_bounds_and_does_not_help(name):
+def test_every_objective_crafts_in_bounds_and_raises_its_loss(name):
     objective, net = name.objective(), tiny_network()
     x, y = tiny_batch(size=16)
     # Black and white pixels, at which the ball leaves [0, 1].
@@ -140,11 +140,12 @@ def test_every_objective_crafts_in_bounds_and_does_not_help(name):
     assert np.abs(crafted - x).max() <= epsilon + 1e-6
     assert np.min(crafted) >= 0
     assert np.max(crafted) <= 1
-    clean_loss, crafted_loss = (
-        np.mean(cross_entropy(y, model_fn(z, False))) for z in (x, crafted)
+    clean, moved = (model_fn(z, False) for z in (x, crafted))
+    before, after = (
+        np.mean(objective.losses(y, clean, logits)) for logits in (clean, moved)
     )
-    assert crafted_loss >= clean_loss
-    assert (crafted_loss > clean_loss) is bool(objective.adversarial)
+    assert bool(after > before) is objective.adversarial
+    assert after >= before
     losses = objective(model_fn, x, y, (1, 2))
     assert losses.shape == (16,)
     assert np.isfinite(losses).all()
