@@ -8,8 +8,6 @@ SEARCH_FLAGS ?= --dataset=digits --epochs=8 --warmup_epochs=6 --init_channels=4 
 
 # Only errors of TensorFlow's own log.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
-# As advrush_tf/environment.py sets it: some tests import TensorFlow first.
-export TF_ENABLE_ONEDNN_OPTS ?= 1
 
 VENV := .venv
 VENV_PYTHON := $(VENV)/bin/python

@@ -15,7 +15,7 @@ from advrush_tf.curves import draw_curves
 from advrush_tf.files import write_text
 from advrush_tf.fit import AdvRushFitModel
 from advrush_tf.fit_settings import FitSettings, Selection
-from advrush_tf.jsonable import json_text
+from advrush_tf.jsonable import freeze, json_text, thaw
 from advrush_tf.model_files import save_model
 from advrush_tf.profiling import count_parameters
 from advrush_tf.running import ProgressBar
@@ -187,6 +187,7 @@ def write_report(
         },
         "seconds": record.seconds + time.perf_counter() - started,
     }
+    report = thaw(freeze(report))
     write_text(workdir / REPORT, json_text(report) + "\n")
     tell(report, workdir, say)
     return report

@@ -313,8 +313,10 @@ def fit_settings(
         UserError: a field has no use with this objective or network, or a value is out
             of range.
     """
-    objective, network = ObjectiveName(objective), NetworkName(network)
-    given = {name: value for name, value in given.items() if value is not None}
+    objective, network = _choice("objective", objective), _choice("network", network)
+    given = {
+        name: _choice(name, value) for name, value in given.items() if value is not None
+    }
     recipe = {**_COMMON, **RECIPES[objective], **_NETWORKS[network]}
     for name in given:
         if recipe[name] is None and not _is_settled_later(name, network):
@@ -327,6 +329,28 @@ def fit_settings(
         if recipe[name] is not None:
             recipe[name] *= ratio
     return FitSettings(objective=objective, network=network, **(recipe | given))
+
+
+_CHOICES: Mapping[str, type[enum.StrEnum]] = {
+    "objective": ObjectiveName,
+    "network": NetworkName,
+    "stem": Stem,
+    "schedule": Schedule,
+    "start": Start,
+    "select_by": Selection,
+    "precision": Precision,
+}
+
+
+def _choice(name: str, value: Any) -> Any:
+    """A member of the enum of a field that has one; any other value as it is."""
+    if name not in _CHOICES:
+        return value
+    try:
+        return _CHOICES[name](value)
+    except ValueError:
+        allowed = ", ".join(_CHOICES[name])
+        raise UserError(f"--{name} is {value}; it must be one of {allowed}.") from None
 
 
 def _is_settled_later(name: str, network: NetworkName) -> bool:

@@ -118,6 +118,8 @@ def test_what_has_no_use_is_refused(objective, network, given):
         ("ema_decay", 1.0),
         ("awp_gamma", -0.1),
         ("cutout", -1),
+        ("schedule", "linear"),
+        ("select_by", "test"),
         ("test_images", -1),
         ("seed", -1),
     ],
