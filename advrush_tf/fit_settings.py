@@ -313,22 +313,23 @@ def fit_settings(
         UserError: a field has no use with this objective or network, or a value is out
             of range.
     """
-    objective, network = _choice("objective", objective), _choice("network", network)
+    named: ObjectiveName = _choice("objective", objective)
+    built: NetworkName = _choice("network", network)
     given = {
         name: _choice(name, value) for name, value in given.items() if value is not None
     }
-    recipe = {**_COMMON, **RECIPES[objective], **_NETWORKS[network]}
+    recipe = {**_COMMON, **RECIPES[named], **_NETWORKS[built]}
     for name in given:
-        if recipe[name] is None and not _is_settled_later(name, network):
+        if recipe[name] is None and not _is_settled_later(name, built):
             raise UserError(
-                f"--{name} has no use with --objective={objective} and "
-                f"--network={network}; leave it out."
+                f"--{name} has no use with --objective={named} and "
+                f"--network={built}; leave it out."
             )
     ratio = given.get("epsilon", recipe["epsilon"]) / recipe["epsilon"]
     for name in ("step_size", "eval_step_size"):
         if recipe[name] is not None:
             recipe[name] *= ratio
-    return FitSettings(objective=objective, network=network, **(recipe | given))
+    return FitSettings(objective=named, network=built, **(recipe | given))
 
 
 _CHOICES: Mapping[str, type[enum.StrEnum]] = {

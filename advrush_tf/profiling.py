@@ -10,6 +10,8 @@ import tensorflow as tf
 
 from advrush_tf.fit import AdvRushFitModel
 from advrush_tf.mixed import MIXING
+from advrush_tf.objectives import PGD, Objective, Standard
+from advrush_tf.penalty import input_gradient
 from advrush_tf.search import AdvRushSearchModel
 
 # Each kind of step and the compiled parts of a search model that it runs.
@@ -17,6 +19,12 @@ STEPS = {
     "weights": ("update_weights",),
     "alphas": ("alpha_gradients",),
     "penalised alphas": ("alpha_gradients", "penalty_gradients"),
+}
+# What a fit is made of: the pass of each attack step, and whole steps of objectives.
+FIT_PARTS: dict[str, Objective | None] = {
+    "input gradient": None,
+    "standard": Standard(),
+    "pgd": PGD(),
 }
 
 
@@ -155,6 +163,35 @@ def measure_fit_step(
     return measure(
         [step], network.image_shape, network.num_classes, batch_size, repeats
     )
+
+
+def measure_fit_part(
+    network: Any,
+    kind: str,
+    batch_size: int,
+    repeats: int = 3,
+    jit_compile: bool = False,
+) -> StepCost:
+    """Measures a fit's step, or the pass that each of its attack's steps takes.
+
+    Args:
+        network: a model with `image_shape` and `num_classes`; its state changes.
+        kind: one of `FIT_PARTS`.
+        batch_size: images per batch.
+        repeats: measured runs after the first.
+        jit_compile: whether to compile with XLA.
+    """
+    if (objective := FIT_PARTS[kind]) is not None:
+        model = AdvRushFitModel(network, objective)
+        model.compile(jit_compile=jit_compile)
+        return measure_fit_step(model, batch_size, repeats)
+    gradient = tf.function(
+        lambda x, y: input_gradient(lambda z: network(z, training=False), x, y),
+        autograph=False,
+        jit_compile=jit_compile,
+    )
+    shape, classes = network.image_shape, network.num_classes
+    return measure([gradient], shape, classes, batch_size, repeats)
 
 
 def measure_evaluation(model: Any, batch_size: int) -> float:

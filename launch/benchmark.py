@@ -1,54 +1,81 @@
-"""Times the parts of a search step: python launch/benchmark.py --init_channels=16."""
+"""Times the steps of a search and of a fit: python launch/benchmark.py."""
 
 import concurrent.futures
+import enum
 import multiprocessing
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags
 
 from advrush_tf import profiling
 from advrush_tf.launching import parse_flags
+from advrush_tf.network import CellNetwork
 from advrush_tf.search import AdvRushSearchModel
 
-_INIT_CHANNELS = flags.DEFINE_integer(
-    "init_channels", 16, "Channels of the first cell.", lower_bound=1
+
+class Part(enum.StrEnum):
+    """What is timed."""
+
+    SEARCH = "search"
+    PER_EDGE = "per_edge"
+    FIT = "fit"
+
+
+# The official recipes.
+_SIZES: Mapping[Part, Mapping[str, int]] = {
+    Part.SEARCH: {"init_channels": 16, "num_cells": 8, "batch_size": 32},
+    Part.PER_EDGE: {"init_channels": 16, "num_cells": 8, "batch_size": 32},
+    Part.FIT: {"init_channels": 36, "num_cells": 20, "batch_size": 64},
+}
+
+_PARTS = flags.DEFINE_multi_enum_class(
+    "part",
+    list(Part),
+    Part,
+    "What to time, may be repeated: the search's supernet, the same computed edge by "
+    "edge (tests/per_edge.py), the fit of ADVRUSH.",
 )
-_NUM_CELLS = flags.DEFINE_integer("num_cells", 8, "Number of cells.", lower_bound=1)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images per batch.", lower_bound=1)
+for _name, _help in {
+    "init_channels": "Channels of the first cell; by default the official recipe's.",
+    "num_cells": "Number of cells; by default the official recipe's.",
+    "batch_size": "Images per batch; by default the official recipe's.",
+}.items():
+    flags.DEFINE_integer(_name, None, _help, lower_bound=1)
 _IMAGE_SIZE = flags.DEFINE_integer(
     "image_size", 32, "Side of the RGB images in pixels.", lower_bound=8
 )
 _REPEATS = flags.DEFINE_integer(
     "repeats", 5, "Measured steps after the first one.", lower_bound=1
 )
-_PER_EDGE = flags.DEFINE_bool(
-    "per_edge",
-    True,
-    "Also time the supernet computed edge by edge (tests/per_edge.py).",
-)
 _JIT_COMPILE = flags.DEFINE_bool(
-    "jit_compile", False, "Compile with XLA, all but the penalty."
+    "jit_compile", False, "Compile with XLA, all but the search's penalty."
 )
 
 
-def measure(kind: str, per_edge: bool, values: dict) -> profiling.StepCost:
+def measure(part: Part, kind: str, values: Mapping[str, Any]) -> profiling.StepCost:
     """Measures one kind of step; runs in a process of its own, for its peak memory."""
+    size = values["init_channels"], values["num_cells"]
+    side, batch_size, repeats = (
+        values[name] for name in ("image_size", "batch_size", "repeats")
+    )
+    if part is Part.FIT:
+        network = CellNetwork("ADVRUSH", 10, (side, side, 3), *size)
+        return profiling.measure_fit_part(
+            network, kind, batch_size, repeats, values["jit_compile"]
+        )
     model_class = AdvRushSearchModel
-    if per_edge:
+    if part is Part.PER_EDGE:
         # The reference belongs to the tests, which are not installed.
         sys.path.append(str(Path(__file__).parent.parent / "tests"))
         from per_edge import PerEdgeSearchModel
 
         model_class = PerEdgeSearchModel
-    side = values["image_size"]
-    model = model_class(
-        10, (side, side, 3), values["init_channels"], values["num_cells"]
-    )
+    model = model_class(10, (side, side, 3), *size)
     model.compile(jit_compile=values["jit_compile"])
-    return profiling.measure_search_step(
-        model, kind, values["batch_size"], values["repeats"]
-    )
+    return profiling.measure_search_step(model, kind, batch_size, repeats)
 
 
 def _in_own_process(*arguments) -> profiling.StepCost:
@@ -61,27 +88,25 @@ def _in_own_process(*arguments) -> profiling.StepCost:
 def main(argv: list[str]) -> None:
     """Prints a table of the cost of each kind of step."""
     del argv
-    values = {
-        flag.name: flag.value
-        for flag in (
-            *(_INIT_CHANNELS, _NUM_CELLS, _BATCH_SIZE, _IMAGE_SIZE, _REPEATS),
-            _JIT_COMPILE,
-        )
-    }
+    common = {flag.name: flag.value for flag in (_IMAGE_SIZE, _REPEATS, _JIT_COMPILE)}
     print(
-        "| supernet | step | graph nodes | tracing, s | first run, s | step, s | "
+        "| part | step | graph nodes | tracing, s | first run, s | step, s | "
         "peak memory, GB |\n|---|---|---|---|---|---|---|"
     )
-    for per_edge in (False, True) if _PER_EDGE.value else (False,):
-        for kind in profiling.STEPS:
-            name = "edge by edge" if per_edge else "batched"
+    for part in _PARTS.value:
+        sizes = {
+            name: flags.FLAGS[name].value or default
+            for name, default in _SIZES[part].items()
+        }
+        kinds = profiling.FIT_PARTS if part is Part.FIT else profiling.STEPS
+        for kind in kinds:
             try:
-                cost = _in_own_process(kind, per_edge, values)
+                cost = _in_own_process(part, kind, common | sizes)
             except concurrent.futures.process.BrokenProcessPool:
-                print(f"| {name} | {kind} | | | | | more than there is |", flush=True)
+                print(f"| {part} | {kind} | | | | | more than there is |", flush=True)
                 continue
             print(
-                f"| {name} | {kind} | {cost.graph_nodes:,} | {cost.trace_seconds:.1f} "
+                f"| {part} | {kind} | {cost.graph_nodes:,} | {cost.trace_seconds:.1f} "
                 f"| {cost.first_seconds:.1f} | {cost.seconds:.3f} "
                 f"| {cost.peak_bytes / 1e9:.2f} |",
                 flush=True,
