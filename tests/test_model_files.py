@@ -1,0 +1,73 @@
+import os
+import shutil
+
+import keras
+import numpy as np
+import pytest
+from small_networks import tiny_batch, tiny_network
+
+from advrush_tf import model_files
+from advrush_tf.model_files import save_model
+
+
+def _logits(model):
+    return np.asarray(model(tiny_batch()[0], training=False))
+
+
+def test_a_saved_model_is_loaded_as_it_was_and_alone_in_its_folder(tmp_path):
+    net = tiny_network(provenance={"epoch": 2})
+    save_model(net, tmp_path / "best.keras")
+    assert os.listdir(tmp_path) == ["best.keras"]
+    again = keras.models.load_model(tmp_path / "best.keras")
+    np.testing.assert_array_equal(_logits(again), _logits(net))
+    assert again.provenance == {"epoch": 2}
+
+
+def test_a_later_model_takes_the_place_of_the_earlier(tmp_path):
+    path, nets = tmp_path / "best.keras", [tiny_network(seed) for seed in (0, 1)]
+    for net in nets:
+        save_model(net, path)
+    assert (_logits(nets[0]) != _logits(nets[1])).any()
+    np.testing.assert_array_equal(
+        _logits(keras.models.load_model(path)), _logits(nets[1])
+    )
+
+
+def _full(*_):
+    raise OSError(28, "No space left on device")
+
+
+def _half(source, target):
+    target.write(source.read(100))
+    _full()
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "failing"),
+    [
+        (os, "fsync", _full),
+        (shutil, "copyfileobj", _half),
+        (keras.Model, "save", _full),
+    ],
+    ids=["at the end", "half way", "in Keras"],
+)
+def test_a_failed_write_leaves_the_earlier_file(
+    tmp_path, monkeypatch, where, name, failing
+):
+    path = tmp_path / "best.keras"
+    save_model(tiny_network(), path)
+    before = path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(where, name, failing)
+        with pytest.raises(OSError, match="No space left"):
+            save_model(tiny_network(1), path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["best.keras"]
+
+
+def test_the_temporary_folder_goes_in_any_case(tmp_path, monkeypatch):
+    monkeypatch.setattr(model_files.tempfile, "tempdir", str(tmp_path))
+    save_model(tiny_network(), tmp_path / "a.keras")
+    with pytest.raises(OSError, match="missing"):
+        save_model(tiny_network(), tmp_path / "missing" / "a.keras")
+    assert os.listdir(tmp_path) == ["a.keras"]
