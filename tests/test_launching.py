@@ -1,14 +1,31 @@
+import functools
+
 import pytest
 from absl import flags
 
-from advrush_tf.launching import parse_flags
+from advrush_tf.launching import define_number, define_numbers, parse_flags
 
 
 @pytest.fixture
-def sides(monkeypatch):
+def values(monkeypatch):
+    """Flags of this test alone: those that it defines and those that it parses."""
     values = flags.FlagValues()
-    flags.DEFINE_integer("sides", 3, "", lower_bound=3, flag_values=values)
+    define = functools.partial(flags.DEFINE, flag_values=values)
+    monkeypatch.setattr(flags, "DEFINE", define)
     monkeypatch.setattr(flags, "FLAGS", values)
+    return values
+
+
+@pytest.fixture
+def sides(values):
+    flags.DEFINE_integer("sides", 3, "", lower_bound=3, flag_values=values)
+    return values
+
+
+@pytest.fixture
+def numbers(values):
+    define_number("radius", "A radius.")
+    define_numbers("radii", "Some radii.")
     return values
 
 
@@ -23,3 +40,70 @@ def test_a_wrong_flag_is_one_line_and_code_2(sides, argument, capsys):
         parse_flags(["program", argument])
     assert stop.value.code == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("8/255", 8 / 255),
+        ("0.031", 0.031),
+        ("-1/4", -0.25),
+        ("1e-3", 1e-3),
+        (" 2 ", 2.0),
+        ("0", 0.0),
+    ],
+)
+def test_a_number_may_be_a_fraction(numbers, text, number):
+    parse_flags(["program", f"--radius={text}"])
+    assert numbers.radius == number
+    assert isinstance(numbers.radius, float)
+
+
+@pytest.mark.parametrize(
+    ("text", "given"),
+    [
+        ("8/255", (8 / 255,)),
+        ("2/255,0.031, 8/255", (2 / 255, 0.031, 8 / 255)),
+        ("0.5,", (0.5,)),
+    ],
+)
+def test_numbers_are_separated_by_commas(numbers, text, given):
+    parse_flags(["program", f"--radii={text}"])
+    assert numbers.radii == given
+
+
+def test_a_number_is_none_unless_it_is_given(numbers):
+    parse_flags(["program"])
+    assert numbers.radius is None
+    assert numbers.radii is None
+
+
+WRONG = ("1/0", "abc", "8/", "1/2/3", "0.5,x", "1/x")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "wanted"),
+    [
+        *(("radius", text, "a number or a fraction such as 8/255") for text in WRONG),
+        *(
+            ("radii", text, "numbers or fractions separated by commas")
+            for text in WRONG
+        ),
+        ("radius", "", "a number or a fraction"),
+        ("radius", "1,2", "a number or a fraction"),
+        ("radii", "1/255 8/255", "separated by commas"),
+    ],
+)
+def test_what_is_no_number_is_one_line(numbers, name, text, wanted, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_flags(["program", f"--{name}={text}"])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"--{name}" in error and wanted in error
+
+
+def test_the_help_says_what_is_wanted(numbers):
+    text = numbers.get_help()
+    assert "--radius" in text and "a number or a fraction such as 8/255" in text
+    assert "--radii" in text and "separated by commas" in text
