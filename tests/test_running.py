@@ -56,10 +56,10 @@ def test_a_terminal_shows_a_bar_for_each_epoch_and_evaluation(monkeypatch, bars)
     monkeypatch.setattr(sys, "stderr", terminal)
     _fit(ProgressBar(3, 4))
     assert [(bar.desc, bar.n, bar.total) for bar in bars] == [
-        ("epoch 1/2: ", 3, 3),
-        ("evaluation: ", 4, 4),
-        ("epoch 2/2: ", 3, 3),
-        ("evaluation: ", 4, 4),
+        ("epoch 1/2", 3, 3),
+        ("evaluation", 4, 4),
+        ("epoch 2/2", 3, 3),
+        ("evaluation", 4, 4),
     ]
     text = terminal.getvalue()
     for part in ("epoch 1/2", "epoch 2/2", "evaluation", "2/3", "3/4", "loss="):
