@@ -26,6 +26,52 @@ def test_impossible_numbers_are_named(changes, name):
         inputs.check_architecture(**{**settings, **changes})
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_classes": 1}, "num_classes must be 2 or more, not 1"),
+        ({"image_shape": (8, 7, 1)}, r"at least 8x8 pixels .* is \(8, 7, 1\)"),
+        ({"image_shape": [7, 8, 1]}, r"is \(7, 8, 1\)"),
+        ({"image_shape": (8, 8, 0)}, "a channel"),
+        ({"image_shape": (8, 8)}, "a channel"),
+        ({"image_shape": (2, 8, 8, 1)}, "a channel"),
+        ({"smallest": 9}, "at least 9x9 pixels"),
+        ({"width": 0}, "width must be 1 or more, not 0"),
+        ({"width": 1, "depth": -1}, "depth must be 1 or more, not -1"),
+    ],
+)
+def test_impossible_classifiers_are_refused(changes, message):
+    settings = {"num_classes": 2, "image_shape": (8, 8, 1), "smallest": 8}
+    inputs.check_image_classifier(**settings, width=1)
+    with pytest.raises(ValueError, match=message):
+        inputs.check_image_classifier(**settings | changes)
+
+
+LABELS = [2, 0, 1]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int32", "int64", "uint16"])
+@pytest.mark.parametrize("kind", [np.array, tf.constant, tf.Variable])
+@pytest.mark.parametrize("shape", [(3,), (3, 1)])
+def test_labels_of_any_integer_type_and_from_a_column(dtype, kind, shape):
+    y = inputs.as_labels(kind(np.array(LABELS, dtype).reshape(shape)))
+    assert y.dtype == tf.int32
+    np.testing.assert_array_equal(y, LABELS)
+
+
+def test_labels_as_they_come_in_a_graph():
+    assert inputs.as_labels(LABELS).shape == (3,)
+    # Of one image, too: a column is known by its rank.
+    assert inputs.as_labels([[2]]).shape == (1,)
+    for shape in ((None,), (None, 1)):
+        traced = tf.function(inputs.as_labels).get_concrete_function(
+            tf.TensorSpec(shape, tf.int64)
+        )
+        assert traced.structured_outputs.shape.as_list() == [None]
+        column = tf.reshape(tf.constant(LABELS, tf.int64), [3, 1][: len(shape)])
+        np.testing.assert_array_equal(traced(column), LABELS)
+
+
 def test_normalisation_by_hand():
     x = tf.constant([[0.5, 0.5], [1.0, 0.25]])
     y = inputs.normalise(x, (0.5, 0.25), (0.5, 0.25))

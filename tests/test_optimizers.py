@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from advrush_tf.optimizers import EpochCosine, L2Adam, MomentumSGD
+from advrush_tf.optimizers import EpochCosine, L2Adam, MomentumSGD, OneCycle
 
 STARTS = [np.array([1.0, -2.0, 0.5]), np.array([[3.0], [-0.25]])]
 RATES = [0.1, 0.1, 0.05, 0.0125, 0.2]
@@ -163,15 +163,35 @@ def test_epoch_cosine_drives_an_optimizer():
     _assert_same(got, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("steps", [5, 7, 100])
+def test_one_cycle_is_numpys_interpolation(steps):
+    schedule = OneCycle(0.2, steps)
+    done = np.arange(1, steps + 1) / steps
+    expected = np.interp(done, [0, 2 / 5, 1], [0, 0.2, 0])
+    for kind in (int, np.int64, tf.constant):
+        got = [float(schedule(kind(step))) for step in range(steps)]
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-7)
+    assert got[-1] == 0
+
+
+def test_one_cycle_drives_an_optimizer():
+    gradients = _gradients(5)
+    got = _run(MomentumSGD(OneCycle(0.2, 5)), _variables(), gradients)
+    rates = [0.1, 0.2, 0.4 / 3, 0.2 / 3, 0.0]
+    expected = _momentum_sgd(gradients, rates, 0.9, 3e-4, 5.0)
+    _assert_same(got, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     "optimizer",
     [
         MomentumSGD(0.5, momentum=0.25, l2=0.125, clip_norm=None, name="mine"),
         MomentumSGD(EpochCosine(0.5, 0.25, 7, 11)),
+        MomentumSGD(OneCycle(0.5, 7)),
         L2Adam(0.5, beta_1=0.25, beta_2=0.75, epsilon=0.125, l2=0.0625, name="mine"),
         L2Adam(EpochCosine(0.5, 0.25, 7, 11)),
     ],
-    ids=["sgd", "sgd_schedule", "adam", "adam_schedule"],
+    ids=["sgd", "sgd_cosine", "sgd_cycle", "adam", "adam_cosine"],
 )
 def test_optimizers_come_back_from_their_configuration(optimizer):
     text = keras.saving.serialize_keras_object(optimizer)
@@ -184,9 +204,13 @@ def test_optimizers_come_back_from_their_configuration(optimizer):
     _assert_same(_run(again, _variables(), gradients), expected, rtol=0)
 
 
-def test_schedule_comes_back_from_its_configuration():
-    schedule = EpochCosine(0.5, 0.25, 7, 11)
-    again = EpochCosine.from_config(schedule.get_config())
+@pytest.mark.parametrize(
+    "schedule",
+    [EpochCosine(0.5, 0.25, 7, 11), OneCycle(0.5, 77)],
+    ids=lambda schedule: type(schedule).__name__,
+)
+def test_schedules_come_back_from_their_configuration(schedule):
+    again = type(schedule).from_config(schedule.get_config())
     steps = range(0, 77, 11)
     assert [float(again(s)) for s in steps] == [float(schedule(s)) for s in steps]
 

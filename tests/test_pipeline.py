@@ -3,7 +3,12 @@ import pytest
 import tensorflow as tf
 
 from advrush_tf.augmentation import Augmentation
-from advrush_tf.pipeline import bilevel_pairs, evaluation_batches, stratified_split
+from advrush_tf.pipeline import (
+    bilevel_pairs,
+    evaluation_batches,
+    stratified_split,
+    training_batches,
+)
 
 MEAN = (0.25, 0.5, 0.75)
 
@@ -193,6 +198,90 @@ def test_images_are_not_part_of_the_graph():
     assert len(graph.graph.as_graph_def().SerializeToString()) < images.nbytes / 10
 
 
+def _order(dataset, steps):
+    return np.stack([_numbers(x) for x, _ in dataset.take(steps)])
+
+
+def test_training_batches_have_the_promised_form():
+    images, labels = _numbered(80)
+    dataset, steps = training_batches(images, labels, batch_size=8)
+    assert dataset.element_spec == (
+        tf.TensorSpec((8, 4, 4, 3), tf.float32),
+        tf.TensorSpec((8,), tf.int32),
+    )
+    assert steps == 10
+    assert dataset.cardinality() == tf.data.INFINITE_CARDINALITY
+    x, y = next(iter(dataset))
+    np.testing.assert_array_equal(x, images[_numbers(x)] * np.float32(1 / 255))
+    np.testing.assert_array_equal(y, labels[_numbers(x)])
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(16, 20), (64, 5), (50, 6)])
+def test_each_epoch_of_training_has_all_images_in_another_order(batch_size, steps):
+    dataset, promised = training_batches(*_numbered(320), batch_size, seed=4)
+    assert promised == steps
+    epochs = _order(dataset, 3 * steps).reshape(3, -1)
+    for epoch in epochs:
+        # The last 20 of batches of 50 are left out, and others in each epoch.
+        assert len(set(epoch.tolist())) == steps * batch_size
+        assert set(epoch.tolist()) <= set(range(320))
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    if steps * batch_size < 320:
+        assert len({frozenset(epoch.tolist()) for epoch in epochs}) == 3
+
+
+@pytest.mark.parametrize("count", [200, 208])
+def test_training_from_a_later_epoch_continues_bit_for_bit(count):
+    images, labels = _numbered(count, side=8)
+    settings = {
+        "batch_size": 16,
+        "seed": 11,
+        "augmentation": Augmentation(crop_padding=2, flip=True, cutout=3),
+        "mean": MEAN,
+    }
+    whole, steps = training_batches(images, labels, **settings)
+    later, _ = training_batches(images, labels, initial_epoch=3, **settings)
+    expected = whole.skip(3 * steps).take(2 * steps).as_numpy_iterator()
+    got = later.take(2 * steps).as_numpy_iterator()
+    for one, other in zip(expected, got, strict=True):
+        tf.nest.map_structure(np.testing.assert_array_equal, one, other)
+
+
+def test_the_seed_decides_order_and_augmentation_of_training():
+    images, labels = _numbered(64, side=8)
+    augmentation = Augmentation(crop_padding=2)
+
+    def first(seed):
+        batches, _ = training_batches(images, labels, 64, seed, augmentation)
+        return next(batches.as_numpy_iterator())
+
+    tf.nest.map_structure(np.testing.assert_array_equal, first(1), first(1))
+    assert (first(1)[1] != first(2)[1]).any()
+
+
+def test_training_has_streams_of_its_own():
+    # The search's halves of 2 * 400 images, against a training on 400: the positions
+    # at which all draw the same are one in 400 by chance.
+    images, labels = _numbered(800)
+    pairs, steps = bilevel_pairs(images, labels, batch_size=40)
+    halves = stratified_split(labels, 0.5, seed=0)
+    dataset, _ = training_batches(images[:400], labels[:400], batch_size=40)
+    own = _order(dataset, steps).ravel()
+    for half, drawn in zip(halves, _take(pairs, steps), strict=True):
+        assert np.sum(np.searchsorted(half, drawn.ravel()) == own) < 10
+
+
+def test_training_is_augmented_by_draws_of_its_own():
+    images = np.full((64, 16, 16, 1), 255, np.uint8)
+    arguments = images, np.arange(64) % 2
+    cutout = Augmentation(cutout=8)
+    pairs, _ = bilevel_pairs(*arguments, batch_size=32, augmentation=cutout)
+    batches, _ = training_batches(*arguments, batch_size=32, augmentation=cutout)
+    drawn = [x for pair in pairs.take(2).as_numpy_iterator() for x, _ in pair]
+    drawn += [x for x, _ in batches.take(4).as_numpy_iterator()]
+    assert len({batch.tobytes() for batch in drawn}) == 8
+
+
 def test_evaluation_gives_every_image_in_order():
     images, labels = _numbered(21)
     dataset = evaluation_batches(images, labels, batch_size=8)
@@ -226,6 +315,25 @@ def test_bad_arguments_are_refused(change, message):
     arguments = {"images": images, "labels": labels, "batch_size": 16} | change
     with pytest.raises(ValueError, match=message):
         bilevel_pairs(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"initial_epoch": -1}, "initial_epoch at least 0, not 16 and -1"),
+        ({"batch_size": 65}, "A batch of 65 needs .* there are 64"),
+        ({"images": np.zeros((64, 4, 4, 3), np.float32)}, "uint8 .* not float32"),
+        ({"labels": np.zeros((64, 4), int)}, r"of shape \(64,\), not \(64, 4\)"),
+        ({"augmentation": Augmentation(cutout=4)}, "cutout must be below"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_bad_training_arguments_are_refused(change, message):
+    images, labels = _numbered(64)
+    arguments = {"images": images, "labels": labels, "batch_size": 16} | change
+    with pytest.raises(ValueError, match=message):
+        training_batches(**arguments)
 
 
 def test_bad_evaluation_arguments_are_refused():
