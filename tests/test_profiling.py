@@ -1,14 +1,83 @@
+import golden
+import keras
+import numpy as np
 import pytest
 import tensorflow as tf
+from small_networks import tiny_network
 
 from advrush_tf import profiling
+from advrush_tf.fit import AdvRushFitModel
+from advrush_tf.fixed_cell import Operation
+from advrush_tf.network import CellNetwork
+from advrush_tf.objectives import PGD
+from advrush_tf.resnet import ResNet18
 from advrush_tf.search import AdvRushSearchModel
+
+ROWS = {row["arch"]: row for row in golden.load("paramcounts")["meta"]["table"]}
 
 
 def test_counts_of_the_official_supernet():
     model = AdvRushSearchModel(10, (32, 32, 3))
     assert profiling.count_parameters(model.network_weights) == 1_930_618
     assert profiling.multiply_adds(model) == 300_255_744
+
+
+# Two of the seven rows, which have all operations between them but dil_conv_5x5.
+@pytest.mark.parametrize("arch", ["ADVRUSH", "AmoebaNet"])
+def test_counts_of_official_networks(arch):
+    net = CellNetwork(arch, 10, (32, 32, 3))
+    assert (
+        profiling.count_parameters(net.trainable_variables)
+        == (ROWS[arch]["params_no_aux"])
+    )
+    assert profiling.multiply_adds(net) == ROWS[arch]["macs_32"]
+
+
+def test_count_of_the_official_network_on_imagenet():
+    net = CellNetwork("ADVRUSH", 1000, (224, 224, 3), 48, 14, stem="imagenet")
+    assert profiling.multiply_adds(net) == 640_653_120
+
+
+def test_count_of_resnet_by_hand():
+    # Every stage has as many in its 3x3 convolutions but for the first of each later
+    # stage, which reads half the channels; its shortcut has a ninth of that.
+    convolution, pixels = 64 * 64 * 9 * 1024, 1024
+    stem, classifier = 3 * 64 * 9 * pixels, 512 * 10
+    later = convolution // 2 + 3 * convolution + convolution // 2 // 9
+    expected = stem + 4 * convolution + 3 * later + classifier
+    assert expected == 555_422_720
+    assert profiling.multiply_adds(ResNet18(10, (32, 32, 3))) == expected
+
+
+class OneOperation(keras.Model):
+    """A single operation of 3 channels, to be counted."""
+
+    def __init__(self, name, stride, image_shape):
+        super().__init__()
+        self.image_shape = image_shape
+        self.operation = Operation(name, 3, stride)
+        self.operation.build((None, None, None, 3))
+
+    def call(self, x, training=False):
+        return self.operation(x, tf.nn.relu(x), training=training)
+
+
+@pytest.mark.parametrize(
+    ("name", "per_pixel"),
+    [
+        ("dil_conv_3x3", 9 * 3 + 3 * 3),
+        ("dil_conv_5x5", 25 * 3 + 3 * 3),
+        ("sep_conv_3x3", 2 * (9 * 3 + 3 * 3)),
+        ("max_pool_3x3", 0),
+    ],
+)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("sides", [(8, 8), (7, 5), (9, 2)])
+def test_odd_images_by_hand(name, per_pixel, stride, sides):
+    # The first convolution of a separable one has the stride, the second reads less.
+    pixels = np.prod([-(-side // stride) for side in sides])
+    model = OneOperation(name, stride, (*sides, 3))
+    assert profiling.multiply_adds(model) == pixels * per_pixel
 
 
 def test_rectangular_kernels_by_hand():
@@ -37,3 +106,29 @@ def test_a_step_is_measured(kind):
     nodes = sum(len(graph.as_graph_def().node) for graph in graphs)
     assert cost.graph_nodes == nodes > 100
     assert cost.peak_bytes > 1e8
+
+
+def test_a_step_of_a_fit_is_measured():
+    model = AdvRushFitModel(tiny_network(), PGD(steps=2), ema_decay=0.9)
+    model.compile()
+    before = int(model.optimizer.iterations)
+    cost = profiling.measure_fit_step(model, 4, repeats=2)
+    assert int(model.optimizer.iterations) == before + 3
+    assert cost.trace_seconds > 0 and cost.first_seconds > 0 and cost.seconds > 0
+    assert cost.graph_nodes > 1000
+    assert cost.peak_bytes > 1e8
+
+
+def test_steps_of_an_attack_in_a_loop_are_counted_once():
+    nodes = []
+    for steps in (2, 7):
+        model = AdvRushFitModel(ResNet18(3, (8, 8, 1), 2), PGD(steps=steps))
+        model.compile()
+        nodes.append(profiling.measure_fit_step(model, 2, repeats=1).graph_nodes)
+    assert nodes[0] == nodes[1]
+
+
+def test_an_evaluation_is_measured():
+    model = AdvRushFitModel(tiny_network(), PGD())
+    model.compile()
+    assert profiling.measure_evaluation(model, 2) > 0
