@@ -30,7 +30,7 @@ class _NumberParser(flags.ArgumentParser):
         text = argument.strip()
         try:
             return float(Fraction(text)) if "/" in text else float(text)
-        except (ValueError, ZeroDivisionError):
+        except (ValueError, ArithmeticError):
             raise ValueError(f"it must be {self.syntactic_help}") from None
 
     def flag_type(self) -> str:

@@ -78,7 +78,7 @@ def test_a_number_is_none_unless_it_is_given(numbers):
     assert numbers.radii is None
 
 
-WRONG = ("1/0", "abc", "8/", "1/2/3", "0.5,x", "1/x")
+WRONG = ("1/0", "abc", "8/", "1/2/3", "0.5,x", "1/x", "9" * 400 + "/1")
 
 
 @pytest.mark.parametrize(
@@ -93,6 +93,7 @@ WRONG = ("1/0", "abc", "8/", "1/2/3", "0.5,x", "1/x")
         ("radius", "1,2", "a number or a fraction"),
         ("radii", "1/255 8/255", "separated by commas"),
     ],
+    ids=lambda value: value[:9],
 )
 def test_what_is_no_number_is_one_line(numbers, name, text, wanted, capsys):
     with pytest.raises(SystemExit) as stop:
