@@ -132,7 +132,6 @@ class CellNetwork(ImageClassifier):
         provenance: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ):
-        super().__init__(num_classes, image_shape, mean, std, provenance, **kwargs)
         stem = _as_stem(stem)
         check_architecture(
             num_classes,
@@ -143,6 +142,7 @@ class CellNetwork(ImageClassifier):
         )
         if not 0 <= drop_path < 1:
             raise ValueError(f"drop_path must be in [0, 1), not {drop_path}")
+        super().__init__(num_classes, image_shape, mean, std, provenance, **kwargs)
         self.genotype = _as_genotype(genotype)
         self._config |= {
             "genotype": self.genotype.to_dict(),

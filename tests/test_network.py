@@ -174,6 +174,12 @@ def test_wrong_arguments(settings, message):
         tiny_network(**settings)
 
 
+@pytest.mark.parametrize("shape", [(), (8, 8), (8, 7, 1), (8, 8, 0)])
+def test_wrong_image_shapes(shape):
+    with pytest.raises(ValueError, match="at least 8x8 pixels and a channel"):
+        CellNetwork("ADVRUSH", 3, shape, 2, 2, mean=(0.5,), std=(0.5,))
+
+
 def test_without_an_auxiliary_head_there_are_no_auxiliary_logits():
     with pytest.raises(ValueError, match="auxiliary=False"):
         tiny_network().with_auxiliary(tf.zeros((1, 8, 8, 1)))
