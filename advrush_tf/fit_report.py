@@ -14,10 +14,11 @@ from advrush_tf.checkpoints import CheckpointStore
 from advrush_tf.curves import draw_curves
 from advrush_tf.files import write_text
 from advrush_tf.fit import AdvRushFitModel
-from advrush_tf.fit_settings import FitSettings, Selection
+from advrush_tf.fit_settings import FitSettings
 from advrush_tf.jsonable import freeze, json_text, thaw
 from advrush_tf.model_files import save_model
 from advrush_tf.profiling import count_parameters
+from advrush_tf.recipes import Selection
 from advrush_tf.running import ProgressBar
 from advrush_tf.search import NonFiniteLossError
 from advrush_tf.version import __version__

@@ -12,10 +12,11 @@ from advrush_tf.augmentation import Augmentation
 from advrush_tf.checkpoints import CheckpointStore
 from advrush_tf.classifier import ImageClassifier
 from advrush_tf.data import ImageDataset, load_dataset
+from advrush_tf.data_source import reason
 from advrush_tf.errors import UserError
 from advrush_tf.fit import AdvRushFitModel
 from advrush_tf.fit_report import REPORT, EpochRecorder, FitRecord, tell, write_report
-from advrush_tf.fit_settings import FitSettings, NetworkName, Schedule
+from advrush_tf.fit_settings import FitSettings
 from advrush_tf.genotypes import Genotype, get_genotype
 from advrush_tf.network import CellNetwork
 from advrush_tf.pipeline import evaluation_batches, stratified_split, training_batches
@@ -25,6 +26,7 @@ from advrush_tf.profiling import (
     measure_fit_step,
     multiply_adds,
 )
+from advrush_tf.recipes import NetworkName, Schedule
 from advrush_tf.resnet import ResNet18
 from advrush_tf.running import ProgressBar, print_line, write_failure
 from advrush_tf.settings import record_settings
@@ -39,10 +41,12 @@ def find_genotype(settings: FitSettings) -> Genotype | None:
     Raises:
         UserError: there is no such genotype.
     """
-    if settings.genotype is None:
-        return None
+    return None if settings.genotype is None else _read_genotype(settings.genotype)
+
+
+def _read_genotype(name_or_path: str | Path) -> Genotype:
     try:
-        return get_genotype(settings.genotype)
+        return get_genotype(name_or_path)
     except ValueError as error:
         raise UserError(str(error)) from None
 
@@ -218,16 +222,29 @@ def run_fit(
     # Only now: settings that do not fit the data must not mark the workdir.
     record_settings(settings, workdir)
     if (finished := workdir / REPORT).exists():
-        say(f"{workdir} holds a finished fit.")
-        report = json.loads(finished.read_text("utf-8"))
-        tell(report, workdir, say)
-        return report
+        return _told_again(finished, workdir, say)
     try:
         _record_genotype(genotype, workdir)
         record = _fit(model, data, settings, workdir, say)
         return write_report(model, data.test(), settings, record, workdir, say)
     except OSError as error:
         raise UserError(write_failure(workdir, error)) from None
+
+
+def _told_again(
+    path: Path, workdir: Path, say: Callable[[str], None]
+) -> dict[str, Any]:
+    try:
+        report = json.loads(path.read_text("utf-8"))
+        tell(report, workdir, lambda line: None)
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged ({reason(error)}). Delete it and run the same command "
+            "to write it anew."
+        ) from None
+    say(f"{workdir} holds a finished fit.")
+    tell(report, workdir, say)
+    return report
 
 
 def _record_genotype(genotype: Genotype | None, workdir: Path) -> None:
@@ -237,7 +254,7 @@ def _record_genotype(genotype: Genotype | None, workdir: Path) -> None:
         return
     if not path.exists():
         genotype.save(path)
-    elif get_genotype(path) != genotype:
+    elif _read_genotype(path) != genotype:
         raise UserError(
             f"{path} is another genotype than the one given. Give another --workdir, "
             "or the same genotype to resume."

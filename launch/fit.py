@@ -9,16 +9,11 @@ from absl import app, flags
 from advrush_tf import fit_run
 from advrush_tf.crafting import Start
 from advrush_tf.errors import UserError
-from advrush_tf.fit_settings import (
-    FitSettings,
-    NetworkName,
-    Schedule,
-    Selection,
-    fit_settings,
-)
+from advrush_tf.fit_settings import FitSettings, fit_settings
 from advrush_tf.launching import define_number, define_numbers, parse_flags
 from advrush_tf.network import Stem
 from advrush_tf.objectives import ObjectiveName
+from advrush_tf.recipes import NetworkName, Schedule, Selection
 from advrush_tf.search import NonFiniteLossError
 from advrush_tf.settings import Precision
 

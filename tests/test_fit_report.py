@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from advrush_tf.fit_report import FitRecord, epoch_line, tell
-from advrush_tf.fit_settings import Selection
+from advrush_tf.recipes import Selection
 
 
 def row(epoch, clean=None, robust=None):

@@ -117,6 +117,19 @@ def test_a_finished_fit_is_told_again_and_not_repeated(finished):
     assert (workdir / "model.keras").stat().st_mtime_ns == before
 
 
+def test_a_damaged_report_is_one_clear_line(finished, tmp_path):
+    for name in ("settings.json", "genotype.json"):
+        (tmp_path / name).write_bytes((finished[0] / name).read_bytes())
+    for text in ("{", "[]", "{}"):
+        (tmp_path / "fit.json").write_text(text)
+        with pytest.raises(UserError, match=r"fit.json is damaged"):
+            fit_run.run_fit(fit_settings(**SMALL), tmp_path)
+    (tmp_path / "fit.json").unlink()
+    (tmp_path / "genotype.json").write_text("{")
+    with pytest.raises(UserError, match=r"genotype.json"):
+        fit_run.run_fit(fit_settings(**SMALL), tmp_path)
+
+
 def test_other_settings_and_another_genotype_are_refused(finished, tmp_path):
     workdir, *_ = finished
     with pytest.raises(UserError, match=r"epochs is 3 there and 4 here"):

@@ -2,51 +2,11 @@ import dataclasses
 
 import pytest
 
-from advrush_tf.crafting import SignAscent, Start
 from advrush_tf.errors import UserError
-from advrush_tf.fit_settings import (
-    NetworkName,
-    Schedule,
-    Selection,
-    fit_settings,
-)
+from advrush_tf.fit_settings import fit_settings
 from advrush_tf.network import Stem
-from advrush_tf.objectives import MART, PGD, TRADES, ObjectiveName, Standard
-
-
-def test_the_official_pgd_recipe():
-    settings = fit_settings("pgd")
-    assert (settings.batch_size, settings.epochs) == (64, 200)
-    assert (settings.learning_rate, settings.momentum) == (0.1, 0.9)
-    assert settings.schedule is Schedule.PIECEWISE
-    assert [share * settings.epochs for share in settings.milestones] == [100, 150]
-    assert (settings.decay, settings.weight_l2, settings.clip_norm) == (0.1, 1e-4, 5.0)
-    assert settings.make_objective() == PGD(0.0, 0.031, 0.01, 7, Start.GAUSSIAN)
-    assert settings.evaluation_attack == SignAscent(0.031, 0.01, 20, Start.UNIFORM)
-    assert (settings.init_channels, settings.num_cells) == (36, 20)
-    assert not settings.normalise
-    assert settings.select_by is Selection.ROBUST
-
-
-def test_the_official_standard_recipe():
-    settings = fit_settings("standard").for_images((32, 32, 3))
-    assert settings.epochs == 600
-    assert settings.schedule is Schedule.COSINE
-    assert (settings.learning_rate, settings.learning_rate_min) == (0.025, 0.0)
-    assert (settings.drop_path, settings.auxiliary_weight) == (0.2, 0.4)
-    assert settings.cutout == 16
-    assert settings.make_objective() == Standard()
-
-
-def test_recipes_of_the_papers():
-    assert fit_settings("trades").make_objective() == TRADES(
-        epsilon=0.031, step_size=0.01, steps=7, beta=6.0
-    )
-    assert fit_settings("mart").make_objective() == MART(beta=5.0)
-    fast = fit_settings("fgsm_rs")
-    objective = ObjectiveName.FGSM_RS.objective()
-    assert fast.make_objective() == objective
-    assert fast.schedule is Schedule.ONE_CYCLE
+from advrush_tf.objectives import ObjectiveName
+from advrush_tf.recipes import NetworkName
 
 
 @pytest.mark.parametrize("name", ObjectiveName)
