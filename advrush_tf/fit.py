@@ -16,7 +16,7 @@ from advrush_tf.objectives import Objective, cross_entropy
 from advrush_tf.optimizers import MomentumSGD
 from advrush_tf.weight_perturbation import kept, moved
 
-# Robust accuracy is measured from a start that fitting never uses.
+# Robust accuracy is always measured from the same start.
 _EVALUATION_SEED = (20, 20)
 
 

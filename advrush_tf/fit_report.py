@@ -97,13 +97,18 @@ class EpochRecorder(keras.callbacks.Callback):
         )
 
     def on_train_batch_end(self, batch, logs=None):
-        if not np.isfinite(loss := float(logs["loss"])):
+        self._check_finite("loss", logs)
+
+    def _check_finite(self, name: str, logs: Mapping[str, float]) -> None:
+        if not np.isfinite(loss := float(logs.get(name, 0.0))):
             raise NonFiniteLossError(
-                f"loss became {loss} in epoch {len(self._record.history) + 1}, after "
+                f"{name} became {loss} in epoch {len(self._record.history) + 1}, after "
                 f"{int(self.model.optimizer.iterations)} steps"
             )
 
     def on_epoch_end(self, epoch, logs=None):
+        # The last step's weights have given no training loss yet.
+        self._check_finite("val_loss", logs)
         row = {
             "epoch": epoch + 1,
             **{name: float(value) for name, value in logs.items()},

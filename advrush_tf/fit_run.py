@@ -124,7 +124,8 @@ def make_schedule(
         )
     if settings.schedule is Schedule.ONE_CYCLE:
         return optimizers.OneCycle(rate, epochs * steps_per_epoch)
-    drops = [max(round(share * epochs) - 1, 0) for share in settings.milestones]
+    # The first epoch always has the full rate.
+    drops = [max(round(share * epochs) - 1, 1) for share in settings.milestones]
     return keras.optimizers.schedules.PiecewiseConstantDecay(
         # Keras still uses the earlier value in the boundary's own step.
         [epoch * steps_per_epoch - 1 for epoch in drops],
@@ -221,10 +222,10 @@ def run_fit(
     model = make_model(settings, network, data.steps_per_epoch)
     # Only now: settings that do not fit the data must not mark the workdir.
     record_settings(settings, workdir)
-    if (finished := workdir / REPORT).exists():
-        return _told_again(finished, workdir, say)
     try:
         _record_genotype(genotype, workdir)
+        if (finished := workdir / REPORT).exists():
+            return _told_again(finished, workdir, say)
         record = _fit(model, data, settings, workdir, say)
         return write_report(model, data.test(), settings, record, workdir, say)
     except OSError as error:

@@ -114,9 +114,10 @@ class FitSettings(Settings):
         )
         self.require(
             "milestones",
-            all(0 < share < 1 for share in self.milestones)
+            len(self.milestones) > 0
+            and all(0 < share < 1 for share in self.milestones)
             and list(self.milestones) == sorted(self.milestones),
-            "rising shares of the epochs, each between 0 and 1",
+            "one or more rising shares of the epochs, each between 0 and 1",
         )
         self.require(
             "learning_rate_min",

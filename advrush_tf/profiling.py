@@ -1,4 +1,4 @@
-"""What a search will cost: parameters, multiply-adds, seconds and memory per step."""
+"""What a run will cost: parameters, multiply-adds, seconds and memory per step."""
 
 import resource
 import time

@@ -247,6 +247,7 @@ def _finish(model, settings, workdir, say) -> Genotype:
     say(f"Every epoch  {workdir / 'genotypes'}")
     say(f"Checkpoints  {workdir / 'checkpoints'}")
     say(f"\nNext: tensorboard --logdir {workdir / 'tensorboard'}")
+    say(f"      python launch/fit.py --genotype={path} --dataset={settings.dataset}")
     return genotype
 
 

@@ -144,8 +144,11 @@ def test_other_settings_and_another_genotype_are_refused(finished, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fit_run.run_fit(settings, tmp_path / "run", say=stop)
     path.write_text(random_genotype(1).to_json())
-    with pytest.raises(UserError, match="another genotype"):
-        fit_run.run_fit(settings, tmp_path / "run")
+    (tmp_path / "run" / "fit.json").write_bytes((workdir / "fit.json").read_bytes())
+    for _ in range(2):
+        with pytest.raises(UserError, match="another genotype"):
+            fit_run.run_fit(settings, tmp_path / "run")
+        (tmp_path / "run" / "fit.json").unlink(missing_ok=True)
 
 
 def test_the_parts_of_the_data_are_disjoint_and_test_is_apart():
@@ -188,6 +191,12 @@ def test_the_official_rate_drops_with_the_100th_and_the_150th_epoch():
     made = fit_run.make_schedule(fit_settings("pgd"), steps_per_epoch=10)
     rates = [float(made(10 * (epoch - 1))) for epoch in (1, 99, 100, 149, 150, 200)]
     np.testing.assert_allclose(rates, [0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rtol=1e-6)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_a_short_fit_begins_with_the_full_rate(epochs):
+    made = fit_run.make_schedule(fit_settings("pgd", epochs=epochs), steps_per_epoch=5)
+    assert [float(made(step)) for step in range(5)] == pytest.approx([0.1] * 5)
 
 
 def test_accuracies_are_measured_now_and_then_and_at_the_end():

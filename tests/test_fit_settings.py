@@ -68,6 +68,7 @@ def test_what_has_no_use_is_refused(objective, network, given):
         ("validation_portion", 0.0),
         ("validation_portion", 1.0),
         ("robust_eval_every", 0),
+        ("milestones", ()),
         ("milestones", (0.75, 0.5)),
         ("milestones", (100.0, 150.0)),
         ("learning_rate", 0.0),

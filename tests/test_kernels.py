@@ -299,3 +299,23 @@ def test_second_gradients_in_float32_equal_those_in_float64(rng, name, traced):
     for value, reference in zip(actual, expected, strict=True):
         scale = np.abs(reference).max()
         np.testing.assert_allclose(value, reference, rtol=0, atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 8])
+def test_strided_pointwise_convolution_and_its_gradients(channels):
+    rng = np.random.default_rng(channels)
+    x = rng.normal(size=(3, 8, 8, channels)).astype(np.float32)
+    kernel = rng.normal(size=(1, 1, channels, 2)).astype(np.float32)
+    dy = rng.normal(size=(3, 4, 4, 2)).astype(np.float32)
+    with tf.GradientTape() as tape:
+        tensors = tf.constant(x), tf.constant(kernel)
+        tape.watch(tensors)
+        y = kernels.grouped_conv2d(*tensors, strides=(2, 2))
+    dx, dkernel = tape.gradient(y, tensors, output_gradients=tf.constant(dy))
+    read = x[:, ::2, ::2]
+    np.testing.assert_allclose(y, read @ kernel[0, 0], rtol=1e-4, atol=1e-5)
+    expected = np.einsum("bhwi,bhwo->io", read, dy)
+    np.testing.assert_allclose(dkernel[0, 0], expected, rtol=1e-4, atol=1e-4)
+    expected = np.zeros_like(x)
+    expected[:, ::2, ::2] = dy @ kernel[0, 0].T
+    np.testing.assert_allclose(dx, expected, rtol=1e-4, atol=1e-5)
