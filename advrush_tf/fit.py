@@ -10,7 +10,7 @@ import tensorflow as tf
 from advrush_tf.averaging import WeightAverage
 from advrush_tf.blocks import PACKAGE
 from advrush_tf.crafting import SignAscent
-from advrush_tf.inputs import as_labels
+from advrush_tf.inputs import as_labels, check_images
 from advrush_tf.network import CellNetwork
 from advrush_tf.objectives import Objective, cross_entropy
 from advrush_tf.optimizers import MomentumSGD
@@ -66,6 +66,10 @@ class AdvRushFitModel(keras.Model):
                 raise ValueError(f"{name} must be 0 or more, not {value}")
         if auxiliary_weight and getattr(network, "auxiliary_head", None) is None:
             raise ValueError("auxiliary_weight needs a network with an auxiliary head")
+        if not network.built:
+            raise ValueError(
+                "the network has no weights yet: give it an Input, or call it once"
+            )
         self.network = network
         self.objective = objective
         self.auxiliary_weight = auxiliary_weight
@@ -138,17 +142,27 @@ class AdvRushFitModel(keras.Model):
         with self.average.in_use() if self.average else contextlib.nullcontext():
             yield
 
-    def fit(self, *args, callbacks=None, **kwargs):
-        """Fits, as in Keras, and raises a network's drop path from epoch to epoch."""
+    def fit(self, x=None, *args, callbacks=None, **kwargs):
+        """Fits, as in Keras, and raises a network's drop path from epoch to epoch.
+
+        Raises:
+            ValueError: images are not floats in [0, 1].
+        """
+        check_images(x)
         if isinstance(callbacks, keras.callbacks.Callback):
             callbacks = [callbacks]
         callbacks = [_DropPathSchedule(), *(callbacks or [])]
-        return super().fit(*args, callbacks=callbacks, **kwargs)
+        return super().fit(x, *args, callbacks=callbacks, **kwargs)
 
-    def evaluate(self, *args, **kwargs):
-        """Evaluates, as in Keras, the averaged weights if there are any."""
+    def evaluate(self, x=None, *args, **kwargs):
+        """Evaluates, as in Keras, the averaged weights if there are any.
+
+        Raises:
+            ValueError: images are not floats in [0, 1].
+        """
+        check_images(x)
         with self.averaged():
-            return super().evaluate(*args, **kwargs)
+            return super().evaluate(x, *args, **kwargs)
 
     def train_step(self, data):
         """One step: craft, perturb the weights if asked to, and lower the loss.
@@ -161,6 +175,7 @@ class AdvRushFitModel(keras.Model):
         """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         batch = tf.convert_to_tensor(x), as_labels(y), sample_weight
+        check_images(batch[0])
         step = tf.cast(self.optimizer.iterations, tf.int64)
         seed = tf.stack([tf.constant(self.seed, tf.int64), step])
         crafted = self.objective.craft(self._logits, *batch[:2], seed)
@@ -227,6 +242,7 @@ class AdvRushFitModel(keras.Model):
     def test_step(self, data):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         x, y = tf.convert_to_tensor(x), as_labels(y)
+        check_images(x)
         logits = {"accuracy": self._logits(x, False)}
         if self.evaluation_attack is not None:
             crafted = self.evaluation_attack.craft(

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from advrush_tf.checkpoints import CheckpointStore
 from advrush_tf.curves import draw_curves
+from advrush_tf.errors import UserError
 from advrush_tf.files import write_text
 from advrush_tf.fit import AdvRushFitModel
 from advrush_tf.fit_settings import FitSettings
@@ -203,6 +204,11 @@ def _measure(
     path: Path, test: tf.data.Dataset, settings: FitSettings
 ) -> dict[str, float]:
     """Accuracies of a saved network, as whoever loads it will find them."""
+    if not path.exists():
+        raise UserError(
+            f"{path} is missing, and with it the weights of an earlier epoch; fit "
+            "again in another --workdir."
+        )
     model = AdvRushFitModel(
         keras.models.load_model(path),
         settings.make_objective(),

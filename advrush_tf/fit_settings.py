@@ -212,12 +212,23 @@ def fit_settings(
                 f"--{name} has no use with --objective={named} and "
                 f"--network={built}; leave it out."
             )
+    schedule = given.get("schedule", recipe["schedule"])
+    for name, reader in _READERS.items():
+        if name in given and schedule is not reader:
+            raise UserError(f"--{name} has no use with --schedule={schedule}.")
     ratio = given.get("epsilon", recipe["epsilon"]) / recipe["epsilon"]
     for name in ("step_size", "eval_step_size"):
         if recipe[name] is not None:
             recipe[name] *= ratio
     return FitSettings(objective=named, network=built, **(recipe | given))
 
+
+# The schedules that read a field.
+_READERS: Mapping[str, Schedule] = {
+    "milestones": Schedule.PIECEWISE,
+    "decay": Schedule.PIECEWISE,
+    "learning_rate_min": Schedule.COSINE,
+}
 
 _CHOICES: Mapping[str, type[enum.StrEnum]] = {
     "objective": ObjectiveName,

@@ -129,7 +129,7 @@ class Genotype:
         """
         try:
             data = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"The genotype is not valid JSON: {error}.") from None
         if not isinstance(data, dict):
             raise ValueError(

@@ -86,6 +86,22 @@ def normalise(
     return (x - tf.constant(mean, x.dtype)) / tf.constant(std, x.dtype)
 
 
+def check_images(x: Any) -> None:
+    """Raises ValueError where images are not floats in [0, 1].
+
+    Args:
+        x: what `fit` or a step was given; only an array's range is looked at.
+    """
+    dtype = getattr(x, "dtype", None)
+    if dtype is not None and not tf.as_dtype(dtype).is_floating:
+        raise ValueError(f"images must be floats in [0, 1], not {dtype}; divide by 255")
+    if isinstance(x, np.ndarray) and x.size:
+        low, high = float(x.min()), float(x.max())
+        # Not `low < 0 or high > 1`, which NaN would pass.
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"images must be in [0, 1]; these are in [{low}, {high}]")
+
+
 def as_labels(y: Any) -> tf.Tensor:
     """Integer labels (batch,) from any integer type and from a column (batch, 1)."""
     y = tf.cast(tf.convert_to_tensor(y), tf.int32)

@@ -69,7 +69,8 @@ class AuxiliaryHead(Block):
         if min(input_shape[1:3]) < smallest:
             raise ValueError(
                 f"the auxiliary head reads {input_shape[1]}x{input_shape[2]} pixels "
-                f"and needs {smallest}x{smallest}: use larger images, or no head with auxiliary=False (--auxiliary_weight=0)"
+                f"and needs {smallest}x{smallest}: use larger images, or no head with "
+                "auxiliary=False (--auxiliary_weight=0)"
             )
         common = {"dtype": self.dtype_policy}
         self.first = ConvBatchNorm(128, affine=True, name="first", **common)

@@ -232,6 +232,31 @@ def test_sample_weights_weigh_the_losses():
 
 
 @pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x * 255, r"in \[0.*, 25"),
+        (lambda x: x - 0.5, r"in \[-0"),
+        (lambda x: (x * 255).astype(np.uint8), "uint8"),
+        (lambda x: np.where(x > 0.9, np.nan, x), "nan"),
+    ],
+)
+def test_images_are_floats_in_0_to_1(change, message):
+    model = model_of(tiny_network(), FAST)
+    x, y = tiny_batch()
+    for method in (model.fit, model.evaluate, model.train_on_batch):
+        if method == model.train_on_batch and "uint8" not in message:
+            continue
+        with pytest.raises(ValueError, match=message):
+            method(change(x), y)
+
+
+def test_a_network_without_weights_is_refused():
+    network = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(3)])
+    with pytest.raises(ValueError, match="no weights yet"):
+        AdvRushFitModel(network, Standard())
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"auxiliary_weight": -1.0}, "auxiliary_weight"),

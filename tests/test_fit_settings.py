@@ -47,6 +47,9 @@ def test_small_images_have_a_smaller_cutout_and_no_auxiliary_head():
         ("pgd", "resnet18", {"genotype": "ADVRUSH"}),
         ("standard", "resnet18", {"auxiliary_weight": 0.4}),
         ("pgd", "resnet18", {"num_cells": 4}),
+        ("pgd", "cells", {"learning_rate_min": 0.01}),
+        ("standard", "cells", {"milestones": (0.5,)}),
+        ("fgsm_rs", "cells", {"decay": 0.2}),
     ],
 )
 def test_what_has_no_use_is_refused(objective, network, given):
@@ -72,7 +75,6 @@ def test_what_has_no_use_is_refused(objective, network, given):
         ("milestones", (0.75, 0.5)),
         ("milestones", (100.0, 150.0)),
         ("learning_rate", 0.0),
-        ("learning_rate_min", 1.0),
         ("momentum", 1.0),
         ("drop_path", 1.0),
         ("label_smoothing", 1.0),
@@ -88,6 +90,11 @@ def test_what_has_no_use_is_refused(objective, network, given):
 def test_out_of_range_values_are_named(name, value):
     with pytest.raises(UserError, match=f"--{name}"):
         fit_settings("pgd", **{name: value})
+
+
+def test_the_cosine_does_not_rise():
+    with pytest.raises(UserError, match="--learning_rate_min is 1"):
+        fit_settings("standard", learning_rate_min=1.0)
 
 
 def test_every_field_is_documented_as_a_setting():
