@@ -67,6 +67,8 @@ def build_network(
         "mean": dataset.mean if settings.normalise else None,
         "std": dataset.std if settings.normalise else None,
         "dtype": settings.precision.value,
+        # Keras' own name counts the networks of a process.
+        "name": f"{settings.network}_network",
     }
     try:
         if settings.network is NetworkName.RESNET18:
