@@ -1,0 +1,1 @@
+"""Attacks on Keras classifiers, and evaluations of robustness made of them."""

@@ -1,0 +1,195 @@
+"""Auto-PGD: projected gradient steps whose size adapts to the attack's progress.
+
+Source: Croce & Hein, arXiv 2003.01690, algorithm 1.
+"""
+
+import dataclasses
+import enum
+import math
+
+import tensorflow as tf
+
+from advrush_tf.attacks import losses
+from advrush_tf.attacks.attack import Attack, Found, Slots, State
+from advrush_tf.attacks.norms import per_image, project, steepest
+from advrush_tf.attacks.victim import LogitsFn
+from advrush_tf.constants import constant
+from advrush_tf.objectives import cross_entropy
+
+_MOMENTUM = 0.75
+# Fewer rises than this share of an interval's steps halve the step size.
+_RISES = 0.75
+
+
+class Loss(enum.StrEnum):
+    """What APGD raises."""
+
+    CE = "ce"
+    DLR = "dlr"
+    TARGETED_DLR = "targeted_dlr"
+
+
+@dataclasses.dataclass(frozen=True)
+class APGD(Attack):
+    """Auto-PGD on one of three losses.
+
+    Attributes:
+        loss: what is raised.
+        iterations: steps of a run.
+        restarts: runs from random starts; with `targets`, of each target.
+        targets: how many of the classes with the highest clean logits the targeted
+            loss aims at, one run each; other losses have no targets.
+        eot: gradients averaged in each step, for a model that is random.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    loss: Loss = Loss.CE
+    iterations: int = 100
+    restarts: int = 1
+    targets: int = 9
+    eot: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "loss", Loss(self.loss))
+        for name in ("iterations", "restarts", "targets", "eot"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")
+
+    def runs(self, num_classes):
+        if self.loss is Loss.TARGETED_DLR:
+            return self.restarts * min(self.targets, num_classes - 1)
+        return self.restarts
+
+    @property
+    def steps(self):
+        # The start is looked at as well.
+        return self.iterations + 1
+
+    def start(self, slots):
+        images = slots.in_ball(self.norm, self.epsilon)
+        lowest = tf.fill(tf.shape(slots.y), slots.x.dtype.min)
+        zero = tf.zeros_like(slots.y)
+        return {
+            "images": images,
+            "before": images,
+            "step_size": tf.fill(
+                tf.shape(slots.y), tf.cast(2 * self.epsilon, slots.x.dtype)
+            ),
+            "loss": lowest,
+            "best_loss": lowest,
+            "best_images": images,
+            "best_gradient": tf.zeros_like(images),
+            "rises": zero,
+            "checked_loss": lowest,
+            "was_halved": tf.ones_like(slots.y, tf.bool),
+        }
+
+    def step(self, logits_fn, slots, index, draws, state):
+        del draws
+        images = state["images"]
+        loss, gradient, logits = self._evaluate(logits_fn, slots, images)
+        rises = state["rises"] + tf.cast((loss > state["loss"]) & (index > 0), tf.int32)
+        better = loss > state["best_loss"]
+        state = state | {
+            "loss": loss,
+            "rises": rises,
+            "best_loss": tf.where(better, loss, state["best_loss"]),
+            "best_images": tf.where(per_image(better), images, state["best_images"]),
+            "best_gradient": tf.where(
+                per_image(better), gradient, state["best_gradient"]
+            ),
+        }
+        state, halve = self._adapt(index, state)
+        origin = tf.where(per_image(halve), state["best_images"], images)
+        gradient = tf.where(per_image(halve), state["best_gradient"], gradient)
+        moved = self._move(slots, index, origin, gradient, state)
+        wrong = losses.margin(logits, slots.y) > 0
+        return Found(state | {"before": origin, "images": moved}, images, wrong)
+
+    def _evaluate(self, logits_fn: LogitsFn, slots: Slots, images: tf.Tensor):
+        """Losses, gradients and logits at the images, averaged over `eot` calls."""
+
+        def once():
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(images)
+                logits = logits_fn(images)
+                loss = self._losses(slots, logits)
+            return loss, tape.gradient(loss, images), logits
+
+        if self.eot == 1:
+            return once()
+        first = once()
+        _, *sums = tf.while_loop(
+            lambda number, *_: number < self.eot,
+            lambda number, *sums: (
+                number + 1,
+                *(a + b for a, b in zip(sums, once(), strict=True)),
+            ),
+            (1, *first),
+            parallel_iterations=1,
+        )
+        return tuple(total / self.eot for total in sums)
+
+    def _losses(self, slots: Slots, logits: tf.Tensor) -> tf.Tensor:
+        if self.loss is Loss.CE:
+            return cross_entropy(slots.y, logits)
+        if self.loss is Loss.DLR:
+            return losses.dlr(logits, slots.y)
+        ranks = slots.run % min(self.targets, logits.shape[-1] - 1)
+        return losses.targeted_dlr(logits, slots.y, slots.target(ranks))
+
+    def _adapt(self, index: tf.Tensor, state: State) -> tuple[State, tf.Tensor]:
+        """Halves the step size where a checkpoint finds too little progress."""
+        intervals = constant(tuple(_intervals(self.iterations)))
+        interval = tf.gather(intervals, index)
+        check = interval > 0
+        few = tf.cast(state["rises"], tf.float32) < _RISES * tf.cast(
+            interval, tf.float32
+        )
+        stuck = ~state["was_halved"] & (state["best_loss"] <= state["checked_loss"])
+        halve = check & (few | stuck)
+        size = state["step_size"]
+        return state | {
+            "step_size": tf.where(halve, size / 2, size),
+            "rises": tf.where(check, 0, state["rises"]),
+            "checked_loss": tf.where(check, state["best_loss"], state["checked_loss"]),
+            "was_halved": tf.where(check, halve, state["was_halved"]),
+        }, halve
+
+    def _move(self, slots, index, origin, gradient, state) -> tf.Tensor:
+        size = per_image(state["step_size"])
+        ahead = origin + size * steepest(self.norm, gradient)
+        ahead = project(self.norm, ahead, slots.x, self.epsilon)
+        # The first step has no momentum.
+        share = per_image(
+            tf.where(index == 0, tf.ones_like(state["loss"]), _MOMENTUM)
+        )
+        moved = (
+            origin + share * (ahead - origin) + (1 - share) * (origin - state["before"])
+        )
+        return project(self.norm, moved, slots.x, self.epsilon)
+
+
+def checkpoints(iterations: int) -> list[int]:
+    """The steps after which APGD looks at its progress, in ascending order.
+
+    Source: Croce & Hein, arXiv 2003.01690, section 3.1: w_j = ceil(p_j N), p_0 = 0,
+    p_1 = 0.22, p_j+1 = p_j + max(p_j - p_j-1 - 0.03, 0.06).
+    """
+    shares = [0.0, 0.22]
+    while shares[-1] < 1:
+        shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
+    # Rounded first, so that 0.22 * 50 is 11 and not 12.
+    steps = {math.ceil(round(share * iterations, 6)) for share in shares[1:]}
+    return sorted(step for step in steps if step <= iterations)
+
+
+def _intervals(iterations: int) -> list[int]:
+    """For each step the length of the interval that it ends, 0 for none."""
+    lengths, before = [0] * (iterations + 1), 0
+    for step in checkpoints(iterations):
+        lengths[step], before = step - before, step
+    return lengths

@@ -1,0 +1,88 @@
+"""What attacks maximise: losses of (logits, labels, targets), one an image."""
+
+import tensorflow as tf
+
+_TINY = 1e-12
+
+
+def margin(logits: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """The best wrong logit minus the right one: more than 0 where y is not found.
+
+    Args:
+        logits: (batch, classes).
+        y: (batch,), integer labels.
+
+    Returns:
+        (batch,).
+    """
+    right = tf.one_hot(y, logits.shape[-1], on_value=True, off_value=False)
+    lowest = tf.constant(logits.dtype.min, logits.dtype)
+    wrong = tf.reduce_max(tf.where(right, lowest, logits), -1)
+    return wrong - pick(logits, y)
+
+
+def pick(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+    """The logit of a class for each image, (batch,)."""
+    one_hot = tf.one_hot(classes, logits.shape[-1], dtype=logits.dtype)
+    return tf.reduce_sum(logits * one_hot, -1)
+
+
+def dlr(logits: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """The difference of logits ratio, which no scaling of the logits changes.
+
+    With two classes, which have no third logit, the margin.
+
+    Args and returns are those of `margin`.
+
+    Source: Croce & Hein, arXiv 2003.01690, equation 6.
+    """
+    if logits.shape[-1] < 3:
+        return margin(logits, y)
+    ordered = tf.math.top_k(logits, 3).values
+    return margin(logits, y) / _positive(ordered[:, 0] - ordered[:, 2])
+
+
+def targeted_dlr(logits: tf.Tensor, y: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+    """The targeted difference of logits ratio: of the target over the label.
+
+    It needs four logits: with three, the third takes the place of the mean of the
+    third and the fourth; with two, the difference is not divided.
+
+    Args:
+        logits: (batch, classes).
+        y, target: (batch,), integer classes.
+
+    Returns:
+        (batch,).
+
+    Source: Croce & Hein, arXiv 2003.01690, equation 7.
+    """
+    difference = pick(logits, target) - pick(logits, y)
+    classes = logits.shape[-1]
+    if classes < 3:
+        return difference
+    ordered = tf.math.top_k(logits, min(classes, 4)).values
+    low = tf.reduce_mean(ordered[:, 2:], -1)
+    return difference / _positive(ordered[:, 0] - low)
+
+
+def _positive(scale: tf.Tensor) -> tf.Tensor:
+    return scale + _TINY
+
+
+def target_classes(logits: tf.Tensor, y: tf.Tensor, rank: tf.Tensor) -> tf.Tensor:
+    """The wrong class whose logit is the highest but `rank`.
+
+    Args:
+        logits: (batch, classes), of the clean images.
+        y: (batch,), integer labels.
+        rank: (batch,), from 0 to classes - 2.
+
+    Returns:
+        (batch,), int32.
+    """
+    right = tf.one_hot(y, logits.shape[-1], on_value=True, off_value=False)
+    lowest = tf.constant(logits.dtype.min, logits.dtype)
+    wrong = tf.where(right, lowest, logits)
+    order = tf.argsort(wrong, -1, "DESCENDING", stable=True)
+    return tf.gather(order, rank, axis=1, batch_dims=1)

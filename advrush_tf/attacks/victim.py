@@ -1,0 +1,63 @@
+"""The classifier under attack."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+LogitsFn = Callable[[tf.Tensor], tf.Tensor]
+
+
+def as_logits_fn(model: Any) -> LogitsFn:
+    """A function from images to logits: a Keras model's inference mode, or itself."""
+    if isinstance(model, keras.Layer):
+        return lambda images: model(images, training=False)
+    return model
+
+
+class Victim:
+    """A classifier that is attacked: its logits, compiled once for one batch size.
+
+    Args:
+        model: a Keras classifier or a function of TensorFlow operations: images in
+            [0, 1] to logits.
+        image_shape: (height, width, channels).
+        batch_size: images at a time.
+
+    Raises:
+        ValueError: it does not take such images or does not give logits.
+    """
+
+    def __init__(self, model: Any, image_shape: Sequence[int], batch_size: int = 128):
+        logits_fn = as_logits_fn(model)
+        self.image_shape = tuple(image_shape)
+        self.batch_size = batch_size
+
+        @tf.function(autograph=False)
+        def logits(images: tf.Tensor) -> tf.Tensor:
+            return tf.cast(logits_fn(images), images.dtype)
+
+        self.logits: LogitsFn = logits
+        spec = tf.TensorSpec((batch_size, *self.image_shape), tf.float32)
+        shape = self.logits.get_concrete_function(spec).output_shapes  # type: ignore
+        if shape.rank != 2 or (shape[1] or 0) < 2:
+            raise ValueError(
+                "the model must give logits of shape (batch, classes), with two "
+                f"classes or more, not {shape}"
+            )
+        self.num_classes = int(shape[1])
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """Logits of any number of images, (images, classes)."""
+        outputs = [np.zeros((0, self.num_classes), np.float32)]
+        for first in range(0, len(images), self.batch_size):
+            part = images[first : first + self.batch_size]
+            outputs.append(self.logits(self.filled(part)).numpy()[: len(part)])
+        return np.concatenate(outputs)
+
+    def filled(self, images: np.ndarray) -> tf.Tensor:
+        """A full batch that begins with these images, at most `batch_size`."""
+        rows = np.minimum(np.arange(self.batch_size), len(images) - 1)
+        return tf.constant(images[rows])
