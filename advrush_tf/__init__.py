@@ -1,6 +1,7 @@
 """AdvRush in TensorFlow: adversarially robust architectures, searched and fitted."""
 
 from advrush_tf import environment as environment
+from advrush_tf.errors import NonFiniteLossError
 from advrush_tf.fit import AdvRushFitModel
 from advrush_tf.genotypes import Genotype, get_genotype
 from advrush_tf.network import CellNetwork
@@ -8,7 +9,7 @@ from advrush_tf.objectives import FGSMRS, MART, PGD, TRADES, Standard
 from advrush_tf.penalty import curvature_penalty
 from advrush_tf.pipeline import bilevel_pairs, training_batches
 from advrush_tf.resnet import ResNet18
-from advrush_tf.search import AdvRushSearchModel, NonFiniteLossError
+from advrush_tf.search import AdvRushSearchModel
 
 __all__ = [
     "FGSMRS",

@@ -14,13 +14,12 @@ from advrush_tf.data import CIFAR10_MEAN, CIFAR10_STD
 from advrush_tf.errors import UserError
 from advrush_tf.genotypes import Genotype, get_genotype
 from advrush_tf.model_files import save_model
-from advrush_tf.network import CellNetwork, Stem
+from advrush_tf.network import STEM_MULTIPLIER, CellNetwork, Stem
 from advrush_tf.official import assign_network, assign_supernet
 from advrush_tf.search import AdvRushSearchModel
 from advrush_tf.torch_checkpoint import read_checkpoint
 
 _IMAGE_SIZES = {Stem.CIFAR: 32, Stem.IMAGENET: 224}
-_STEM_MULTIPLIER = 3  # Width of the CIFAR stem, in initial channels.
 _State = Mapping[str, np.ndarray]
 
 
@@ -112,12 +111,12 @@ def _init_channels(state: _State, stem: Stem) -> int:
     if stem is Stem.IMAGENET:
         return _shape(state, "stem1.1.weight", 4)[0]
     width = _shape(state, "stem.0.weight", 4)[0]
-    if width % _STEM_MULTIPLIER:
+    if width % STEM_MULTIPLIER:
         raise ValueError(
             f"entry 'stem.0.weight' has {width} filters, which is not "
-            f"{_STEM_MULTIPLIER} times the first cell's channels"
+            f"{STEM_MULTIPLIER} times the first cell's channels"
         )
-    return width // _STEM_MULTIPLIER
+    return width // STEM_MULTIPLIER
 
 
 def convert(

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from advrush_tf.checkpoints import CheckpointStore
 from advrush_tf.curves import draw_curves
-from advrush_tf.errors import UserError
+from advrush_tf.errors import NonFiniteLossError, UserError
 from advrush_tf.files import write_text
 from advrush_tf.fit import AdvRushFitModel
 from advrush_tf.fit_settings import FitSettings
@@ -21,7 +21,6 @@ from advrush_tf.model_files import save_model
 from advrush_tf.profiling import count_parameters
 from advrush_tf.recipes import Selection
 from advrush_tf.running import ProgressBar
-from advrush_tf.search import NonFiniteLossError
 from advrush_tf.version import __version__
 
 BEST, LAST = "model.keras", "model_last.keras"
@@ -215,8 +214,8 @@ def _measure(
         evaluation_attack=settings.evaluation_attack,
     )
     model.compile(jit_compile=settings.jit_compile)
-    bar = ProgressBar(0, int(test.cardinality()))
-    return model.evaluate(test, verbose=0, return_dict=True, callbacks=[bar])
+    with ProgressBar(0, int(test.cardinality())) as bar:
+        return model.evaluate(test, verbose=0, return_dict=True, callbacks=[bar])
 
 
 def tell(report: Mapping[str, Any], workdir: Path, say: Callable[[str], None]) -> None:

@@ -148,9 +148,15 @@ class FitData:
 
     def __init__(self, settings: FitSettings, dataset: ImageDataset):
         self._settings, self._dataset = settings, dataset
+        images, portion = len(dataset.train_labels), 1 - settings.validation_portion
+        settings.require(
+            "validation_portion",
+            0 < round(portion * images) < images,
+            f"a share that leaves neither part of the {images} training images empty",
+        )
         try:
             self._train, self._held_out = stratified_split(
-                dataset.train_labels, 1 - settings.validation_portion, settings.seed
+                dataset.train_labels, portion, settings.seed
             )
             self._augmentation = self._make_augmentation()
             _, self.steps_per_epoch = self.training()
@@ -278,22 +284,23 @@ def _fit(
         say(f"Resuming {workdir} after epoch {epoch} of {settings.epochs}.")
     batches, steps = data.training(epoch)
     validation = data.validation()
-    model.fit(
-        batches,
-        steps_per_epoch=steps,
-        initial_epoch=epoch,
-        epochs=settings.epochs,
-        verbose=0,
-        shuffle=False,
-        validation_data=validation,
-        validation_freq=evaluated_epochs(settings),
-        # The checkpoint first: what TensorBoard shows is then never repeated.
-        callbacks=[
-            ProgressBar(steps, int(validation.cardinality())),
-            EpochRecorder(settings, workdir, store, record, say),
-            FitTensorBoard(workdir / "tensorboard", settings.to_dict()),
-        ],
-    )
+    with ProgressBar(steps, int(validation.cardinality())) as bar:
+        model.fit(
+            batches,
+            steps_per_epoch=steps,
+            initial_epoch=epoch,
+            epochs=settings.epochs,
+            verbose=0,
+            shuffle=False,
+            validation_data=validation,
+            validation_freq=evaluated_epochs(settings),
+            # The checkpoint first: what TensorBoard shows is then never repeated.
+            callbacks=[
+                bar,
+                EpochRecorder(settings, workdir, store, record, say),
+                FitTensorBoard(workdir / "tensorboard", settings.to_dict()),
+            ],
+        )
     return record
 
 

@@ -103,8 +103,15 @@ def check_images(x: Any) -> None:
 
 
 def as_labels(y: Any) -> tf.Tensor:
-    """Integer labels (batch,) from any integer type and from a column (batch, 1)."""
-    y = tf.cast(tf.convert_to_tensor(y), tf.int32)
+    """Integer labels (batch,) from whole numbers of any type, or a column (batch, 1).
+
+    Raises:
+        tf.errors.InvalidArgumentError: a label is not a whole number.
+    """
+    y = tf.convert_to_tensor(y)
+    if y.dtype.is_floating:
+        tf.debugging.assert_equal(y, tf.round(y), "labels must be whole numbers")
+    y = tf.cast(y, tf.int32)
     return tf.squeeze(y, -1) if y.shape.rank == 2 and y.shape[-1] == 1 else y
 
 

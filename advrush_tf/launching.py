@@ -1,9 +1,41 @@
-"""What all launchers share: flags that fail in one line, and numbers like 8/255."""
+"""What all launchers share: failing in one line, and numbers like 8/255."""
 
 import sys
+from collections.abc import Callable
 from fractions import Fraction
 
-from absl import flags
+from absl import app, flags
+
+from advrush_tf.errors import NonFiniteLossError, UserError
+
+
+def run(body: Callable[[], object]) -> None:
+    """Runs a launcher, and ends the program with its exit code.
+
+    A mistake of the user's, in a flag or later, is one line and code 2; a loss that
+    is not finite is one line and code 1.
+
+    Args:
+        body: what the program does once the flags are set.
+    """
+    app.run(lambda argv: _exit_code(body, argv), flags_parser=parse_flags)
+
+
+def _exit_code(body: Callable[[], object], argv: list[str]) -> int:
+    try:
+        if len(argv) > 1:
+            raise UserError(f"unexpected argument '{argv[1]}'; all options are flags.")
+        body()
+    except UserError as error:
+        return _failed(str(error), 2)
+    except NonFiniteLossError as error:
+        return _failed(f"{error}; what was saved before is kept.", 1)
+    return 0
+
+
+def _failed(sentence: str, code: int) -> int:
+    print(f"error: {sentence}", file=sys.stderr)
+    return code
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -15,8 +47,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(_failed(str(error), 2))
 
 
 class _NumberParser(flags.ArgumentParser):

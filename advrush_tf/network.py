@@ -14,7 +14,7 @@ from advrush_tf.fixed_cell import FixedCell
 from advrush_tf.genotypes import Genotype, get_genotype
 from advrush_tf.inputs import check_architecture
 
-_STEM_MULTIPLIER = 3  # Width of the CIFAR stem, in `init_channels`.
+STEM_MULTIPLIER = 3  # Width of the CIFAR stem, in `init_channels`.
 
 
 class Stem(enum.StrEnum):
@@ -280,7 +280,7 @@ class CellNetwork(ImageClassifier):
 
 def _stem_blocks(stem: str, channels: int, common: dict[str, Any]):
     if stem == Stem.CIFAR:
-        width = _STEM_MULTIPLIER * channels
+        width = STEM_MULTIPLIER * channels
         return [ConvBatchNorm(width, (3, 3), affine=True, name="stem", **common)]
     return [
         ConvBatchNorm(

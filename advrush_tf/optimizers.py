@@ -11,9 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from advrush_tf.blocks import PACKAGE
 from advrush_tf.constants import constant
-
-PACKAGE = "advrush_tf"
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -1,5 +1,6 @@
 """What all runs share: lines for the user, progress bars, failing writes."""
 
+import contextlib
 import errno
 import sys
 from pathlib import Path
@@ -27,6 +28,9 @@ def write_failure(workdir: Path, error: OSError) -> str:
 class ProgressBar(keras.callbacks.Callback):
     """A bar with the time left for each epoch and each evaluation, on a terminal.
 
+    To be used in a `with` statement: a bar that an exception leaves behind would stand
+    in the line that tells of it.
+
     Args:
         steps_per_epoch: length of an epoch's bar.
         steps_per_evaluation: length of an evaluation's bar, None for no bar.
@@ -37,10 +41,17 @@ class ProgressBar(keras.callbacks.Callback):
         self._steps = steps_per_epoch
         self._evaluation_steps = steps_per_evaluation
         self._evaluation: tqdm | None = None
+        self._bars = contextlib.ExitStack()
+
+    def __enter__(self) -> "ProgressBar":
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._bars.close()
 
     def on_epoch_begin(self, epoch, logs=None):
         total = self.params["epochs"]
-        self._bar = _bar(self._steps, f"epoch {epoch + 1}/{total}")
+        self._bar = self._open(self._steps, f"epoch {epoch + 1}/{total}")
 
     def on_train_batch_end(self, batch, logs=None):
         # Before the epoch ends there may be an evaluation, with a bar of its own.
@@ -51,7 +62,7 @@ class ProgressBar(keras.callbacks.Callback):
 
     def on_test_begin(self, logs=None):
         if self._evaluation_steps is not None:
-            self._evaluation = _bar(self._evaluation_steps, "evaluation")
+            self._evaluation = self._open(self._evaluation_steps, "evaluation")
 
     def on_test_batch_end(self, batch, logs=None):
         if self._evaluation is not None:
@@ -61,12 +72,12 @@ class ProgressBar(keras.callbacks.Callback):
         if self._evaluation is not None:
             self._evaluation.close()
 
-
-def _bar(total: int, description: str) -> tqdm:
-    return tqdm(
-        total=total,
-        desc=description,
-        unit="step",
-        leave=False,
-        disable=not sys.stderr.isatty(),
-    )
+    def _open(self, total: int, description: str) -> tqdm:
+        bar = tqdm(
+            total=total,
+            desc=description,
+            unit="step",
+            leave=False,
+            disable=not sys.stderr.isatty(),
+        )
+        return self._bars.enter_context(bar)

@@ -10,6 +10,7 @@ import tensorflow as tf
 from advrush_tf import optimizers
 from advrush_tf.blocks import PACKAGE
 from advrush_tf.cells import PRIMITIVES, check_primitives
+from advrush_tf.errors import NonFiniteLossError
 from advrush_tf.genotypes import Genotype
 from advrush_tf.inputs import (
     PAIRS_NEEDED,
@@ -21,10 +22,6 @@ from advrush_tf.inputs import (
 )
 from advrush_tf.penalty import curvature_penalty
 from advrush_tf.supernet import Supernet
-
-
-class NonFiniteLossError(ArithmeticError):
-    """A loss became NaN or infinite during a search."""
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -94,6 +94,12 @@ def make_pairs(
     Raises:
         UserError: the settings do not fit the data set.
     """
+    images = len(dataset.train_labels)
+    settings.require(
+        "train_portion",
+        0 < round(settings.train_portion * images) < images,
+        f"a share that leaves neither half of the {images} training images empty",
+    )
     try:
         augmentation = None
         if settings.augment:
@@ -152,20 +158,21 @@ def run_search(
     pairs, _ = make_pairs(settings, dataset, epoch)
     recorder = EpochRecorder(settings, workdir, store, say)
     try:
-        model.fit(
-            pairs,
-            steps_per_epoch=steps,
-            initial_epoch=epoch,
-            epochs=settings.epochs,
-            verbose=0,
-            validation_data=_validation(settings, dataset),
-            # The checkpoint first: what TensorBoard shows is then never repeated.
-            callbacks=[
-                ProgressBar(steps),
-                recorder,
-                SearchTensorBoard(workdir / "tensorboard", settings.to_dict()),
-            ],
-        )
+        with ProgressBar(steps) as bar:
+            model.fit(
+                pairs,
+                steps_per_epoch=steps,
+                initial_epoch=epoch,
+                epochs=settings.epochs,
+                verbose=0,
+                validation_data=_validation(settings, dataset),
+                # The checkpoint first: what TensorBoard shows is then never repeated.
+                callbacks=[
+                    bar,
+                    recorder,
+                    SearchTensorBoard(workdir / "tensorboard", settings.to_dict()),
+                ],
+            )
         return _finish(model, settings, workdir, say)
     except OSError as error:
         raise UserError(write_failure(workdir, error)) from None

@@ -4,6 +4,7 @@ import dataclasses
 import enum
 import json
 import math
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,18 @@ class Precision(enum.StrEnum):
     FLOAT32 = "float32"
     MIXED_BFLOAT16 = "mixed_bfloat16"
     FLOAT64 = "float64"
+
+
+def read_number(text: str) -> float:
+    """Reads a number, also one written as a fraction such as 8/255.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    try:
+        return float(Fraction(text)) if "/" in text else float(text)
+    except ArithmeticError as error:
+        raise ValueError(f"{text} is not a number: {error}") from None
 
 
 @dataclasses.dataclass(frozen=True)

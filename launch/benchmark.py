@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 from advrush_tf import profiling
-from advrush_tf.launching import parse_flags
+from advrush_tf.launching import run
 from advrush_tf.network import CellNetwork
 from advrush_tf.search import AdvRushSearchModel
 
@@ -85,9 +85,8 @@ def _in_own_process(*arguments) -> profiling.StepCost:
         return pool.submit(measure, *arguments).result()
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Prints a table of the cost of each kind of step."""
-    del argv
     common = {flag.name: flag.value for flag in (_IMAGE_SIZE, _REPEATS, _JIT_COMPILE)}
     print(
         "| part | step | graph nodes | tracing, s | first run, s | step, s | "
@@ -114,4 +113,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    run(main)

@@ -1,12 +1,9 @@
 """Converts official weights: python launch/convert.py --checkpoint=... --output=..."""
 
-import sys
-
-from absl import app, flags
+from absl import flags
 
 from advrush_tf.conversion import Normalise, convert
-from advrush_tf.errors import UserError
-from advrush_tf.launching import parse_flags
+from advrush_tf.launching import run
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "File that the official PyTorch code saved.", required=True
@@ -33,23 +30,16 @@ _NORMALISE = flags.DEFINE_enum_class(
 )
 
 
-def main(argv: list[str]) -> int:
+def main() -> None:
     """Converts the checkpoint that the flags name."""
-    try:
-        if len(argv) > 1:
-            raise UserError(f"unexpected argument '{argv[1]}'; all options are flags.")
-        convert(
-            _CHECKPOINT.value,
-            _OUTPUT.value,
-            _GENOTYPE.value,
-            _IMAGE_SIZE.value,
-            _NORMALISE.value,
-        )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    convert(
+        _CHECKPOINT.value,
+        _OUTPUT.value,
+        _GENOTYPE.value,
+        _IMAGE_SIZE.value,
+        _NORMALISE.value,
+    )
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    run(main)

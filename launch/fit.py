@@ -1,20 +1,17 @@
 """Fits a genotype's network: python launch/fit.py --genotype=ADVRUSH."""
 
 import dataclasses
-import sys
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 from advrush_tf import fit_run
 from advrush_tf.crafting import Start
-from advrush_tf.errors import UserError
 from advrush_tf.fit_settings import FitSettings, fit_settings
-from advrush_tf.launching import define_number, define_numbers, parse_flags
+from advrush_tf.launching import define_number, define_numbers, run
 from advrush_tf.network import Stem
 from advrush_tf.objectives import ObjectiveName
 from advrush_tf.recipes import NetworkName, Schedule, Selection
-from advrush_tf.search import NonFiniteLossError
 from advrush_tf.settings import Precision
 
 _RECIPE = " By default the recipe's."
@@ -98,23 +95,13 @@ def _settings() -> FitSettings:
     return fit_settings(**values)
 
 
-def main(argv: list[str]) -> int:
+def main() -> None:
     """Runs or measures the fit that the flags describe."""
-    try:
-        if len(argv) > 1:
-            raise UserError(f"unexpected argument '{argv[1]}'; all options are flags.")
-        if _DRY_RUN.value:
-            fit_run.dry_run(_settings(), _DATA_DIR.value)
-        else:
-            fit_run.run_fit(_settings(), _WORKDIR.value, _DATA_DIR.value)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except NonFiniteLossError as error:
-        print(f"error: {error}; what was saved before is kept.", file=sys.stderr)
-        return 1
-    return 0
+    if _DRY_RUN.value:
+        fit_run.dry_run(_settings(), _DATA_DIR.value)
+    else:
+        fit_run.run_fit(_settings(), _WORKDIR.value, _DATA_DIR.value)
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    run(main)

@@ -1,16 +1,13 @@
 """Searches for a robust architecture: python launch/search.py --dataset=cifar10."""
 
 import dataclasses
-import sys
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 from advrush_tf import search_run
 from advrush_tf.cells import ALL_PRIMITIVES
-from advrush_tf.errors import UserError
-from advrush_tf.launching import parse_flags
-from advrush_tf.search import NonFiniteLossError
+from advrush_tf.launching import run
 from advrush_tf.search_settings import Penalty, SearchSettings
 from advrush_tf.settings import Precision
 
@@ -84,23 +81,13 @@ def _settings() -> SearchSettings:
     return SearchSettings(**{**values, "primitives": tuple(values["primitives"])})
 
 
-def main(argv: list[str]) -> int:
+def main() -> None:
     """Runs or measures the search that the flags describe."""
-    try:
-        if len(argv) > 1:
-            raise UserError(f"unexpected argument '{argv[1]}'; all options are flags.")
-        if _DRY_RUN.value:
-            search_run.dry_run(_settings(), _DATA_DIR.value)
-        else:
-            search_run.run_search(_settings(), _WORKDIR.value, _DATA_DIR.value)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except NonFiniteLossError as error:
-        print(f"error: {error}; what was saved before is kept.", file=sys.stderr)
-        return 1
-    return 0
+    if _DRY_RUN.value:
+        search_run.dry_run(_settings(), _DATA_DIR.value)
+    else:
+        search_run.run_search(_settings(), _WORKDIR.value, _DATA_DIR.value)
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    run(main)

@@ -1,24 +1,18 @@
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from processes import assert_same_last_checkpoint, kill_and_resume
 
 from advrush_tf import fit_run
 from advrush_tf.data import load_dataset
-from advrush_tf.errors import UserError
+from advrush_tf.errors import NonFiniteLossError, UserError
 from advrush_tf.fit_settings import fit_settings
 from advrush_tf.genotypes import get_genotype, random_genotype
 from advrush_tf.resnet import ResNet18
-from advrush_tf.search import NonFiniteLossError
 
-ROOT = Path(__file__).parent.parent
 SMALL = {
     "dataset": "digits",
     "epochs": 3,
@@ -34,16 +28,6 @@ SMALL = {
     "awp_gamma": 0.01,
     "drop_path": 0.1,
 }
-
-
-def _command(workdir):
-    values = [f"--{name}={value}" for name, value in SMALL.items()]
-    return [sys.executable, "launch/fit.py", *values, f"--workdir={workdir}"]
-
-
-def _checkpoint(workdir):
-    with np.load(workdir / "checkpoints" / "epoch_0003.npz") as file:
-        return {name: file[name] for name in file.files if name != "notes"}
 
 
 @pytest.fixture(scope="module")
@@ -84,21 +68,8 @@ def test_the_models_are_what_the_report_says(finished):
 
 
 def test_killed_and_resumed_equals_uninterrupted(finished, tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    options = {"cwd": ROOT, "env": environment, "stdout": subprocess.PIPE}
-    process = subprocess.Popen(_command(tmp_path), **options)
-    while not (tmp_path / "checkpoints" / "epoch_0001.npz").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert not (tmp_path / "fit.json").exists()
-    resumed = subprocess.run(_command(tmp_path), check=True, text=True, **options)
-    assert "Resuming" in resumed.stdout
-    whole, parts = _checkpoint(finished[0]), _checkpoint(tmp_path)
-    assert whole.keys() == parts.keys()
-    for name, value in whole.items():
-        np.testing.assert_array_equal(value, parts[name], err_msg=name)
+    kill_and_resume("fit", SMALL, tmp_path, "fit.json")
+    assert_same_last_checkpoint(finished[0], tmp_path)
     reports = [
         json.loads((w / "fit.json").read_text()) for w in (finished[0], tmp_path)
     ]
@@ -210,6 +181,8 @@ def test_unfit_settings_are_refused_and_leave_no_trace(tmp_path):
         ({"num_cells": 3, "stem": "imagenet"}, "pixels"),
         ({"genotype": "NO_SUCH"}, "NO_SUCH"),
         ({"cutout": 8}, "cutout"),
+        ({"validation_portion": 1e-4}, "--validation_portion is 0.0001"),
+        ({"validation_portion": 0.9999}, "--validation_portion is 0.9999"),
     ):
         with pytest.raises(UserError, match=words):
             settings = fit_settings(**{**SMALL, **change})

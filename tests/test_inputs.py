@@ -59,6 +59,20 @@ def test_labels_of_any_integer_type_and_from_a_column(dtype, kind, shape):
     np.testing.assert_array_equal(y, LABELS)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_whole_numbers_are_labels_whatever_their_type(dtype):
+    y = inputs.as_labels(np.array(LABELS, dtype))
+    assert y.dtype == tf.int32
+    np.testing.assert_array_equal(y, LABELS)
+
+
+@pytest.mark.parametrize("run", [inputs.as_labels, tf.function(inputs.as_labels)])
+@pytest.mark.parametrize("wrong", [0.5, 1.999, -0.25, np.nan])
+def test_fractions_are_no_labels(run, wrong):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="whole numbers"):
+        run(tf.constant([0.0, wrong, 1.0]))
+
+
 def test_labels_as_they_come_in_a_graph():
     assert inputs.as_labels(LABELS).shape == (3,)
     # Of one image, too: a column is known by its rank.

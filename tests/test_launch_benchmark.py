@@ -1,22 +1,10 @@
-import os
-import subprocess
-import sys
-from pathlib import Path
-
-ROOT = Path(__file__).parent.parent
+from processes import launch
 
 
 def test_a_table_of_all_parts():
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     flags = ["--init_channels=2", "--num_cells=1", "--image_size=8", "--repeats=1"]
-    result = subprocess.run(
-        [sys.executable, "launch/benchmark.py", *flags, "--batch_size=4"],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    result = launch("benchmark", *flags, "--batch_size=4")
+    assert result.returncode == 0, result.stderr
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]]
         for line in result.stdout.splitlines()

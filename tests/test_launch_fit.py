@@ -1,19 +1,7 @@
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parent.parent
-
-
-def _run(*arguments):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "launch/fit.py", *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True
-    )
+from processes import assert_is_one_error, launch
 
 
 @pytest.mark.parametrize(
@@ -31,17 +19,13 @@ def _run(*arguments):
     ],
 )
 def test_bad_input_is_one_line_and_code_2(arguments, words):
-    result = _run(*arguments)
-    assert result.returncode == 2
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
-    assert len(errors) == 1
-    assert words in errors[0]
-    assert "Traceback" not in result.stderr
+    assert_is_one_error(launch("fit", *arguments), words)
 
 
 def test_a_dry_run_with_fractions(tmp_path):
     small = ["--init_channels=2", "--num_cells=1", "--batch_size=16", "--epochs=1"]
-    result = _run(
+    result = launch(
+        "fit",
         *("--dataset=digits", "--dry_run", "--epsilon=8/255", "--milestones=1/3,2/3"),
         *(*small, f"--workdir={tmp_path / 'none'}"),
     )

@@ -1,9 +1,11 @@
 import functools
+import sys
 
 import pytest
 from absl import flags
 
-from advrush_tf.launching import define_number, define_numbers, parse_flags
+from advrush_tf.errors import NonFiniteLossError, UserError
+from advrush_tf.launching import define_number, define_numbers, parse_flags, run
 
 
 @pytest.fixture
@@ -108,3 +110,55 @@ def test_the_help_says_what_is_wanted(numbers):
     text = numbers.get_help()
     assert "--radius" in text and "a number or a fraction such as 8/255" in text
     assert "--radii" in text and "separated by commas" in text
+
+
+def _ending(monkeypatch, capsys, body, *arguments):
+    """Runs a launcher; gives its exit code and what it printed to stderr."""
+    monkeypatch.setattr(sys, "argv", ["program", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        run(body)
+    return stop.value.code, capsys.readouterr().err
+
+
+def _raising(error):
+    def body():
+        raise error
+
+    return body
+
+
+def test_a_run_without_errors_ends_with_code_0(monkeypatch, capsys):
+    calls = []
+    ending = _ending(monkeypatch, capsys, lambda: calls.append("called"))
+    assert ending == (0, "")
+    assert calls == ["called"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UserError("Give a number."), 2, "error: Give a number.\n"),
+        (
+            NonFiniteLossError("loss became nan"),
+            1,
+            "error: loss became nan; what was saved before is kept.\n",
+        ),
+    ],
+)
+def test_errors_are_one_line_and_a_code(monkeypatch, capsys, error, code, line):
+    assert _ending(monkeypatch, capsys, _raising(error)) == (code, line)
+
+
+def test_an_argument_that_is_no_flag_is_refused_before_anything_runs(
+    monkeypatch, capsys
+):
+    body = _raising(AssertionError("it ran"))
+    code, line = _ending(monkeypatch, capsys, body, "digits")
+    assert code == 2
+    assert line == "error: unexpected argument 'digits'; all options are flags.\n"
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["program"])
+    with pytest.raises(KeyError):
+        run(_raising(KeyError("a bug")))

@@ -1,19 +1,15 @@
-import subprocess
-import sys
-from pathlib import Path
-
 import golden
 import kinks
 import numpy as np
 import pytest
 import tensorflow as tf
+from processes import assert_loads_in_a_new_process
 from small_networks import golden_network, tiny_network
 
 from advrush_tf import official
 from advrush_tf.genotypes import get_genotype
 from advrush_tf.network import CellNetwork
 
-ROOT = Path(__file__).parent.parent
 CASES = (
     "advrush_c4_l5_s1",
     "advrush_c4_l8_aux_s1",
@@ -123,19 +119,13 @@ def test_a_saved_network_gives_the_same_in_a_new_process(tmp_path):
     net = tiny_network(mean=(0.25,), std=(0.5,), drop_path=0.25, seed=1)
     x = np.random.default_rng(0).random((2, 8, 8, 1), np.float32)
     net(x, training=True)
-    net.save(tmp_path / "net.keras")
-    np.save(tmp_path / "x.npy", x)
-    program = (
-        "import keras, numpy, advrush_tf\n"
-        f"net = keras.models.load_model({str(tmp_path / 'net.keras')!r})\n"
-        f"x = numpy.load({str(tmp_path / 'x.npy')!r})\n"
-        f"numpy.save({str(tmp_path / 'y.npy')!r}, net(x, training=False))\n"
-        "assert net.genotype == advrush_tf.get_genotype('ADVRUSH')\n"
-        "assert float(net.drop_path_rate) == 0.25\n"
+    assert_loads_in_a_new_process(
+        net,
+        x,
+        tmp_path,
+        "network.genotype == advrush_tf.get_genotype('ADVRUSH')",
+        "float(network.drop_path_rate) == 0.25",
     )
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
-    expected = net(x, training=False)
-    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), expected)
 
 
 def test_dropped_paths_are_zero_for_whole_examples_and_scaled_elsewhere():

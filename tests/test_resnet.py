@@ -1,15 +1,11 @@
-import subprocess
-import sys
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from processes import assert_loads_in_a_new_process
 
 from advrush_tf.resnet import ResidualBlock, ResNet18
 
-ROOT = Path(__file__).parent.parent
 SHAPE = (16, 16, 3)
 WIDTH = 4
 # Stage by stage: output channels over the first stage's, stride of the first block.
@@ -143,19 +139,13 @@ def test_a_saved_network_gives_the_same_in_a_new_process(tmp_path):
     )
     x = np.random.default_rng(0).random((2, 8, 8, 1), np.float32)
     net(x, training=True)
-    net.save(tmp_path / "net.keras")
-    np.save(tmp_path / "x.npy", x)
-    program = (
-        "import keras, numpy, advrush_tf\n"
-        f"net = keras.models.load_model({str(tmp_path / 'net.keras')!r})\n"
-        f"x = numpy.load({str(tmp_path / 'x.npy')!r})\n"
-        f"numpy.save({str(tmp_path / 'y.npy')!r}, net(x, training=False))\n"
-        "assert isinstance(net, advrush_tf.ResNet18)\n"
-        "assert net.provenance == {'epoch': [1, None]}\n"
+    assert_loads_in_a_new_process(
+        net,
+        x,
+        tmp_path,
+        "isinstance(network, advrush_tf.ResNet18)",
+        "network.provenance == {'epoch': [1, None]}",
     )
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
-    expected = net(x, training=False)
-    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), expected)
 
 
 def test_half_precision_keeps_the_weights_and_logits_in_float32():

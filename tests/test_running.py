@@ -69,6 +69,21 @@ def test_a_terminal_shows_a_bar_for_each_epoch_and_evaluation(monkeypatch, bars)
     assert "\n" not in text
 
 
+@pytest.mark.parametrize("moment", ["on_train_batch_end", "on_test_batch_end"])
+def test_an_error_leaves_no_bar_in_its_line(monkeypatch, bars, moment):
+    def fail(batch, logs=None):
+        raise ArithmeticError("loss became nan")
+
+    terminal, bar = Terminal(), ProgressBar(3, 4)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(bar, moment, fail)
+    with pytest.raises(ArithmeticError), bar:
+        _fit(bar)
+    assert "0%" in terminal.getvalue()
+    wiped, after = terminal.getvalue().rsplit("\r", 2)[1:]
+    assert wiped.strip() == after == ""
+
+
 def test_without_a_length_evaluations_have_no_bar(monkeypatch, bars):
     monkeypatch.setattr(sys, "stderr", Terminal())
     _fit(ProgressBar(3))

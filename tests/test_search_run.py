@@ -1,20 +1,14 @@
 import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import assert_same_last_checkpoint, kill_and_resume
 
 from advrush_tf import search_run
-from advrush_tf.errors import UserError
+from advrush_tf.errors import NonFiniteLossError, UserError
 from advrush_tf.genotypes import Genotype, get_genotype
-from advrush_tf.search import NonFiniteLossError
 from advrush_tf.search_settings import SearchSettings
 
-ROOT = Path(__file__).parent.parent
 SMALL = {
     "dataset": "digits",
     "epochs": 3,
@@ -24,16 +18,6 @@ SMALL = {
     "num_nodes": 2,
     "batch_size": 128,
 }
-
-
-def _command(workdir):
-    values = [f"--{name}={value}" for name, value in SMALL.items()]
-    return [sys.executable, "launch/search.py", *values, f"--workdir={workdir}"]
-
-
-def _checkpoint(workdir):
-    with np.load(workdir / "checkpoints" / "epoch_0003.npz") as file:
-        return {name: file[name] for name in file.files}
 
 
 @pytest.fixture(scope="module")
@@ -66,21 +50,8 @@ def test_a_search_leaves_its_results(finished):
 
 
 def test_killed_and_resumed_equals_uninterrupted(finished, tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    options = {"cwd": ROOT, "env": environment, "stdout": subprocess.PIPE}
-    process = subprocess.Popen(_command(tmp_path), **options)
-    while not (tmp_path / "checkpoints" / "epoch_0001.npz").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert not (tmp_path / "genotype.json").exists()
-    resumed = subprocess.run(_command(tmp_path), check=True, text=True, **options)
-    assert "Resuming" in resumed.stdout
-    whole, parts = _checkpoint(finished[0]), _checkpoint(tmp_path)
-    assert whole.keys() == parts.keys()
-    for name, value in whole.items():
-        np.testing.assert_array_equal(value, parts[name], err_msg=name)
+    kill_and_resume("search", SMALL, tmp_path, "genotype.json")
+    assert_same_last_checkpoint(finished[0], tmp_path)
     texts = [(w / "genotype.json").read_text() for w in (finished[0], tmp_path)]
     assert texts[0] == texts[1]
 
@@ -95,9 +66,17 @@ def test_a_full_disk_is_one_clear_line(finished, monkeypatch):
     assert Genotype.load(finished[0] / "genotype.json")
 
 
-def test_unfit_data_and_settings_are_refused(tmp_path):
-    with pytest.raises(UserError, match="batch"):
-        settings = SearchSettings(dataset="digits", batch_size=1000)
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"batch_size": 1000}, "batch"),
+        ({"train_portion": 1e-4}, "--train_portion is 0.0001.* 1437 training images"),
+        ({"train_portion": 0.9999}, "--train_portion is 0.9999"),
+    ],
+)
+def test_unfit_data_and_settings_are_refused(tmp_path, changes, words):
+    settings = SearchSettings(dataset="digits", **changes)
+    with pytest.raises(UserError, match=words):
         search_run.run_search(settings, tmp_path / "a")
     assert not (tmp_path / "a").exists()
 

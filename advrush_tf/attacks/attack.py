@@ -8,7 +8,7 @@ as fewer images survive.
 
 import abc
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -158,9 +158,9 @@ class Attack(abc.ABC):
             state: of `start` or of the last step.
         """
 
-    @property
-    def draws(self) -> int:
-        """How many uniform numbers a step needs for an image."""
+    def draws(self, image_shape: Sequence[int]) -> int:
+        """How many uniform numbers a step needs for an image of that shape."""
+        del image_shape
         return 0
 
     def craft(
@@ -319,9 +319,10 @@ def _compiled(attack: Attack, logits_fn: LogitsFn):
 
 def _block_draws(attack: Attack, slots: Slots, index: tf.Tensor) -> tf.Tensor:
     """The uniform numbers of a block's steps, (slots, block, draws)."""
-    if not attack.draws:
+    count = attack.draws(slots.x.shape[1:])
+    if not count:
         return tf.zeros([tf.shape(index)[0], attack.block, 0])
-    return slots.uniform((attack.block, attack.draws), 1, index)
+    return slots.uniform((attack.block, count), 1, index)
 
 
 def _where(mask: tf.Tensor, chosen: Any, other: Any) -> Any:

@@ -1,0 +1,162 @@
+"""A whole evaluation of robustness: from settings to results in a folder, resumable."""
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from advrush_tf.attack_report import RESULTS, Crafted, Evaluated, tell, write_report
+from advrush_tf.attack_settings import AttackSettings
+from advrush_tf.attacks.catalogue import named_attack
+from advrush_tf.attacks.cascade import is_right
+from advrush_tf.attacks.probes import probe
+from advrush_tf.attacks.trials import Trial
+from advrush_tf.attacks.victim import Victim
+from advrush_tf.data import ImageDataset, load_dataset
+from advrush_tf.data_source import reason
+from advrush_tf.errors import UserError
+from advrush_tf.model_files import load_classifier
+from advrush_tf.running import print_line, write_failure
+from advrush_tf.settings import record_settings
+
+
+def run_attack(
+    settings: AttackSettings,
+    workdir: str | Path,
+    data_dir: str | None = None,
+    say: Callable[[str], None] = print_line,
+) -> dict[str, Any]:
+    """Measures how robust a model is, or goes on with what `workdir` holds.
+
+    Args:
+        settings: of the evaluation.
+        workdir: folder that receives settings.json, results.json, results.md, figures,
+            tensorboard/ and trials/, from which an interrupted evaluation goes on.
+        data_dir: tfds' folder of prepared data sets.
+        say: receives the lines for the user.
+
+    Returns:
+        What results.json holds.
+
+    Raises:
+        UserError: the input is at fault; one clear line.
+    """
+    workdir = Path(workdir)
+    dataset = load_dataset(settings.dataset, data_dir)
+    paths = [Path(path) for path in (settings.model, *settings.source_model)]
+    victims = [_open(path, dataset, settings.batch_size) for path in paths]
+    settings = dataclasses.replace(settings, sha256=tuple(map(_sha256, paths)))
+    record_settings(settings, workdir)
+    try:
+        if (finished := workdir / RESULTS).exists():
+            return _told_again(finished, workdir, say)
+        evaluated = _evaluate(settings, dataset, victims, workdir, say)
+        return write_report(evaluated, workdir, say)
+    except OSError as error:
+        raise UserError(write_failure(workdir, error)) from None
+
+
+def _open(path: Path, dataset: ImageDataset, batch_size: int) -> Victim:
+    model = load_classifier(path)
+    images = min(batch_size, len(dataset.test_images))
+    try:
+        victim = Victim(model, dataset.image_shape, images)
+    except Exception as error:  # Keras does not say what a wrong shape raises.
+        raise UserError(
+            f"{path} cannot classify images of shape {dataset.image_shape}, those of "
+            f"{dataset.name} ({reason(error)}). Give the --dataset that it was fitted "
+            "on."
+        ) from None
+    if victim.num_classes != dataset.num_classes:
+        raise UserError(
+            f"{path} has {victim.num_classes} classes and {dataset.name} has "
+            f"{dataset.num_classes}. Give the --dataset that it was fitted on."
+        )
+    return victim
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _told_again(path: Path, workdir: Path, say: Callable) -> dict[str, Any]:
+    try:
+        results = json.loads(path.read_text("utf-8"))
+        tell(results, workdir, lambda line: None)
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged ({reason(error)}). Delete it and run the same command "
+            "to write it anew."
+        ) from None
+    say(f"{workdir} holds a finished evaluation.")
+    tell(results, workdir, say)
+    return results
+
+
+def _evaluate(
+    settings: AttackSettings,
+    dataset: ImageDataset,
+    victims: list[Victim],
+    workdir: Path,
+    say: Callable[[str], None],
+) -> Evaluated:
+    started = time.monotonic()
+    x = dataset.test_images[: settings.test_images or None].astype(np.float32) / 255
+    y = dataset.test_labels[: len(x)]
+    clean = is_right(victims[0], x, y)
+    say(f"clean accuracy {clean.mean():.2%} of {len(x)} images")
+    doubts = []
+    if settings.checks:
+        say("checking the model ...")
+        radius = settings.radius(settings.epsilon)
+        doubts = probe(victims[0], x, y, settings.norm, radius, settings.seed)
+    for doubt in doubts:
+        say(f"warning: {doubt.sentence}")
+    crafted = [
+        _craft(settings, victims, source, name, epsilon, x, y, workdir, say)
+        for source, name, epsilon in _plan(settings)
+    ]
+    seconds = time.monotonic() - started
+    return Evaluated(settings, dataset, x, y, clean, victims[0], crafted, doubts, seconds)
+
+
+def _plan(settings: AttackSettings) -> list[tuple[int, str, str]]:
+    """What is crafted: the model's place, the attack's name and epsilon.
+
+    On other models only at the epsilon of the evaluation.
+    """
+    plan = [
+        (source, name, settings.epsilon)
+        for source in range(1 + len(settings.source_model))
+        for name in settings.attacks
+    ]
+    others = [radius for radius in settings.curve if radius != settings.epsilon]
+    return plan + [(0, name, radius) for radius in others for name in settings.attacks]
+
+
+def _craft(
+    settings, victims, source, name, epsilon, x, y, workdir, say
+) -> Crafted:
+    """Runs a trial, or what is left of it, and measures its images on all models."""
+    folder = workdir / "trials"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{source}_{name}_{epsilon.replace('/', 'of')}.npz"
+    attacks = named_attack(name, settings.norm, settings.radius(epsilon))
+    try:
+        trial = Trial(victims[source], attacks, x, y, settings.seed, path)
+    except ValueError as error:
+        raise UserError(f"{error}. Delete it to run that attack anew.") from None
+    ledger = trial.run()
+    # Elsewhere than on its own model, what was crafted at other radii has no use.
+    measured = victims if epsilon == settings.epsilon else victims[:1]
+    right = [is_right(victim, ledger.images, y) for victim in measured]
+    crafted = Crafted(source, name, epsilon, ledger, right)
+    model = "" if not source else f", crafted on {settings.source_model[source - 1]}"
+    say(f"{name}, epsilon {epsilon}{model}: accuracy {crafted.accuracy:.2%}")
+    return crafted

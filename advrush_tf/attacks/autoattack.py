@@ -1,0 +1,192 @@
+"""AutoAttack: a fixed series of attacks without a number to tune.
+
+Source: Croce & Hein, arXiv 2003.01690.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from advrush_tf.attacks.apgd import APGD, Loss
+from advrush_tf.attacks.attack import Attack
+from advrush_tf.attacks.cascade import CLEAN, Ledger, run_cascade
+from advrush_tf.attacks.fab import FAB
+from advrush_tf.attacks.norms import Norm
+from advrush_tf.attacks.square import Square
+from advrush_tf.attacks.victim import Victim
+from advrush_tf.inputs import check_images
+
+
+class Version(enum.StrEnum):
+    """A published series: `rand` is for models that are random by intent."""
+
+    STANDARD = "standard"
+    PLUS = "plus"
+    RAND = "rand"
+
+
+class Member(enum.StrEnum):
+    """An attack of the series."""
+
+    APGD_CE = "apgd-ce"
+    APGD_DLR = "apgd-dlr"
+    APGD_T = "apgd-t"
+    FAB = "fab"
+    FAB_T = "fab-t"
+    SQUARE = "square"
+
+
+_SERIES = {
+    Version.STANDARD: (Member.APGD_CE, Member.APGD_T, Member.FAB_T, Member.SQUARE),
+    Version.PLUS: (
+        Member.APGD_CE,
+        Member.APGD_DLR,
+        Member.FAB,
+        Member.SQUARE,
+        Member.APGD_T,
+        Member.FAB_T,
+    ),
+    Version.RAND: (Member.APGD_CE, Member.APGD_DLR),
+}
+_PLUS_RESTARTS = 5
+_RAND_GRADIENTS = 20
+
+
+def make_members(
+    norm: Norm | str,
+    epsilon: float,
+    version: Version | str = Version.STANDARD,
+    members: Sequence[Member | str] | None = None,
+) -> dict[str, Attack]:
+    """The attacks of a series, with their published numbers.
+
+    Args:
+        norm: of the ball.
+        epsilon: its radius, in [0, 1] units.
+        version: `standard`: APGD-CE, APGD-T, FAB-T, Square, each with one restart;
+            `plus`: also APGD-DLR and untargeted FAB, of each and of APGD-CE 5
+            restarts; `rand`: APGD-CE and APGD-DLR, each step with 20 gradients.
+        members: those to take in place of the version's, in this order.
+
+    Returns:
+        The attacks by name.
+
+    Raises:
+        ValueError: an unknown name or a number out of range.
+    """
+    version, norm = Version(version), Norm(norm)
+    chosen = _SERIES[version] if members is None else tuple(map(Member, members))
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise ValueError(f"members must name each attack once; they are {members}")
+    restarts = _PLUS_RESTARTS if version is Version.PLUS else 1
+    eot = _RAND_GRADIENTS if version is Version.RAND else 1
+    made: dict[Member, Attack] = {
+        Member.APGD_CE: APGD(norm, epsilon, Loss.CE, restarts=restarts, eot=eot),
+        Member.APGD_DLR: APGD(norm, epsilon, Loss.DLR, restarts=restarts, eot=eot),
+        Member.APGD_T: APGD(norm, epsilon, Loss.TARGETED_DLR, eot=eot),
+        Member.FAB: FAB(norm, epsilon, targeted=False, restarts=restarts),
+        Member.FAB_T: FAB(norm, epsilon),
+        Member.SQUARE: Square(norm, epsilon),
+    }
+    return {member.value: made[member] for member in chosen}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Points:
+    """What became of each image.
+
+    Attributes:
+        robust: (images,), bool, right before and after all attacks.
+        broken_by: (images,), the name of what broke it, "clean" if the model was wrong
+            before any attack, None if robust.
+        accuracy_after: by name, in order: "clean" and each attack.
+    """
+
+    robust: np.ndarray
+    broken_by: tuple[str | None, ...]
+    accuracy_after: dict[str, float]
+
+
+class Evaluation(NamedTuple):
+    """Adversarial images, as given where robust, and what became of each image."""
+
+    images: np.ndarray
+    points: Points
+
+
+class AutoAttack:
+    """AutoAttack on a classifier.
+
+    Args:
+        model_fn: a Keras classifier, or a function of TensorFlow operations, from
+            images in [0, 1] to logits.
+        norm: "Linf" or "L2".
+        epsilon: radius of the ball, in [0, 1] units.
+        version: "standard", "plus" or "rand", see `make_members`.
+        seed: of all random numbers, at least 0.
+        members: attacks to run in place of the version's, by name.
+        batch_size: images at a time.
+
+    Raises:
+        ValueError: an unknown name or a number out of range.
+    """
+
+    def __init__(
+        self,
+        model_fn: Any,
+        norm: Norm | str = Norm.LINF,
+        epsilon: float = 8 / 255,
+        version: Version | str = Version.STANDARD,
+        seed: int = 0,
+        members: Sequence[Member | str] | None = None,
+        batch_size: int = 128,
+    ):
+        if seed < 0 or batch_size < 1:
+            raise ValueError(
+                "seed must be 0 or more and batch_size 1 or more, not "
+                f"{seed} and {batch_size}"
+            )
+        self.members = make_members(norm, epsilon, version, members)
+        self._model_fn, self._seed, self._batch_size = model_fn, seed, batch_size
+
+    def run(self, x: np.ndarray, y: np.ndarray) -> Evaluation:
+        """Attacks images, each attack only those that survived the ones before.
+
+        Args:
+            x: (images, height, width, channels), floats in [0, 1].
+            y: (images,), integer labels.
+
+        Raises:
+            ValueError: images or labels are misshapen or out of range, or the model
+                does not give logits of them.
+        """
+        x, y = np.asarray(x), np.asarray(y).reshape(-1)
+        check_images(x)
+        if x.ndim != 4 or len(x) != len(y):
+            raise ValueError(
+                "x must be (images, height, width, channels) with a label in y each, "
+                f"not of shapes {x.shape} and {y.shape}"
+            )
+        x = x.astype(np.float32)
+        victim = Victim(self._model_fn, x.shape[1:], min(self._batch_size, len(x)))
+        ledger = Ledger(x, list(self.members))
+        run_cascade(victim, self.members, x, y, self._seed, ledger)
+        return Evaluation(ledger.images, points_of(ledger))
+
+
+def points_of(ledger: Ledger) -> Points:
+    """What a finished cascade's ledger says of each image."""
+    names: dict[int, str | None] = dict(enumerate(ledger.attacks))
+    names[CLEAN] = "clean"
+    accuracies = {
+        name: float(ledger.survived(count).mean())
+        for count, name in enumerate(("clean", *ledger.attacks))
+    }
+    return Points(
+        ledger.survived(len(ledger.attacks)),
+        tuple(names.get(int(cause)) for cause in ledger.broken_by),
+        accuracies,
+    )

@@ -1,0 +1,79 @@
+"""The attacks by the names that a user gives them."""
+
+import re
+from collections.abc import Callable
+
+from advrush_tf.attacks import cleverhans_attacks as cleverhans
+from advrush_tf.attacks.autoattack import Member, Version, make_members
+from advrush_tf.attacks.cascade import Attacker
+from advrush_tf.attacks.norms import Norm
+
+# Names that a number of steps may follow, and of pgd also a number of restarts.
+_STEPPED: dict[str, Callable[..., Attacker]] = {
+    "pgd": cleverhans.PGD,
+    "bim": cleverhans.BIM,
+    "mim": cleverhans.MIM,
+}
+_PLAIN: dict[str, Callable[..., Attacker]] = {
+    "fgsm": cleverhans.FGSM,
+    "cw": cleverhans.CarliniWagner,
+    "spsa": cleverhans.SPSA,
+}
+_SERIES = {
+    "autoattack": Version.STANDARD,
+    "autoattack-plus": Version.PLUS,
+    "autoattack-rand": Version.RAND,
+}
+_STEPS = re.compile(r"(pgd|bim|mim)(?:([1-9]\d*)(?:x([1-9]\d*))?)?")
+
+# Attacks that see the model's answers only, not its gradients.
+BLACK_BOX = frozenset({Member.SQUARE.value, "spsa"})
+
+ALLOWED = ", ".join(
+    [
+        "fgsm",
+        "pgd20 (any number of steps; pgd20x5 with 5 restarts)",
+        "bim10",
+        "mim10",
+        "cw",
+        "spsa",
+        *_SERIES,
+        *(member.value for member in Member),
+    ]
+)
+
+
+def check_attack_name(name: str) -> None:
+    """Raises ValueError where there is no attack of that name."""
+    match = _STEPS.fullmatch(name)
+    stepped = match is not None and (match[3] is None or match[1] == "pgd")
+    if not (stepped or name in _PLAIN or name in _SERIES or name in list(Member)):
+        raise ValueError(f"there is no attack '{name}'; there are {ALLOWED}")
+
+
+def named_attack(name: str, norm: Norm, epsilon: float) -> dict[str, Attacker]:
+    """The attack, or the series of attacks, of a name.
+
+    Args:
+        name: such as `fgsm`, `pgd20`, `pgd20x5` (5 restarts), `autoattack`, `square`.
+        norm: of the ball.
+        epsilon: its radius, in [0, 1] units.
+
+    Returns:
+        The attacks by name, to run one after the other.
+
+    Raises:
+        ValueError: no such attack, or not in this norm.
+    """
+    check_attack_name(name)
+    if name in _SERIES:
+        return dict(make_members(norm, epsilon, _SERIES[name]))
+    if name in list(Member):
+        return dict(make_members(norm, epsilon, members=[name]))
+    if name in _PLAIN:
+        return {name: _PLAIN[name](norm, epsilon)}
+    match = _STEPS.fullmatch(name)
+    assert match is not None
+    numbers = {"steps": match[2], "restarts": match[3]}
+    given = {key: int(value) for key, value in numbers.items() if value}
+    return {name: _STEPPED[match[1]](norm, epsilon, **given)}

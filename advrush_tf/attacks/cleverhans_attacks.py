@@ -1,0 +1,510 @@
+"""CleverHans' attacks, made to work with Keras 3 and to draw per-image numbers.
+
+CleverHans 4.0.0 was written for Keras 2. Its attacks run here unchanged but for a few
+names that mean something else to them: what Keras 3 lacks, one wrong shape, and random
+numbers, which belong to an image instead of to TensorFlow's global state.
+"""
+
+import abc
+import dataclasses
+import types
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow as tf
+from cleverhans.tf2.attacks import carlini_wagner_l2, spsa
+from cleverhans.tf2.attacks.basic_iterative_method import basic_iterative_method
+from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
+from cleverhans.tf2.attacks.momentum_iterative_method import momentum_iterative_method
+from cleverhans.tf2.attacks.projected_gradient_descent import projected_gradient_descent
+
+from advrush_tf.attacks.attack import Outcome
+from advrush_tf.attacks.norms import Norm, length, project, unit
+from advrush_tf.attacks.randomness import normal, seeds_of, uniform
+from advrush_tf.attacks.victim import Victim
+
+# (images, labels, seeds (batch, 2), number of the run) to images, row by row.
+Crafter = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, int], tf.Tensor]
+
+_ORDERS = {Norm.LINF: np.inf, Norm.L2: 2}
+
+# Floats round: |(x + epsilon) - x| may be this much more than epsilon.
+_TOLERANCE = 1e-6
+
+# Of Keras' Adam.
+_BETAS = (0.9, 0.999)
+_ADAM_EPSILON = 1e-7
+
+
+@dataclasses.dataclass(frozen=True)
+class CleverHansAttack(abc.ABC):
+    """Base of CleverHans' attacks: hyper-parameters only.
+
+    Attributes:
+        norm: of the ball.
+        epsilon: its radius, in [0, 1] units.
+
+    Raises:
+        ValueError: a number is out of range, or the attack does not know the norm.
+
+    Source: Papernot et al., arXiv 1610.00768 (CleverHans).
+    """
+
+    norm: Norm = Norm.LINF
+    epsilon: float = 8 / 255
+
+    # The norms that the attack knows.
+    norms: ClassVar[tuple[Norm, ...]] = (Norm.LINF, Norm.L2)
+
+    def __post_init__(self) -> None:
+        if self.norm not in self.norms:
+            raise ValueError(f"norm must be {' or '.join(self.norms)}, not {self.norm}")
+        object.__setattr__(self, "norm", Norm(self.norm))
+        self._require_positive("epsilon")
+
+    def _require_positive(self, *names: str) -> None:
+        for name in names:
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(
+                    f"{name} must be more than 0, not {getattr(self, name)}"
+                )
+
+    @abc.abstractmethod
+    def crafter(self, victim: Victim) -> Crafter:
+        """What crafts one full batch of the victim's after the other."""
+
+    @property
+    def runs(self) -> int:
+        """How many runs an image that survives gets."""
+        return 1
+
+    def images_at_once(self, victim: Victim) -> int:
+        """How many images of a full batch the crafter attacks."""
+        return victim.batch_size
+
+    def bounded(self, images: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+        """Moves crafted images into the ball around `x` and into [0, 1]."""
+        return project(self.norm, images, x, self.epsilon)
+
+    def craft(
+        self, model: Any, x: np.ndarray, y: np.ndarray, seed: int = 0, **options: Any
+    ) -> np.ndarray:
+        """Attacks images, whatever their number.
+
+        Args:
+            model: see `Victim`.
+            x: (images, height, width, channels), floats in [0, 1].
+            y: (images,), integer labels.
+            seed: of the attack's random numbers.
+            **options: of `Victim`.
+
+        Returns:
+            Images as `x`, as the attack left them, adversarial or not.
+        """
+        x = np.array(x, np.float32)
+        crafted = x.copy()
+        victim = Victim(model, x.shape[1:], **options)
+        for outcome in self.outcomes(victim, x, y, seed):
+            crafted[outcome.index] = outcome.image
+        return crafted
+
+    def outcomes(
+        self,
+        victim: Victim,
+        x: np.ndarray,
+        y: np.ndarray,
+        seed: int,
+        indices: np.ndarray | None = None,
+    ) -> Iterator[Outcome]:
+        """Attacks images and yields each one's outcome as soon as it is known.
+
+        The image is the one of the first run that broke the model, else of the last.
+
+        Args:
+            victim: the model.
+            x: (images, height, width, channels), float32 in [0, 1].
+            y: (images,), integer labels.
+            seed: of the attack's random numbers.
+            indices: (images,), the numbers of the images in their data set, which
+                with `seed` give their random numbers; by default 0, 1, 2, ...
+        """
+        seeds = seeds_of(seed, np.arange(len(x)) if indices is None else indices)
+        arrays = (x, y.astype(np.int32), seeds.numpy())
+        crafter, size = self.crafter(victim), self.images_at_once(victim)
+        rows = np.arange(len(x))
+        for run in range(self.runs):
+            survivors: list[int] = []
+            for first in range(0, len(rows), size):
+                part = rows[first : first + size]
+                batch = (array[part] for array in arrays)
+                for row, found in zip(
+                    part, self._attacked(victim, crafter, *batch, run), strict=True
+                ):
+                    if found[1] or run == self.runs - 1:
+                        yield Outcome(int(row), *found)
+                    else:
+                        survivors.append(row)
+            rows = np.array(survivors, int)
+
+    def _attacked(self, victim, crafter, x, y, seeds, run):
+        """Each image of a batch as one run left it, and whether that is adversarial."""
+        filled = map(victim.filled, (x, y, seeds))
+        images = self.bounded(crafter(*filled, run)[: len(x)], x)
+        inside = length(self.norm, images - x).numpy() <= self.epsilon + _TOLERANCE
+        images = images.numpy()
+        wrong = victim.predict(images).argmax(-1) != y
+        return list(zip(images, (wrong & inside).tolist(), strict=True))
+
+    def _settings(self, y: tf.Tensor) -> dict[str, Any]:
+        """What CleverHans' gradient attacks are all told."""
+        return {
+            "norm": _ORDERS[self.norm],
+            "eps": self.epsilon,
+            "clip_min": 0.0,
+            "clip_max": 1.0,
+            "y": y,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class FGSM(CleverHansAttack):
+    """Fast gradient method: one step of length epsilon up the cross-entropy.
+
+    In L2 CleverHans divides a gradient by its length or by 1e-6, whatever is more: of a
+    model that is very sure of its answer the step is shorter. So it is in all attacks
+    here that follow the gradient.
+
+    Source: Goodfellow et al., arXiv 1412.6572, section 4.
+    """
+
+    def crafter(self, victim):
+        return lambda x, y, seeds, run: fast_gradient_method(
+            victim.logits, x, **self._settings(y)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Iterated(CleverHansAttack):
+    """Base of attacks that repeat the fast gradient method's step.
+
+    Attributes:
+        steps: of a run.
+        step_size: length of a step, at most epsilon; by default 2.5 * epsilon / steps
+            or, of few steps, epsilon.
+    """
+
+    steps: int = 10
+    step_size: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_positive("steps")
+        if self.step_size is not None and not 0 < self.step_size <= self.epsilon:
+            raise ValueError(
+                f"step_size must be more than 0 and at most epsilon, {self.epsilon}, "
+                f"not {self.step_size}"
+            )
+
+    def _settings(self, y):
+        size = self.step_size or self.epsilon * min(2.5 / self.steps, 1.0)
+        return super()._settings(y) | {"nb_iter": self.steps, "eps_iter": size}
+
+
+@dataclasses.dataclass(frozen=True)
+class BIM(_Iterated):
+    """Basic iterative method: steps from the image itself, kept in the ball.
+
+    Attributes: those of the base.
+
+    Source: Kurakin et al., arXiv 1607.02533, section 2.2.
+    """
+
+    def crafter(self, victim):
+        # The checks fail on NumPy 2, which makes no array of tensors of two shapes.
+        return lambda x, y, seeds, run: basic_iterative_method(
+            victim.logits, x, sanity_checks=False, **self._settings(y)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class PGD(_Iterated):
+    """Projected gradient descent from a uniformly random point of the ball.
+
+    Attributes: those of the base, and
+        restarts: runs, each from another start.
+
+    Source: Madry et al., arXiv 1706.06083, section 2.1.
+    """
+
+    steps: int = 20
+    restarts: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_positive("restarts")
+
+    @property
+    def runs(self):
+        return self.restarts
+
+    def crafter(self, victim):
+        def crafter(x, y, seeds, run):
+            start = _in_ball(self.norm, self.epsilon, seeds, tuple(x.shape[1:]), run)
+            attack = _with_names(
+                projected_gradient_descent, random_lp_vector=lambda *_, **__: start
+            )
+            return attack(victim.logits, x, rand_init=True, **self._settings(y))
+
+        return crafter
+
+
+@dataclasses.dataclass(frozen=True)
+class MIM(_Iterated):
+    """Momentum iterative method: steps along a sum of normalised gradients.
+
+    Attributes: those of the base, and
+        decay: what the sum is multiplied by in each step, at least 0.
+
+    Source: Dong et al., arXiv 1710.06081, algorithm 1.
+    """
+
+    decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.decay < float("inf"):
+            raise ValueError(f"decay must be 0 or more, not {self.decay}")
+
+    def crafter(self, victim):
+        # As for BIM, the checks fail on NumPy 2.
+        return lambda x, y, seeds, run: momentum_iterative_method(
+            victim.logits,
+            x,
+            decay_factor=self.decay,
+            sanity_checks=False,
+            **self._settings(y),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class CarliniWagner(CleverHansAttack):
+    """Carlini and Wagner's search for the nearest adversarial image in L2.
+
+    Epsilon only decides whether the image counts as broken: one outside the ball is
+    given as it was found. Where none was found it is the given image. A batch is never
+    left early, which would depend on all its images.
+
+    Attributes: those of the base, and
+        searches: for the weight of the margin in the loss, one after the other.
+        steps: of Adam, in each search.
+        learning_rate: of Adam.
+        first_weight: of the margin, in the first search.
+
+    Source: Carlini & Wagner, arXiv 1608.04644, section VI.A.
+    """
+
+    norm: Norm = Norm.L2
+    epsilon: float = 0.5
+    searches: int = 5
+    steps: int = 200
+    learning_rate: float = 1e-2
+    first_weight: float = 1e-2
+
+    norms = (Norm.L2,)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = ("searches", "steps", "learning_rate", "first_weight")
+        self._require_positive(*names)
+
+    def bounded(self, images, x):
+        return tf.clip_by_value(images, 0.0, 1.0)
+
+    def crafter(self, victim):
+        attack = _CarliniWagnerL2(
+            victim.logits,
+            batch_size=victim.batch_size,
+            binary_search_steps=self.searches,
+            max_iterations=self.steps,
+            abort_early=False,
+            initial_const=self.first_weight,
+            learning_rate=self.learning_rate,
+        )
+
+        def crafter(x, y, seeds, run):
+            # Given earlier, labels would make the attack a targeted one.
+            attack.y = y
+            return tf.constant(attack.attack(x.numpy()))
+
+        return crafter
+
+
+@dataclasses.dataclass(frozen=True)
+class SPSA(CleverHansAttack):
+    """Adam on gradients that are estimated from the logits at random points.
+
+    It stops at the first step that breaks the model. Images are attacked one by one.
+
+    Attributes: those of the base, and
+        steps: of Adam, at most.
+        samples: points for one estimate, an even number.
+        learning_rate: of Adam.
+        delta: how far the points are from the image in each pixel, in [0, 1] units.
+
+    Source: Uesato et al., arXiv 1802.05666, section 3.3.
+    """
+
+    steps: int = 100
+    samples: int = 128
+    learning_rate: float = 0.01
+    delta: float = 0.01
+
+    norms = (Norm.LINF,)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_positive("steps", "samples", "learning_rate", "delta")
+        if self.samples % 2:
+            raise ValueError(f"samples must be even, not {self.samples}")
+
+    def images_at_once(self, victim):
+        return 1
+
+    def crafter(self, victim):
+        generator = tf.random.Generator.from_seed(0)
+        attack = _spsa_drawing_from(generator)
+
+        @tf.function(autograph=False)
+        def attacked(x, y, seed):
+            key = tf.random.stateless_uniform([], seed, None, None, tf.int64)
+            generator.reset_from_key_counter(key, tf.zeros([2], tf.int64))
+            return attack(
+                victim.logits,
+                x,
+                y,
+                eps=self.epsilon,
+                nb_iter=self.steps,
+                clip_min=0.0,
+                clip_max=1.0,
+                early_stop_loss_threshold=0.0,
+                learning_rate=self.learning_rate,
+                delta=self.delta,
+                spsa_samples=self.samples,
+            )
+
+        return lambda x, y, seeds, run: attacked(x[:1], y[:1], seeds[0])
+
+
+def _in_ball(
+    norm: Norm, epsilon: float, seeds: tf.Tensor, shape: tuple[int, ...], run: int
+) -> tf.Tensor:
+    """A uniform point of the ball around 0 for each image, (batch, *shape)."""
+    numbers = tf.fill([seeds.shape[0], 1], run)
+    if norm is Norm.LINF:
+        return epsilon * (2 * uniform(seeds, shape, numbers) - 1)
+    direction = unit(norm, normal(seeds, shape, numbers))
+    # With one number more folded in, independent of the direction.
+    share = uniform(seeds, (1, 1, 1), tf.pad(numbers, [[0, 0], [0, 1]]))
+    return epsilon * share ** (1 / np.prod(shape)) * direction
+
+
+def _with_names(function: Callable, **names: Any) -> Callable:
+    """A copy of a function to which these names of its module mean something else."""
+    return types.FunctionType(
+        function.__code__,
+        function.__globals__ | names,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+
+
+def _tensorflow(**names: Any) -> types.SimpleNamespace:
+    """TensorFlow with some of its names replaced."""
+    return types.SimpleNamespace(**vars(tf) | names)
+
+
+class _CarliniWagnerL2(carlini_wagner_l2.CarliniWagnerL2):
+    """CleverHans' attack with one weight an image, and with Keras 3's Adam."""
+
+    # The weights come as tf.ones of the images' shape, which does not go with the
+    # search's bounds, (batch,). The other ones are made of the shape (batch,).
+    _attack = _with_names(
+        carlini_wagner_l2.CarliniWagnerL2._attack,
+        tf=_tensorflow(ones=lambda shape: tf.ones(shape[:1])),
+    )
+
+    def __init__(self, model_fn: Callable, **settings: Any):
+        super().__init__(model_fn, **settings)
+        self.optimizer = _Adam(self.learning_rate)
+
+
+class _Adam:
+    """Adam with what CleverHans uses of Keras 2's.
+
+    Keras 3's knows only the variable that it saw first, and CleverHans has a new one
+    for each batch.
+    """
+
+    def __init__(self, learning_rate: float):
+        self._learning_rate = learning_rate
+
+    def variables(self) -> list:
+        """Begins anew: CleverHans asks for all state before a search, to zero it."""
+        self._steps, self._moments = 0, None
+        return []
+
+    def apply_gradients(self, pairs: list) -> None:
+        ((gradient, variable),) = pairs
+        if self._moments is None:
+            zero = tf.zeros_like(gradient)
+            self._moments = tf.Variable(zero), tf.Variable(zero)
+        self._steps += 1
+        first, second = self._moments
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=first.handle,
+            v=second.handle,
+            beta1_power=_BETAS[0] ** self._steps,
+            beta2_power=_BETAS[1] ** self._steps,
+            lr=self._learning_rate,
+            beta1=_BETAS[0],
+            beta2=_BETAS[1],
+            epsilon=_ADAM_EPSILON,
+            grad=gradient,
+        )
+
+
+class _SPSAAdam:
+    """CleverHans' class of this name without its base, an optimizer of Keras 2.
+
+    It uses three numbers of the base and nothing else.
+    """
+
+    beta_1, beta_2 = _BETAS
+    epsilon = _ADAM_EPSILON
+
+    init_state = spsa.SPSAAdam.init_state
+    minimize = spsa.SPSAAdam.minimize
+    _compute_gradients = spsa.SPSAAdam._compute_gradients
+    _apply_gradients = spsa.SPSAAdam._apply_gradients
+
+    def __init__(self, lr: float, delta: float, num_samples: int, num_iters: int):
+        self.lr, self._delta = lr, delta
+        # Each sample goes with its opposite.
+        self._num_samples, self._num_iters = num_samples // 2, num_iters
+
+
+def _spsa_drawing_from(generator: tf.random.Generator) -> Callable:
+    """CleverHans' `spsa` that takes its random numbers from a generator."""
+    seeded = _tensorflow(random=generator)
+
+    class Adam(_SPSAAdam):
+        _get_delta = _with_names(spsa.SPSAAdam._get_delta, tf=seeded)
+
+    return _with_names(
+        spsa.spsa,
+        SPSAAdam=Adam,
+        projected_optimization=_with_names(spsa.projected_optimization, tf=seeded),
+    )

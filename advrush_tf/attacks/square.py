@@ -1,0 +1,219 @@
+"""The Square Attack: random search by squares, which needs no gradient.
+
+Source: Andriushchenko et al., arXiv 1912.00049.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from advrush_tf.attacks import losses
+from advrush_tf.attacks.attack import Attack, Found, Slots
+from advrush_tf.attacks.norms import Norm, per_image, project
+from advrush_tf.constants import constant
+
+_TINY = 1e-12
+# A candidate with more candidates than this before it has half the share of pixels.
+_HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+# The L2 start is a grid of so many tiles each way.
+_TILES = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Square(Attack):
+    """Random search that raises the margin by changes in random squares.
+
+    Attributes:
+        queries: looks at the model's logits in a run, the start's included.
+        restarts: runs from random starts.
+        initial_share: the first square's share of the pixels, in (0, 1]; the paper's p.
+
+    Raises:
+        ValueError: a number is out of range.
+
+    Source: arXiv 1912.00049, algorithms 1 to 3; as in AutoAttack (Croce & Hein,
+    arXiv 2003.01690) the schedule of the share is not fitted to `queries`.
+    """
+
+    queries: int = 5000
+    restarts: int = 1
+    initial_share: float = 0.8
+
+    block = 50
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("queries", "restarts"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")
+        if not 0 < self.initial_share <= 1:
+            raise ValueError(f"initial_share {self.initial_share} is not in (0, 1]")
+
+    def runs(self, num_classes):
+        del num_classes
+        return self.restarts
+
+    @property
+    def steps(self):
+        return self.queries
+
+    def draws(self, image_shape):
+        # One sign a channel. Linf: a place; L2: two places and a direction.
+        return image_shape[-1] + (2 if self.norm is Norm.LINF else 5)
+
+    def sides(self, height: int, width: int) -> np.ndarray:
+        """The side of the square in the candidate that each step makes, (queries,).
+
+        Never more than fits; of the L2 ball odd, and at least 3 where that fits.
+        """
+        before = np.arange(self.queries)[:, None]
+        share = self.initial_share / 2.0 ** (before > _HALVINGS).sum(1)
+        sides = np.rint(np.sqrt(share * height * width)).astype(int)
+        if self.norm is Norm.LINF:
+            return np.clip(sides, 1, min(height, width))
+        odd = np.maximum(sides, 3) | 1
+        return np.minimum(odd, (min(height, width) - 1) | 1)
+
+    def start(self, slots):
+        first = _stripes if self.norm is Norm.LINF else _tiles
+        candidate = slots.x + first(slots, self.epsilon)
+        return {
+            "candidate": project(self.norm, candidate, slots.x, self.epsilon),
+            "best": slots.x,
+            "margin": tf.fill(tf.shape(slots.y), slots.x.dtype.min),
+        }
+
+    def step(self, logits_fn, slots, index, draws, state):
+        candidate = state["candidate"]
+        margin = losses.margin(logits_fn(candidate), slots.y)
+        better = margin > state["margin"]
+        best = tf.where(per_image(better), candidate, state["best"])
+        sides = constant(tuple(self.sides(*slots.x.shape[1:3]).tolist()))
+        change = _stamp if self.norm is Norm.LINF else _move_mass
+        changed = change(slots.x, best, self.epsilon, tf.gather(sides, index), draws)
+        state = {
+            "candidate": project(self.norm, changed, slots.x, self.epsilon),
+            "best": best,
+            "margin": tf.where(better, margin, state["margin"]),
+        }
+        return Found(state, candidate, margin > 0)
+
+
+def _stripes(slots: Slots, epsilon: float) -> tf.Tensor:
+    """The Linf start: vertical stripes of +-epsilon, one sign a column and channel."""
+    _, width, channels = slots.x.shape[1:]
+    return epsilon * _signs(slots.uniform((1, width, channels)))
+
+
+def _tiles(slots: Slots, epsilon: float) -> tf.Tensor:
+    """The L2 start: a grid of patterns, each of random direction and signs."""
+    height, width, channels = slots.x.shape[1:]
+    side = max(min(height, width) // _TILES, 1)
+    # From the corner of the grid, which is in the middle of the image.
+    rows = tf.range(height)[:, None] - (height - _TILES * side) // 2
+    columns = tf.range(width) - (width - _TILES * side) // 2
+    row, column = rows // side, columns // side
+    inside = (row >= 0) & (row < _TILES) & (column >= 0) & (column < _TILES)
+    draws = slots.uniform((_TILES**2, channels + 1))
+    draws = tf.gather(draws, tf.where(inside, row * _TILES + column, 0), axis=1)
+    upright = _eta(rows % side, columns % side, side, side)[..., None]
+    turned = _eta(columns % side, rows % side, side, side)[..., None]
+    pattern = tf.where(draws[..., :1] < 0.5, turned, upright) * _signs(draws[..., 1:])
+    pattern = tf.where(inside[..., None], pattern, 0.0)
+    return epsilon * pattern / tf.sqrt(tf.reduce_sum(pattern**2, [1, 2, 3], True))
+
+
+def _stamp(x, best, epsilon, side, draws) -> tf.Tensor:
+    """Algorithm 2: a square of x +- epsilon, one sign a channel.
+
+    The paper adds +-2 epsilon to the best image, which the ball cuts to the same.
+    """
+    window = _window(draws[:, :2], side, x.shape)
+    signs = _signs(draws[:, None, None, 2:])
+    return tf.where(window.inside, x + epsilon * signs, best)
+
+
+def _move_mass(x, best, epsilon, side, draws) -> tf.Tensor:
+    """Algorithm 3: empties one square and adds a pattern, with its mass, in another."""
+    delta = best - x
+    target = _window(draws[:, :2], side, x.shape)
+    source = _window(draws[:, 2:4], side, x.shape)
+    signs = _signs(draws[:, None, None, 5:])
+    pattern = _unit(target.pattern(per_image(draws[:, 4] < 0.5)))
+    new = signs * pattern + _unit(tf.where(target.inside, delta, 0.0))
+    moved = tf.where(target.inside | source.inside, delta, 0.0)
+    unused = epsilon**2 - tf.reduce_sum(delta**2, [1, 2, 3], True)
+    mass = _mass(moved) + tf.maximum(unused, 0.0) / x.shape[-1]
+    rest = tf.where(source.inside, 0.0, delta)
+    return x + tf.where(target.inside, tf.sqrt(mass) * _unit(new), rest)
+
+
+def _signs(draws: tf.Tensor) -> tf.Tensor:
+    return tf.where(draws < 0.5, -1.0, 1.0)
+
+
+def _mass(delta: tf.Tensor) -> tf.Tensor:
+    """The squared L2 norm of each channel, (slots, 1, 1, channels)."""
+    return tf.reduce_sum(delta**2, [1, 2], True)
+
+
+def _unit(delta: tf.Tensor) -> tf.Tensor:
+    return delta / tf.maximum(tf.sqrt(_mass(delta)), _TINY)
+
+
+class _Window(NamedTuple):
+    """A square in each slot's image.
+
+    Attributes:
+        side: (slots, 1, 1, 1), int32.
+        rows: (slots, height, 1, 1), int32, counted from the square's first.
+        columns: (slots, 1, width, 1), int32, likewise.
+        inside: (slots, height, width, 1), bool.
+    """
+
+    side: tf.Tensor
+    rows: tf.Tensor
+    columns: tf.Tensor
+    inside: tf.Tensor
+
+    def pattern(self, turned: tf.Tensor) -> tf.Tensor:
+        """Equation 2 or its transpose in the square, (slots, height, width, 1)."""
+        most = max(self.inside.shape[1:3])
+        upright = _eta(self.rows, self.columns, self.side, most)
+        transposed = _eta(self.columns, self.rows, self.side, most)
+        return tf.where(self.inside, tf.where(turned, transposed, upright), 0.0)
+
+
+def _window(places: tf.Tensor, side: tf.Tensor, shape: tf.TensorShape) -> _Window:
+    """The square of that side, (slots,), at a random place, (slots, 2) in [0, 1)."""
+
+    def offsets(place, size):
+        free = tf.cast(size + 1 - side, place.dtype)
+        return tf.range(size) - tf.cast(place * free, tf.int32)[:, None]
+
+    rows = offsets(places[:, 0], shape[1])[:, :, None, None]
+    columns = offsets(places[:, 1], shape[2])[:, None, :, None]
+    side = per_image(side)
+    inside = (rows >= 0) & (rows < side) & (columns >= 0) & (columns < side)
+    return _Window(side, rows, columns, inside)
+
+
+def _eta(rows, columns, side, most: int) -> tf.Tensor:
+    """Equation 2 of arXiv 1912.00049, not scaled: a bump, below it a dent.
+
+    Args:
+        rows, columns: int32, counted from the square's first; any beyond it as well.
+        side: int32, of the square, which with the others broadcasts.
+        most: no side is longer.
+    """
+    half = side // 2
+    upper = rows < half
+    centre = tf.where(upper, half // 2, half + (side - half) // 2)
+    distance = tf.maximum(tf.abs(rows - centre), tf.abs(columns - half))
+    # Equation 1 sums the inverse squares of distance + 1 to half + 1.
+    table = np.cumsum([0.0, *(1 / np.arange(1, most // 2 + 2) ** 2)])
+    sums = constant(tuple(table.tolist()), tf.float32)
+    bump = tf.gather(sums, half + 1) - tf.gather(sums, tf.minimum(distance, half))
+    return tf.where(upper, bump, -bump)

@@ -1,0 +1,76 @@
+"""One attack on one model, kept on disk while it runs."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from advrush_tf.attacks.cascade import Attacker, Ledger, run_cascade
+from advrush_tf.attacks.victim import Victim
+from advrush_tf.running import progress_bar
+
+_SAVE_SECONDS = 60.0
+
+
+class Trial:
+    """Runs a cascade on a model, resumable at any moment.
+
+    Args:
+        victim: the model.
+        attacks: the cascade's attacks by name.
+        x: (images, height, width, channels), float32 in [0, 1].
+        y: (images,), integer labels.
+        seed: of all random numbers.
+        path: where the ledger is kept, from which an interrupted trial goes on.
+
+    Raises:
+        ValueError: the ledger there is damaged or of another evaluation.
+    """
+
+    def __init__(
+        self,
+        victim: Victim,
+        attacks: dict[str, Attacker],
+        x: np.ndarray,
+        y: np.ndarray,
+        seed: int,
+        path: Path,
+    ):
+        self._victim, self._attacks, self._path = victim, attacks, path
+        self._x, self._y, self._seed = x, y, seed
+        self.ledger = Ledger(x, list(attacks))
+        if path.exists():
+            self.ledger.restore(path)
+
+    def run(self) -> Ledger:
+        """Runs what is left and gives the finished ledger.
+
+        Raises:
+            OSError: the ledger could not be written.
+        """
+        if self.ledger.finished < len(self._attacks):
+            self._saved = time.monotonic()
+            arguments = (self._attacks, self._x, self._y, self._seed, self.ledger)
+            run_cascade(self._victim, *arguments, self._watch)
+            self._save()
+        return self.ledger
+
+    def _watch(self, name: str, total: int, outcomes: Any) -> Iterator[Any]:
+        self._save()
+        broken = 0
+        with progress_bar(total, name, "image") as bar:
+            for outcome in outcomes:
+                yield outcome
+                broken += outcome.broken
+                bar.set_postfix(broken=broken, refresh=False)
+                bar.update()
+                if time.monotonic() - self._saved > _SAVE_SECONDS:
+                    self._save()
+
+    def _save(self) -> None:
+        now = time.monotonic()
+        self.ledger.seconds += now - self._saved
+        self._saved = now
+        self.ledger.save(self._path)

@@ -1,0 +1,92 @@
+"""Programs that tests run in processes of their own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+
+
+def launch(name, *arguments):
+    """Runs launch/<name>.py to its end; gives its exit code and what it printed."""
+    command, options = _launcher(name, arguments)
+    return subprocess.run(command, capture_output=True, **options)
+
+
+def _launcher(name, arguments):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, f"launch/{name}.py", *arguments]
+    return command, {"cwd": ROOT, "env": environment, "text": True}
+
+
+def assert_is_one_error(result, words):
+    """Checks that a launcher refused its input, in one line that has these words."""
+    assert result.returncode == 2
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert words in errors[0]
+    assert "Traceback" not in result.stderr
+
+
+def kill_and_resume(name, settings, workdir, result):
+    """Kills a run by SIGKILL after its first epoch; the same command then ends it.
+
+    Args:
+        name: of the launcher.
+        settings: the run's flags.
+        workdir: the run's folder.
+        result: the file there that a run writes at its end.
+    """
+    flags = [f"--{flag}={value}" for flag, value in settings.items()]
+    command, options = _launcher(name, [*flags, f"--workdir={workdir}"])
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, **options) as process:
+        while not (workdir / "checkpoints" / "epoch_0001.npz").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert not (workdir / result).exists()
+    resumed = subprocess.run(command, capture_output=True, **options)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Resuming" in resumed.stdout
+    assert (workdir / result).exists()
+
+
+def assert_same_last_checkpoint(first, second):
+    """Checks that two runs ended with the same variables, bit for bit."""
+    ends = [sorted((w / "checkpoints").iterdir())[-1] for w in (first, second)]
+    assert ends[0].name == ends[1].name
+    with np.load(ends[0]) as whole, np.load(ends[1]) as parts:
+        assert set(whole.files) == set(parts.files)
+        for name in set(whole.files) - {"notes"}:
+            np.testing.assert_array_equal(whole[name], parts[name], err_msg=name)
+
+
+def assert_loads_in_a_new_process(network, x, folder, *conditions):
+    """Checks that a saved network gives the same logits wherever it is loaded.
+
+    Args:
+        network: a Keras model.
+        x: images.
+        folder: for the files.
+        conditions: Python expressions of the loaded `network` that must be true.
+    """
+    network.save(folder / "network.keras")
+    np.save(folder / "x.npy", x)
+    program = (
+        "import keras, numpy, advrush_tf",
+        "network = keras.models.load_model('network.keras')",
+        "logits = network(numpy.load('x.npy'), training=False)",
+        "numpy.save('logits.npy', logits)",
+        *(f"assert {condition}" for condition in conditions),
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", "\n".join(program)]
+    subprocess.run(command, check=True, cwd=folder, env=environment)
+    expected = network(x, training=False)
+    np.testing.assert_array_equal(np.load(folder / "logits.npy"), expected)
