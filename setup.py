@@ -21,10 +21,12 @@ setup(
     version=_version(),
     description="Search for adversarially robust neural architectures in TensorFlow",
     license="Apache-2.0",
-    packages=["advrush_tf"],
+    packages=["advrush_tf", "advrush_tf.attacks"],
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",
+        # Code of this version is mended, which needs its very names.
+        "cleverhans==4.0.0",
         # tensorflow-datasets needs this one without declaring it.
         "importlib_resources>=6.4",
         "keras>=3.15,<4",

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from advrush_tf.attack_report import RESULTS, Crafted, Evaluated, tell, write_report
+from advrush_tf.attack_report import RESULTS, tell, write_report
+from advrush_tf.attack_results import Crafted, Evaluated
 from advrush_tf.attack_settings import AttackSettings
 from advrush_tf.attacks.catalogue import named_attack
 from advrush_tf.attacks.cascade import is_right
@@ -123,7 +124,9 @@ def _evaluate(
         for source, name, epsilon in _plan(settings)
     ]
     seconds = time.monotonic() - started
-    return Evaluated(settings, dataset, x, y, clean, victims[0], crafted, doubts, seconds)
+    return Evaluated(
+        settings, dataset, x, y, clean, victims[0], crafted, doubts, seconds
+    )
 
 
 def _plan(settings: AttackSettings) -> list[tuple[int, str, str]]:
@@ -140,9 +143,7 @@ def _plan(settings: AttackSettings) -> list[tuple[int, str, str]]:
     return plan + [(0, name, radius) for radius in others for name in settings.attacks]
 
 
-def _craft(
-    settings, victims, source, name, epsilon, x, y, workdir, say
-) -> Crafted:
+def _craft(settings, victims, source, name, epsilon, x, y, workdir, say) -> Crafted:
     """Runs a trial, or what is left of it, and measures its images on all models."""
     folder = workdir / "trials"
     folder.mkdir(exist_ok=True)

@@ -25,6 +25,23 @@ def write_failure(workdir: Path, error: OSError) -> str:
     )
 
 
+def progress_bar(total: int, description: str, unit: str) -> tqdm:
+    """A bar with the time left, on a terminal only; to be used in a `with` statement.
+
+    Args:
+        total: how many units there are.
+        description: what is done.
+        unit: what is counted.
+    """
+    return tqdm(
+        total=total,
+        desc=description,
+        unit=unit,
+        leave=False,
+        disable=not sys.stderr.isatty(),
+    )
+
+
 class ProgressBar(keras.callbacks.Callback):
     """A bar with the time left for each epoch and each evaluation, on a terminal.
 
@@ -73,11 +90,4 @@ class ProgressBar(keras.callbacks.Callback):
             self._evaluation.close()
 
     def _open(self, total: int, description: str) -> tqdm:
-        bar = tqdm(
-            total=total,
-            desc=description,
-            unit="step",
-            leave=False,
-            disable=not sys.stderr.isatty(),
-        )
-        return self._bars.enter_context(bar)
+        return self._bars.enter_context(progress_bar(total, description, "step"))

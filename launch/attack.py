@@ -3,13 +3,13 @@
 import dataclasses
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 from advrush_tf import attack_run
 from advrush_tf.attack_settings import AttackSettings
 from advrush_tf.attacks.catalogue import ALLOWED
 from advrush_tf.attacks.norms import Norm
-from advrush_tf.launching import parse_flags
+from advrush_tf.launching import run
 
 _DEFAULTS = AttackSettings(model="-")
 
@@ -19,8 +19,8 @@ _WORKDIR = flags.DEFINE_string(
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "tfds' folder of prepared data sets; by default tfds' own."
 )
+flags.DEFINE_string("model", "", "The .keras file of the classifier that is measured.")
 for _name, _help in {
-    "model": "The .keras file of the classifier that is measured.",
     "dataset": "As for launch/search.py; what the model was fitted on.",
     "epsilon": "Radius of the perturbations in [0, 1] units, such as 8/255.",
 }.items():
@@ -51,3 +51,12 @@ def _settings() -> AttackSettings:
     values: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
     lists = ("source_model", "attacks", "epsilons")
     return AttackSettings(**{**values, **{name: tuple(values[name]) for name in lists}})
+
+
+def main() -> None:
+    """Runs the evaluation that the flags describe."""
+    attack_run.run_attack(_settings(), _WORKDIR.value, _DATA_DIR.value)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,5 +1,7 @@
 """Models that attacks are tested on, whose robustness is known."""
 
+import functools
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -35,7 +37,9 @@ def distances(weights, x, y, norm):
     for row, label in zip(logits, y, strict=True):
         others = [k for k in range(len(row)) if k != label]
         gaps = [row[label] - row[k] for k in others]
-        sizes = [np.linalg.norm(weights[:, label] - weights[:, k], dual) for k in others]
+        sizes = [
+            np.linalg.norm(weights[:, label] - weights[:, k], dual) for k in others
+        ]
         found.append(min(np.divide(gaps, sizes)))
     return np.array(found)
 
@@ -47,6 +51,7 @@ def grey(model, count=30, seed=0, shape=SHAPE):
     return x, np.argmax(model(tf.constant(x)), -1)
 
 
+@functools.cache
 def fitted(classes=4, seed=0):
     """A small network fitted to noisy patterns, some of its images and labels."""
     keras.utils.set_random_seed(seed)

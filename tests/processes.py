@@ -33,19 +33,20 @@ def assert_is_one_error(result, words):
     assert "Traceback" not in result.stderr
 
 
-def kill_and_resume(name, settings, workdir, result):
-    """Kills a run by SIGKILL after its first epoch; the same command then ends it.
+def kill_and_resume(name, settings, workdir, result, mark="checkpoints/epoch_0001.npz"):
+    """Kills a run by SIGKILL amid its work; the same command then ends it.
 
     Args:
         name: of the launcher.
         settings: the run's flags.
         workdir: the run's folder.
         result: the file there that a run writes at its end.
+        mark: the file there whose appearance is the moment to kill.
     """
     flags = [f"--{flag}={value}" for flag, value in settings.items()]
     command, options = _launcher(name, [*flags, f"--workdir={workdir}"])
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, **options) as process:
-        while not (workdir / "checkpoints" / "epoch_0001.npz").exists():
+        while not (workdir / mark).exists():
             assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)

@@ -52,8 +52,8 @@ LABELS = np.zeros(5, np.int64)
 def outcomes(attack, x=DARK, y=LABELS, batch_size=2, model=brightness):
     victim = Victim(model, x.shape[1:], batch_size)
     found = list(attack.outcomes(victim, x, y, 0))
-    assert sorted(outcome.index for outcome in found) == list(range(len(x)))
-    return sorted(found, key=lambda outcome: outcome.index)
+    assert sorted(outcome.row for outcome in found) == list(range(len(x)))
+    return sorted(found, key=lambda outcome: outcome.row)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 100])
@@ -116,5 +116,3 @@ def test_random_starts_are_on_the_border_and_differ_by_run(norm):
 def test_a_wrong_epsilon_is_refused(epsilon):
     with pytest.raises(ValueError, match="epsilon must be more than 0"):
         Brighten(epsilon=epsilon)
-
-

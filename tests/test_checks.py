@@ -15,6 +15,7 @@ def test_random_model():
     # Rounding of a kernel is not randomness.
     passes[1, 0, 0] += 1e-4
     assert checks.random_model(passes) is None
+    assert checks.random_model(np.full((2, 3, 4), np.nan)) is None
     passes[1, 1] = [2.0, 1.5]
     doubt = checks.random_model(passes)
     assert doubt.code is Code.RANDOM_MODEL

@@ -20,12 +20,8 @@ def test_lengths_by_hand():
 
 def test_steepest_directions_by_hand():
     gradient = images([3.0, -4.0], [0.0, 0.0])
-    np.testing.assert_allclose(
-        steepest(Norm.LINF, gradient), images([1, -1], [0, 0])
-    )
-    np.testing.assert_allclose(
-        steepest(Norm.L2, gradient), images([0.6, -0.8], [0, 0])
-    )
+    np.testing.assert_allclose(steepest(Norm.LINF, gradient), images([1, -1], [0, 0]))
+    np.testing.assert_allclose(steepest(Norm.L2, gradient), images([0.6, -0.8], [0, 0]))
 
 
 @pytest.mark.parametrize("norm", Norm)

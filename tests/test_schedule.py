@@ -21,7 +21,12 @@ def test_a_broken_image_needs_no_more_runs():
 
 def test_runs_of_the_last_image_go_on_side_by_side():
     schedule = Schedule(images=1, runs=3)
-    assert [schedule.next() for _ in range(4)] == [Job(0, 0), Job(0, 1), Job(0, 2), None]
+    assert [schedule.next() for _ in range(4)] == [
+        Job(0, 0),
+        Job(0, 1),
+        Job(0, 2),
+        None,
+    ]
     assert not schedule.end(Job(0, 1), broken=False)
     assert schedule.end(Job(0, 2), broken=True)
     # Too late to matter.

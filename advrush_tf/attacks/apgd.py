@@ -164,9 +164,7 @@ class APGD(Attack):
         ahead = origin + size * steepest(self.norm, gradient)
         ahead = project(self.norm, ahead, slots.x, self.epsilon)
         # The first step has no momentum.
-        share = per_image(
-            tf.where(index == 0, tf.ones_like(state["loss"]), _MOMENTUM)
-        )
+        share = per_image(tf.where(index == 0, tf.ones_like(state["loss"]), _MOMENTUM))
         moved = (
             origin + share * (ahead - origin) + (1 - share) * (origin - state["before"])
         )

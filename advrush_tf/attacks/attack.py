@@ -91,12 +91,12 @@ class Outcome(NamedTuple):
     """What became of one image.
 
     Attributes:
-        index: its row in what was attacked.
+        row: where it stands in what was attacked.
         image: (height, width, channels), adversarial; the given one if not broken.
         broken: whether it is adversarial.
     """
 
-    index: int
+    row: int
     image: np.ndarray
     broken: bool
 
@@ -181,7 +181,7 @@ class Attack(abc.ABC):
         adversarial = np.array(x, np.float32)
         victim = Victim(model, x.shape[1:], **options)
         for outcome in self.outcomes(victim, adversarial.copy(), y, seed):
-            adversarial[outcome.index] = outcome.image
+            adversarial[outcome.row] = outcome.image
         return adversarial
 
     def outcomes(
@@ -265,9 +265,13 @@ class _Sweep:
         # A slot without a job repeats an image; its outcome is not looked at.
         rows = [0 if job is None else job.image for job in jobs]
         runs = [0 if job is None else job.run for job in jobs]
-        arrays = (self._x, self._y, self._logits, self._seeds)
-        fields = (tf.constant(array[rows]) for array in arrays)
-        return Slots(*fields, tf.constant(runs, tf.int32))
+        return Slots(
+            tf.constant(self._x[rows]),
+            tf.constant(self._y[rows]),
+            tf.constant(self._logits[rows]),
+            tf.constant(self._seeds[rows]),
+            tf.constant(runs, tf.int32),
+        )
 
 
 def _compiled(attack: Attack, logits_fn: LogitsFn):

@@ -170,6 +170,8 @@ class AutoAttack:
                 "x must be (images, height, width, channels) with a label in y each, "
                 f"not of shapes {x.shape} and {y.shape}"
             )
+        if not len(x):
+            raise ValueError("there are no images to attack")
         x = x.astype(np.float32)
         victim = Victim(self._model_fn, x.shape[1:], min(self._batch_size, len(x)))
         ledger = Ledger(x, list(self.members))

@@ -69,8 +69,8 @@ class Ledger:
 
     def note(self, attack: int, outcome: Outcome) -> None:
         """Keeps what an attack made of an image."""
-        self.images[outcome.index] = outcome.image
-        self.done[attack, outcome.index] = True
+        self.images[outcome.row] = outcome.image
+        self.done[attack, outcome.row] = True
 
     def settle(self, right: np.ndarray) -> None:
         """Ends an attack, or the look at the clean images.
@@ -156,5 +156,5 @@ def run_cascade(
         rows = np.flatnonzero((ledger.broken_by == ROBUST) & ~ledger.done[place])
         outcomes = attack.outcomes(victim, x[rows], y[rows], seed, rows)
         for outcome in watch(name, len(rows), outcomes):
-            ledger.note(place, outcome._replace(index=rows[outcome.index]))
+            ledger.note(place, outcome._replace(row=rows[outcome.row]))
         ledger.settle(is_right(victim, ledger.images, y))

@@ -63,7 +63,8 @@ def random_model(passes: np.ndarray) -> Doubt | None:
     """
     spread = np.ptp(passes, axis=0).max(-1)
     share = (spread / np.maximum(np.abs(passes).max((0, 2)), 1e-12)).max()
-    if share <= _ROUNDING:
+    # So written, NaN is not random.
+    if not share > _ROUNDING:
         return None
     changed = (np.ptp(passes.argmax(-1), axis=0) > 0).sum()
     return Doubt(
@@ -147,8 +148,9 @@ def accuracy_over_epsilon(
     """Doubts attacks that do not gain by a larger ball, or fail in one that is huge.
 
     Args:
-        epsilons: in ascending order; of the last, any image can become grey.
-        accuracies: under an attack of each, of images that are right without.
+        epsilons: L-infinity radii in ascending order; in the last ball, any image can
+            become grey.
+        accuracies: under PGD of each, of images that are right without.
     """
     curve = ", ".join(
         f"{accuracy:.0%} at {epsilon:.3g}"
@@ -162,7 +164,8 @@ def accuracy_over_epsilon(
         return None
     return Doubt(
         Code.ACCURACY_OVER_EPSILON,
-        f"Accuracy under PGD {fault} ({curve}); the model may mask its gradients.",
+        f"Accuracy under L-infinity PGD {fault} ({curve}); the model may mask its "
+        "gradients.",
     )
 
 

@@ -1,25 +1,22 @@
-"""CleverHans' attacks, made to work with Keras 3 and to draw per-image numbers.
-
-CleverHans 4.0.0 was written for Keras 2. Its attacks run here unchanged but for a few
-names that mean something else to them: what Keras 3 lacks, one wrong shape, and random
-numbers, which belong to an image instead of to TensorFlow's global state.
-"""
+"""CleverHans' attacks, with our attacks' hyper-parameters, seeds and outcomes."""
 
 import abc
 import dataclasses
-import types
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
-from cleverhans.tf2.attacks import carlini_wagner_l2, spsa
 from cleverhans.tf2.attacks.basic_iterative_method import basic_iterative_method
 from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
 from cleverhans.tf2.attacks.momentum_iterative_method import momentum_iterative_method
-from cleverhans.tf2.attacks.projected_gradient_descent import projected_gradient_descent
 
 from advrush_tf.attacks.attack import Outcome
+from advrush_tf.attacks.cleverhans_mends import (
+    CarliniWagnerL2,
+    pgd_from,
+    spsa_drawing_from,
+)
 from advrush_tf.attacks.norms import Norm, length, project, unit
 from advrush_tf.attacks.randomness import normal, seeds_of, uniform
 from advrush_tf.attacks.victim import Victim
@@ -31,10 +28,6 @@ _ORDERS = {Norm.LINF: np.inf, Norm.L2: 2}
 
 # Floats round: |(x + epsilon) - x| may be this much more than epsilon.
 _TOLERANCE = 1e-6
-
-# Of Keras' Adam.
-_BETAS = (0.9, 0.999)
-_ADAM_EPSILON = 1e-7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +99,7 @@ class CleverHansAttack(abc.ABC):
         crafted = x.copy()
         victim = Victim(model, x.shape[1:], **options)
         for outcome in self.outcomes(victim, x, y, seed):
-            crafted[outcome.index] = outcome.image
+            crafted[outcome.row] = outcome.image
         return crafted
 
     def outcomes(
@@ -129,32 +122,31 @@ class CleverHansAttack(abc.ABC):
             indices: (images,), the numbers of the images in their data set, which
                 with `seed` give their random numbers; by default 0, 1, 2, ...
         """
-        seeds = seeds_of(seed, np.arange(len(x)) if indices is None else indices)
-        arrays = (x, y.astype(np.int32), seeds.numpy())
-        crafter, size = self.crafter(victim), self.images_at_once(victim)
         rows = np.arange(len(x))
+        seeds = seeds_of(seed, rows if indices is None else indices)
+        arrays = (x, y.astype(np.int32), seeds.numpy())
+        crafter = self.crafter(victim)
         for run in range(self.runs):
             survivors: list[int] = []
-            for first in range(0, len(rows), size):
-                part = rows[first : first + size]
-                batch = (array[part] for array in arrays)
-                for row, found in zip(
-                    part, self._attacked(victim, crafter, *batch, run), strict=True
-                ):
-                    if found[1] or run == self.runs - 1:
-                        yield Outcome(int(row), *found)
-                    else:
-                        survivors.append(row)
+            for outcome in self._run(victim, crafter, arrays, rows, run):
+                if outcome.broken or run == self.runs - 1:
+                    yield outcome
+                else:
+                    survivors.append(outcome.row)
             rows = np.array(survivors, int)
 
-    def _attacked(self, victim, crafter, x, y, seeds, run):
-        """Each image of a batch as one run left it, and whether that is adversarial."""
-        filled = map(victim.filled, (x, y, seeds))
-        images = self.bounded(crafter(*filled, run)[: len(x)], x)
-        inside = length(self.norm, images - x).numpy() <= self.epsilon + _TOLERANCE
-        images = images.numpy()
-        wrong = victim.predict(images).argmax(-1) != y
-        return list(zip(images, (wrong & inside).tolist(), strict=True))
+    def _run(self, victim, crafter, arrays, rows, run) -> Iterator[Outcome]:
+        """Attacks these rows of images, labels and seeds once, batch by batch."""
+        size = self.images_at_once(victim)
+        for first in range(0, len(rows), size):
+            part = rows[first : first + size]
+            x, y, seeds = (array[part] for array in arrays)
+            filled = map(victim.filled, (x, y, seeds))
+            images = self.bounded(crafter(*filled, run)[: len(part)], x)
+            inside = length(self.norm, images - x).numpy() <= self.epsilon + _TOLERANCE
+            images = images.numpy()
+            broken = inside & (victim.predict(images).argmax(-1) != y)
+            yield from map(Outcome, part.tolist(), images, broken.tolist())
 
     def _settings(self, y: tf.Tensor) -> dict[str, Any]:
         """What CleverHans' gradient attacks are all told."""
@@ -215,8 +207,6 @@ class _Iterated(CleverHansAttack):
 class BIM(_Iterated):
     """Basic iterative method: steps from the image itself, kept in the ball.
 
-    Attributes: those of the base.
-
     Source: Kurakin et al., arXiv 1607.02533, section 2.2.
     """
 
@@ -231,7 +221,7 @@ class BIM(_Iterated):
 class PGD(_Iterated):
     """Projected gradient descent from a uniformly random point of the ball.
 
-    Attributes: those of the base, and
+    Attributes: those of the base and
         restarts: runs, each from another start.
 
     Source: Madry et al., arXiv 1706.06083, section 2.1.
@@ -249,11 +239,12 @@ class PGD(_Iterated):
         return self.restarts
 
     def crafter(self, victim):
+        @tf.function(autograph=False)
+        def start(seeds, run):
+            return _in_ball(self.norm, self.epsilon, seeds, victim.image_shape, run)
+
         def crafter(x, y, seeds, run):
-            start = _in_ball(self.norm, self.epsilon, seeds, tuple(x.shape[1:]), run)
-            attack = _with_names(
-                projected_gradient_descent, random_lp_vector=lambda *_, **__: start
-            )
+            attack = pgd_from(start(seeds, tf.constant(run)))
             return attack(victim.logits, x, rand_init=True, **self._settings(y))
 
         return crafter
@@ -263,7 +254,7 @@ class PGD(_Iterated):
 class MIM(_Iterated):
     """Momentum iterative method: steps along a sum of normalised gradients.
 
-    Attributes: those of the base, and
+    Attributes: those of the base and
         decay: what the sum is multiplied by in each step, at least 0.
 
     Source: Dong et al., arXiv 1710.06081, algorithm 1.
@@ -277,13 +268,8 @@ class MIM(_Iterated):
             raise ValueError(f"decay must be 0 or more, not {self.decay}")
 
     def crafter(self, victim):
-        # As for BIM, the checks fail on NumPy 2.
         return lambda x, y, seeds, run: momentum_iterative_method(
-            victim.logits,
-            x,
-            decay_factor=self.decay,
-            sanity_checks=False,
-            **self._settings(y),
+            victim.logits, x, decay_factor=self.decay, **self._settings(y)
         )
 
 
@@ -295,7 +281,7 @@ class CarliniWagner(CleverHansAttack):
     given as it was found. Where none was found it is the given image. A batch is never
     left early, which would depend on all its images.
 
-    Attributes: those of the base, and
+    Attributes: those of the base and
         searches: for the weight of the margin in the loss, one after the other.
         steps: of Adam, in each search.
         learning_rate: of Adam.
@@ -322,7 +308,7 @@ class CarliniWagner(CleverHansAttack):
         return tf.clip_by_value(images, 0.0, 1.0)
 
     def crafter(self, victim):
-        attack = _CarliniWagnerL2(
+        attack = CarliniWagnerL2(
             victim.logits,
             batch_size=victim.batch_size,
             binary_search_steps=self.searches,
@@ -346,7 +332,7 @@ class SPSA(CleverHansAttack):
 
     It stops at the first step that breaks the model. Images are attacked one by one.
 
-    Attributes: those of the base, and
+    Attributes: those of the base and
         steps: of Adam, at most.
         samples: points for one estimate, an even number.
         learning_rate: of Adam.
@@ -373,7 +359,7 @@ class SPSA(CleverHansAttack):
 
     def crafter(self, victim):
         generator = tf.random.Generator.from_seed(0)
-        attack = _spsa_drawing_from(generator)
+        attack = spsa_drawing_from(generator)
 
         @tf.function(autograph=False)
         def attacked(x, y, seed):
@@ -397,7 +383,11 @@ class SPSA(CleverHansAttack):
 
 
 def _in_ball(
-    norm: Norm, epsilon: float, seeds: tf.Tensor, shape: tuple[int, ...], run: int
+    norm: Norm,
+    epsilon: float,
+    seeds: tf.Tensor,
+    shape: tuple[int, ...],
+    run: tf.Tensor,
 ) -> tf.Tensor:
     """A uniform point of the ball around 0 for each image, (batch, *shape)."""
     numbers = tf.fill([seeds.shape[0], 1], run)
@@ -407,104 +397,3 @@ def _in_ball(
     # With one number more folded in, independent of the direction.
     share = uniform(seeds, (1, 1, 1), tf.pad(numbers, [[0, 0], [0, 1]]))
     return epsilon * share ** (1 / np.prod(shape)) * direction
-
-
-def _with_names(function: Callable, **names: Any) -> Callable:
-    """A copy of a function to which these names of its module mean something else."""
-    return types.FunctionType(
-        function.__code__,
-        function.__globals__ | names,
-        function.__name__,
-        function.__defaults__,
-        function.__closure__,
-    )
-
-
-def _tensorflow(**names: Any) -> types.SimpleNamespace:
-    """TensorFlow with some of its names replaced."""
-    return types.SimpleNamespace(**vars(tf) | names)
-
-
-class _CarliniWagnerL2(carlini_wagner_l2.CarliniWagnerL2):
-    """CleverHans' attack with one weight an image, and with Keras 3's Adam."""
-
-    # The weights come as tf.ones of the images' shape, which does not go with the
-    # search's bounds, (batch,). The other ones are made of the shape (batch,).
-    _attack = _with_names(
-        carlini_wagner_l2.CarliniWagnerL2._attack,
-        tf=_tensorflow(ones=lambda shape: tf.ones(shape[:1])),
-    )
-
-    def __init__(self, model_fn: Callable, **settings: Any):
-        super().__init__(model_fn, **settings)
-        self.optimizer = _Adam(self.learning_rate)
-
-
-class _Adam:
-    """Adam with what CleverHans uses of Keras 2's.
-
-    Keras 3's knows only the variable that it saw first, and CleverHans has a new one
-    for each batch.
-    """
-
-    def __init__(self, learning_rate: float):
-        self._learning_rate = learning_rate
-
-    def variables(self) -> list:
-        """Begins anew: CleverHans asks for all state before a search, to zero it."""
-        self._steps, self._moments = 0, None
-        return []
-
-    def apply_gradients(self, pairs: list) -> None:
-        ((gradient, variable),) = pairs
-        if self._moments is None:
-            zero = tf.zeros_like(gradient)
-            self._moments = tf.Variable(zero), tf.Variable(zero)
-        self._steps += 1
-        first, second = self._moments
-        tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle,
-            m=first.handle,
-            v=second.handle,
-            beta1_power=_BETAS[0] ** self._steps,
-            beta2_power=_BETAS[1] ** self._steps,
-            lr=self._learning_rate,
-            beta1=_BETAS[0],
-            beta2=_BETAS[1],
-            epsilon=_ADAM_EPSILON,
-            grad=gradient,
-        )
-
-
-class _SPSAAdam:
-    """CleverHans' class of this name without its base, an optimizer of Keras 2.
-
-    It uses three numbers of the base and nothing else.
-    """
-
-    beta_1, beta_2 = _BETAS
-    epsilon = _ADAM_EPSILON
-
-    init_state = spsa.SPSAAdam.init_state
-    minimize = spsa.SPSAAdam.minimize
-    _compute_gradients = spsa.SPSAAdam._compute_gradients
-    _apply_gradients = spsa.SPSAAdam._apply_gradients
-
-    def __init__(self, lr: float, delta: float, num_samples: int, num_iters: int):
-        self.lr, self._delta = lr, delta
-        # Each sample goes with its opposite.
-        self._num_samples, self._num_iters = num_samples // 2, num_iters
-
-
-def _spsa_drawing_from(generator: tf.random.Generator) -> Callable:
-    """CleverHans' `spsa` that takes its random numbers from a generator."""
-    seeded = _tensorflow(random=generator)
-
-    class Adam(_SPSAAdam):
-        _get_delta = _with_names(spsa.SPSAAdam._get_delta, tf=seeded)
-
-    return _with_names(
-        spsa.spsa,
-        SPSAAdam=Adam,
-        projected_optimization=_with_names(spsa.projected_optimization, tf=seeded),
-    )

@@ -108,8 +108,14 @@ class FAB(Attack):
         for first in range(0, len(x), size):
             # The last batch is filled up with its last image.
             rows = np.arange(first, first + size).clip(max=len(x) - 1)
-            fields = (tf.constant(array[rows]) for array in (x, y, logits, seeds))
-            best = search(Slots(*fields, tf.zeros(size, tf.int32)))
+            slots = Slots(
+                tf.constant(x[rows]),
+                tf.constant(y[rows]),
+                tf.constant(logits[rows]),
+                tf.constant(seeds[rows]),
+                tf.zeros(size, tf.int32),
+            )
+            best = search(slots)
             images[rows], distances[rows] = best.images, best.distances
         return images, distances
 

@@ -14,9 +14,11 @@ from advrush_tf.objectives import cross_entropy
 
 _IMAGES = 64
 _PASSES = 4
-_RADII = 4
+_RADII = 3
+# Within it, any image can become grey.
+_LARGEST = 0.5
 _STEPS = 20
-# In the largest ball only: a sound model must not keep an image by bad luck.
+# In that ball only: a sound model must not keep an image by bad luck.
 _LONG_STEPS = 100
 _RESTARTS = 4
 # In each pixel; more would break many a model that masks its gradients.
@@ -46,14 +48,15 @@ def probe(
     found = [checks.random_model(passes), checks.probabilities(passes[0])]
     clean = -margin(tf.constant(passes[0]), tf.constant(y)).numpy()
     if (right := clean > 0).any():
-        prober = _Prober(victim, norm, x[right], y[right], seed)
-        one_step = prober.margins(epsilon, epsilon, 1)
-        radii, margins = prober.curve(epsilon)
-        accuracies = [float((left >= 0).mean()) for left in margins]
+        prober = _Prober(victim, x[right], y[right], seed)
+        one_step = prober.margins(norm, epsilon, epsilon, 1)
+        many_steps = prober.from_noise(norm, epsilon, _STEPS)
+        # The cube inside the ball.
+        cube = epsilon / (math.sqrt(x[0].size) if norm is Norm.L2 else 1)
         found += [
             checks.zero_gradients(*prober.derivatives()),
-            checks.accuracy_over_epsilon(radii, accuracies),
-            checks.steps_do_not_help(clean[right], one_step, margins[0]),
+            checks.accuracy_over_epsilon(*prober.curve(cube)),
+            checks.steps_do_not_help(clean[right], one_step, many_steps),
         ]
     return [doubt for doubt in found if doubt]
 
@@ -65,13 +68,11 @@ class _Prober:
     unlike the cross-entropy never underflows.
     """
 
-    def __init__(
-        self, victim: Victim, norm: Norm, x: np.ndarray, y: np.ndarray, seed: int
-    ):
-        self._victim, self._norm, self._x, self._y = victim, norm, x, y
+    def __init__(self, victim: Victim, x: np.ndarray, y: np.ndarray, seed: int):
+        self._victim, self._x, self._y = victim, x, y
         self._random = np.random.default_rng(seed)
         self._slope = _slope(victim)
-        self._descend = _descent(self._slope, norm)
+        self._descend = {norm: _descent(self._slope, norm) for norm in Norm}
 
     def derivatives(self) -> list[np.ndarray]:
         """The largest of the cross-entropy and of the margin, each (images,)."""
@@ -83,27 +84,26 @@ class _Prober:
                 parts.append(largest.numpy()[:count])
         return [np.concatenate(parts) for parts in sizes]
 
-    def curve(self, epsilon: float) -> tuple[list[float], list[np.ndarray]]:
-        """Radii from epsilon to the largest of use, and the margins each leaves."""
-        largest = 0.5
-        if self._norm is Norm.L2:
-            largest *= math.sqrt(self._x[0].size)
-        radii = np.geomspace(min(epsilon, largest), largest, _RADII).tolist()
-        left = [self._from_noise(radius, _STEPS) for radius in radii]
+    def curve(self, epsilon: float) -> tuple[list[float], list[float]]:
+        """L-infinity radii from epsilon to the largest, and accuracies under PGD."""
+        radii = np.geomspace(min(epsilon, _LARGEST), _LARGEST, _RADII).tolist()
+        left = [self.from_noise(Norm.LINF, radius, _STEPS) for radius in radii]
         for _ in range(_RESTARTS):
             if (left[-1] < 0).all():
                 break
-            again = self._from_noise(largest, _LONG_STEPS)
+            again = self.from_noise(Norm.LINF, _LARGEST, _LONG_STEPS)
             left[-1] = np.minimum(left[-1], again)
-        return radii, left
+        return radii, [float((margins >= 0).mean()) for margins in left]
 
-    def _from_noise(self, epsilon: float, steps: int) -> np.ndarray:
+    def from_noise(self, norm: Norm, epsilon: float, steps: int) -> np.ndarray:
+        """The margins that a run from a random start leaves, (images,)."""
         noise = self._random.uniform(-_START_NOISE, _START_NOISE, self._x.shape)
         start = (self._x + noise).astype(np.float32)
-        return self.margins(epsilon, _REACH * epsilon / steps, steps, start)
+        return self.margins(norm, epsilon, _REACH * epsilon / steps, steps, start)
 
     def margins(
         self,
+        norm: Norm,
         epsilon: float,
         step_size: float,
         steps: int,
@@ -113,7 +113,7 @@ class _Prober:
         arrays = self._x, self._y, self._x if start is None else start
         numbers = tf.constant(epsilon), tf.constant(step_size), tf.constant(steps)
         parts = [
-            self._descend(*batch, *numbers).numpy()[:count]
+            self._descend[norm](*batch, *numbers).numpy()[:count]
             for count, batch in self._batches(*arrays)
         ]
         return np.concatenate(parts)
