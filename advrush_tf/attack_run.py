@@ -13,8 +13,8 @@ import numpy as np
 from advrush_tf.attack_report import RESULTS, tell, write_report
 from advrush_tf.attack_results import Crafted, Evaluated
 from advrush_tf.attack_settings import AttackSettings
-from advrush_tf.attacks.catalogue import named_attack
 from advrush_tf.attacks.cascade import is_right
+from advrush_tf.attacks.catalogue import named_attack
 from advrush_tf.attacks.probes import probe
 from advrush_tf.attacks.trials import Trial
 from advrush_tf.attacks.victim import Victim
@@ -24,6 +24,8 @@ from advrush_tf.errors import UserError
 from advrush_tf.model_files import load_classifier
 from advrush_tf.running import print_line, write_failure
 from advrush_tf.settings import record_settings
+
+_TRIALS = "trials"
 
 
 def run_attack(
@@ -108,6 +110,8 @@ def _evaluate(
     say: Callable[[str], None],
 ) -> Evaluated:
     started = time.monotonic()
+    if (workdir / _TRIALS).exists():
+        say(f"Resuming {workdir}.")
     x = dataset.test_images[: settings.test_images or None].astype(np.float32) / 255
     y = dataset.test_labels[: len(x)]
     clean = is_right(victims[0], x, y)
@@ -145,7 +149,7 @@ def _plan(settings: AttackSettings) -> list[tuple[int, str, str]]:
 
 def _craft(settings, victims, source, name, epsilon, x, y, workdir, say) -> Crafted:
     """Runs a trial, or what is left of it, and measures its images on all models."""
-    folder = workdir / "trials"
+    folder = workdir / _TRIALS
     folder.mkdir(exist_ok=True)
     path = folder / f"{source}_{name}_{epsilon.replace('/', 'of')}.npz"
     attacks = named_attack(name, settings.norm, settings.radius(epsilon))

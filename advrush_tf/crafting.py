@@ -121,4 +121,4 @@ def _gradient(loss_fn: LossFn, images: tf.Tensor) -> tf.Tensor:
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(images)
         losses = loss_fn(images)
-    return tape.gradient(losses, images)
+    return tape.gradient(losses, images, unconnected_gradients="zero")

@@ -2,11 +2,11 @@
 
 import sys
 from collections.abc import Callable
-from fractions import Fraction
 
 from absl import app, flags
 
 from advrush_tf.errors import NonFiniteLossError, UserError
+from advrush_tf.settings import read_number
 
 
 def run(body: Callable[[], object]) -> None:
@@ -50,6 +50,22 @@ def parse_flags(argv: list[str]) -> list[str]:
         sys.exit(_failed(str(error), 2))
 
 
+def define_workdir(default: str) -> flags.FlagHolder[str]:
+    """Defines --workdir, which must not be empty: that would be the current folder."""
+    holder = flags.DEFINE_string(
+        "workdir", default, "Folder for all results; an earlier run there resumes."
+    )
+    flags.register_validator(holder, bool, "it must name a folder")
+    return holder
+
+
+def define_data_dir() -> flags.FlagHolder[str | None]:
+    """Defines --data_dir."""
+    return flags.DEFINE_string(
+        "data_dir", None, "tfds' folder of prepared data sets; by default tfds' own."
+    )
+
+
 class _NumberParser(flags.ArgumentParser):
     """Reads a number, also as a fraction."""
 
@@ -58,10 +74,9 @@ class _NumberParser(flags.ArgumentParser):
     def parse(self, argument: str | float) -> float:
         if isinstance(argument, float | int):
             return float(argument)
-        text = argument.strip()
         try:
-            return float(Fraction(text)) if "/" in text else float(text)
-        except (ValueError, ArithmeticError):
+            return read_number(argument.strip())
+        except ValueError:
             raise ValueError(f"it must be {self.syntactic_help}") from None
 
     def flag_type(self) -> str:

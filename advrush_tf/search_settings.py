@@ -96,7 +96,7 @@ class SearchSettings(Settings):
         try:
             check_primitives(self.primitives)
         except ValueError as error:
-            raise UserError(f"primitives: {error}") from None
+            raise UserError(f"--primitives: {error}") from None
 
 
 _POSITIVE = (

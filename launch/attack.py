@@ -9,16 +9,12 @@ from advrush_tf import attack_run
 from advrush_tf.attack_settings import AttackSettings
 from advrush_tf.attacks.catalogue import ALLOWED
 from advrush_tf.attacks.norms import Norm
-from advrush_tf.launching import run
+from advrush_tf.launching import define_data_dir, define_workdir, run
 
 _DEFAULTS = AttackSettings(model="-")
 
-_WORKDIR = flags.DEFINE_string(
-    "workdir", "runs/attack", "Folder for all results; an earlier run there resumes."
-)
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "tfds' folder of prepared data sets; by default tfds' own."
-)
+_WORKDIR = define_workdir("runs/attack")
+_DATA_DIR = define_data_dir()
 flags.DEFINE_string("model", "", "The .keras file of the classifier that is measured.")
 for _name, _help in {
     "dataset": "As for launch/search.py; what the model was fitted on.",

@@ -8,7 +8,13 @@ from absl import flags
 from advrush_tf import fit_run
 from advrush_tf.crafting import Start
 from advrush_tf.fit_settings import FitSettings, fit_settings
-from advrush_tf.launching import define_number, define_numbers, run
+from advrush_tf.launching import (
+    define_data_dir,
+    define_number,
+    define_numbers,
+    define_workdir,
+    run,
+)
 from advrush_tf.network import Stem
 from advrush_tf.objectives import ObjectiveName
 from advrush_tf.recipes import NetworkName, Schedule, Selection
@@ -16,12 +22,8 @@ from advrush_tf.settings import Precision
 
 _RECIPE = " By default the recipe's."
 
-_WORKDIR = flags.DEFINE_string(
-    "workdir", "runs/fit", "Folder for all results; an earlier run there resumes."
-)
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "tfds' folder of prepared data sets; by default tfds' own."
-)
+_WORKDIR = define_workdir("runs/fit")
+_DATA_DIR = define_data_dir()
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Only measure and print what the fit would cost."
 )

@@ -7,18 +7,14 @@ from absl import flags
 
 from advrush_tf import search_run
 from advrush_tf.cells import ALL_PRIMITIVES
-from advrush_tf.launching import run
+from advrush_tf.launching import define_data_dir, define_workdir, run
 from advrush_tf.search_settings import Penalty, SearchSettings
 from advrush_tf.settings import Precision
 
 _DEFAULTS = SearchSettings()
 
-_WORKDIR = flags.DEFINE_string(
-    "workdir", "runs/search", "Folder for all results; an earlier run there resumes."
-)
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "tfds' folder of prepared data sets; by default tfds' own."
-)
+_WORKDIR = define_workdir("runs/search")
+_DATA_DIR = define_data_dir()
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Only measure and print what the search would cost."
 )

@@ -12,7 +12,9 @@ from advrush_tf.attacks.victim import Victim
 from advrush_tf.data import ImageDataset
 
 # Four images of two classes; the model is wrong about the last.
-X = np.linspace(0.2, 0.5, 4, dtype=np.float32).reshape(4, 1, 1, 1) * np.ones((1, 4, 4, 1))
+X = np.linspace(0.2, 0.5, 4, dtype=np.float32).reshape(4, 1, 1, 1) * np.ones(
+    (1, 4, 4, 1)
+)
 X = X.astype(np.float32)
 Y = np.array([0, 0, 1, 1], np.int32)
 CLEAN = np.array([True, True, True, False])

@@ -6,7 +6,7 @@ import tensorflow as tf
 from attacked import distances, fitted, grey, linear
 
 from advrush_tf.attacks.apgd import APGD, Loss, checkpoints
-from advrush_tf.attacks.attack import Slots
+from advrush_tf.attacks.iterative import Slots
 from advrush_tf.attacks.norms import Norm
 from advrush_tf.attacks.randomness import seeds_of
 

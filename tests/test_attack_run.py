@@ -14,8 +14,8 @@ from advrush_tf.errors import UserError
 SMALL = {
     "dataset": "digits",
     "attacks": "fgsm,pgd5,apgd-ce",
-    "epsilon": "1/20",
-    "epsilons": "0,1/10",
+    "epsilon": "1/10",
+    "epsilons": "0,1/20",
     "test_images": 60,
     "batch_size": 16,
 }
@@ -68,10 +68,10 @@ def test_the_numbers_are_those_of_the_stored_images(models, finished):
     robust = clean.copy()
     for attack in results["attacks"][:6]:
         place = 0 if attack["crafted_on"].endswith("model.keras") else 1
-        name = f"{place}_{attack['attack']}_1of20.npz"
+        name = f"{place}_{attack['attack']}_1of10.npz"
         with np.load(workdir / "trials" / name) as file:
             images = file["images"]
-        assert np.abs(images - x).max() <= 0.05 + 1e-6
+        assert np.abs(images - x).max() <= 0.1 + 1e-6
         right = np.argmax(model(images, training=False), -1) == y
         assert attack["accuracy"] == pytest.approx(right.mean())
         robust &= right
@@ -81,14 +81,14 @@ def test_the_numbers_are_those_of_the_stored_images(models, finished):
 
 def test_a_larger_epsilon_breaks_more(finished):
     attacks = finished[1]["attacks"]
-    small = {a["attack"]: a["accuracy"] for a in attacks[:3]}
-    large = {a["attack"]: a["accuracy"] for a in attacks[6:]}
+    large = {a["attack"]: a["accuracy"] for a in attacks[:3]}
+    small = {a["attack"]: a["accuracy"] for a in attacks[6:]}
     assert set(small) == set(large)
     assert all(large[name] < small[name] for name in small)
 
 
 def test_transfer_is_weaker_than_an_attack_on_the_model_itself(finished):
-    matrix = np.array(finished[1]["transfer"]["matrices"]["pgd5"])
+    matrix = np.array(finished[1]["transfer"]["matrices"]["apgd-ce"])
     assert (np.diag(matrix) < matrix[::-1].diagonal()).all()
 
 
@@ -98,7 +98,7 @@ def test_killed_and_resumed_gives_the_same_numbers(models, finished, tmp_path):
         "model": models / "model.keras",
         "source_model": models / "other.keras",
     }
-    mark = "trials/0_pgd5_1of20.npz"
+    mark = "trials/0_pgd5_1of10.npz"
     kill_and_resume("attack", flags, tmp_path, "results.json", mark)
     results = json.loads((tmp_path / "results.json").read_text())
     assert plain(results) == plain(finished[1])
@@ -118,18 +118,17 @@ def test_a_finished_evaluation_is_told_again(models, finished):
 
 
 def test_another_model_of_the_same_name_is_refused(models, finished, tmp_path):
-    workdir = finished[0]
-    shutil.copy(models / "other.keras", tmp_path / "model.keras")
-    changed = settings(models, source_model=str(models / "model.keras"))
-    with pytest.raises(UserError, match="source_model is"):
-        run_attack(changed, workdir)
-    path = workdir / "settings.json"
-    kept = path.read_text()
-    recorded = json.loads(kept) | {"sha256": ["0", "1"]}
-    path.write_text(json.dumps(recorded))
+    shutil.copytree(finished[0], tmp_path / "run")
+    model = tmp_path / "model.keras"
+    shutil.copy(models / "model.keras", model)
+    chosen = settings(tmp_path, source_model=str(models / "other.keras"))
+    recorded = tmp_path / "run" / "settings.json"
+    text = recorded.read_text().replace(str(models / "model.keras"), str(model))
+    recorded.write_text(text)
+    run_attack(chosen, tmp_path / "run", say=lambda line: None)
+    shutil.copy(models / "other.keras", model)
     with pytest.raises(UserError, match="sha256 is"):
-        run_attack(settings(models, source_model=str(models / "other.keras")), workdir)
-    path.write_text(kept)
+        run_attack(chosen, tmp_path / "run")
 
 
 def test_damaged_trials_and_results_are_one_clear_line(models, tmp_path):
@@ -140,14 +139,16 @@ def test_damaged_trials_and_results_are_one_clear_line(models, tmp_path):
     with pytest.raises(UserError, match=r"results.json is damaged .* Delete it"):
         run_attack(chosen, tmp_path)
     (tmp_path / "results.json").unlink()
-    (tmp_path / "trials" / "0_fgsm_1of20.npz").write_bytes(b"no")
-    with pytest.raises(UserError, match=r"fgsm_1of20.npz is damaged .* Delete it"):
+    (tmp_path / "trials" / "0_fgsm_1of10.npz").write_bytes(b"no")
+    with pytest.raises(UserError, match=r"fgsm_1of10.npz is damaged .* Delete it"):
         run_attack(chosen, tmp_path, say=lambda line: None)
 
 
 def test_a_model_of_other_data_is_refused(models, tmp_path):
     layers = keras.layers
-    wide = keras.Sequential([keras.Input((8, 8, 3)), layers.Flatten(), layers.Dense(10)])
+    wide = keras.Sequential(
+        [keras.Input((8, 8, 3)), layers.Flatten(), layers.Dense(10)]
+    )
     few = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(7)])
     wide.save(tmp_path / "wide.keras")
     few.save(tmp_path / "few.keras")

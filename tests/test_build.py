@@ -65,7 +65,7 @@ def _expected_target(file: str) -> tuple[str, str]:
     """The name and the rule that a file's target has to have."""
     folder, stem = Path(file).parts[0], Path(file).stem
     if stem == "__init__":
-        return folder, "py_library"
+        return Path(file).parts[-2], "py_library"
     if folder == "tests":
         return stem, "py_test" if stem.startswith("test_") else "py_library"
     if folder == "launch":

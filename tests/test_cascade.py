@@ -47,7 +47,7 @@ def test_each_attack_gets_the_survivors_of_those_before(victim):
     assert attacks["second"].seen == [0, 1, 2, 3]
     expected = [ROBUST, ROBUST, 1, 1, 0, CLEAN]
     np.testing.assert_array_equal(ledger.broken_by, expected)
-    lifted = X.ravel() + [0, 0, 0.3, 0.3, 0.1, 0]
+    lifted = X.ravel() + np.array([0, 0, 0.3, 0.3, 0.1, 0])
     np.testing.assert_allclose(ledger.images.ravel(), lifted, rtol=1e-6)
     assert ledger.finished == 2
     assert ledger.survived(0).tolist() == [True] * 5 + [False]
@@ -64,18 +64,18 @@ def test_what_an_attack_says_counts_only_if_the_model_is_wrong(victim):
 
 
 def test_an_interrupted_cascade_goes_on_where_it_was(victim, tmp_path):
-    class Stop(Exception):
+    class StoppedError(Exception):
         pass
 
     def stop(name, total, outcomes):
         for number, outcome in enumerate(outcomes):
             if name == "second" and number == 2:
-                raise Stop
+                raise StoppedError
             yield outcome
 
     whole = run(victim, {"first": Lift(0.1), "second": Lift(0.3)})
     ledger = Ledger(X, ["first", "second"])
-    with pytest.raises(Stop):
+    with pytest.raises(StoppedError):
         run(victim, {"first": Lift(0.1), "second": Lift(0.3)}, ledger, watch=stop)
     ledger.save(tmp_path / "ledger.npz")
     again = Ledger(X, ["first", "second"])

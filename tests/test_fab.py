@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from advrush_tf.attacks.attack import Slots
 from advrush_tf.attacks.fab import FAB
+from advrush_tf.attacks.iterative import Slots
 from advrush_tf.attacks.norms import Norm, length
 
 SIZE = 20

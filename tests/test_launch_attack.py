@@ -7,9 +7,9 @@ from processes import assert_is_one_error, launch
 def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "model.keras"
     layers = keras.layers
-    keras.Sequential(
-        [keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(10)]
-    ).save(path)
+    keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(10)]).save(
+        path
+    )
     return path
 
 
@@ -17,7 +17,7 @@ def model(tmp_path_factory):
     ("arguments", "words"),
     [
         (["--no_such_flag=1"], "no_such_flag"),
-        (["--norm=L7"], "Linf"),
+        (["--norm=L7"], "linf"),
         ([], "--model is"),
         (["--model=none.keras"], "no model file none.keras"),
         (["--model=setup.py"], "not a .keras file"),

@@ -16,6 +16,7 @@ from processes import assert_is_one_error, launch
         (["--dataset=no_such_set"], "no_such_set"),
         (["--dataset=digits", "--workdir=setup.py/x", "--num_cells=2"], "--workdir"),
         (["extra"], "extra"),
+        (["--workdir="], "must name a folder"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(arguments, words):

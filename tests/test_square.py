@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from advrush_tf.attacks.attack import Slots
+from advrush_tf.attacks.iterative import Slots
 from advrush_tf.attacks.norms import Norm
 from advrush_tf.attacks.randomness import seeds_of
 from advrush_tf.attacks.square import Square

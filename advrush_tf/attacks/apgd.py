@@ -10,7 +10,7 @@ import math
 import tensorflow as tf
 
 from advrush_tf.attacks import losses
-from advrush_tf.attacks.attack import Attack, Found, Slots, State
+from advrush_tf.attacks.iterative import Found, IterativeAttack, Slots, State
 from advrush_tf.attacks.norms import per_image, project, steepest
 from advrush_tf.attacks.victim import LogitsFn
 from advrush_tf.constants import constant
@@ -30,7 +30,7 @@ class Loss(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True)
-class APGD(Attack):
+class APGD(IterativeAttack):
     """Auto-PGD on one of three losses.
 
     Attributes:
@@ -117,7 +117,8 @@ class APGD(Attack):
                 tape.watch(images)
                 logits = logits_fn(images)
                 loss = self._losses(slots, logits)
-            return loss, tape.gradient(loss, images), logits
+            gradient = tape.gradient(loss, images, unconnected_gradients="zero")
+            return loss, gradient, logits
 
         if self.eot == 1:
             return once()

@@ -3,30 +3,16 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from advrush_tf.attacks.attack import Outcome
+from advrush_tf.attacks.attack import Attack, Outcome
 from advrush_tf.attacks.victim import Victim
 from advrush_tf.files import replacing
 
 # In `Ledger.broken_by`: by no attack so far, and wrong before any attack.
 ROBUST, CLEAN = -1, -2
-
-
-class Attacker(Protocol):
-    """What a cascade runs: see `Attack.outcomes`."""
-
-    def outcomes(
-        self,
-        victim: Victim,
-        x: np.ndarray,
-        y: np.ndarray,
-        seed: int,
-        indices: np.ndarray | None = None,
-    ) -> Any:
-        """Yields an `Outcome` for each image."""
 
 
 def is_right(victim: Victim, images: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -97,7 +83,7 @@ class Ledger:
         notes = json.dumps({name: getattr(self, name) for name in names})
         with replacing(path) as file:
             np.savez(
-                file,  # type: ignore[arg-type]
+                file,
                 images=self.images,
                 broken_by=self.broken_by,
                 done=self.done,
@@ -125,7 +111,7 @@ class Ledger:
 
 def run_cascade(
     victim: Victim,
-    attacks: Mapping[str, Attacker],
+    attacks: Mapping[str, Attack],
     x: np.ndarray,
     y: np.ndarray,
     seed: int,

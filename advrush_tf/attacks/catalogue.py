@@ -4,17 +4,17 @@ import re
 from collections.abc import Callable
 
 from advrush_tf.attacks import cleverhans_attacks as cleverhans
+from advrush_tf.attacks.attack import Attack
 from advrush_tf.attacks.autoattack import Member, Version, make_members
-from advrush_tf.attacks.cascade import Attacker
 from advrush_tf.attacks.norms import Norm
 
 # Names that a number of steps may follow, and of pgd also a number of restarts.
-_STEPPED: dict[str, Callable[..., Attacker]] = {
+_STEPPED: dict[str, Callable[..., Attack]] = {
     "pgd": cleverhans.PGD,
     "bim": cleverhans.BIM,
     "mim": cleverhans.MIM,
 }
-_PLAIN: dict[str, Callable[..., Attacker]] = {
+_PLAIN: dict[str, Callable[..., Attack]] = {
     "fgsm": cleverhans.FGSM,
     "cw": cleverhans.CarliniWagner,
     "spsa": cleverhans.SPSA,
@@ -51,7 +51,7 @@ def check_attack_name(name: str) -> None:
         raise ValueError(f"there is no attack '{name}'; there are {ALLOWED}")
 
 
-def named_attack(name: str, norm: Norm, epsilon: float) -> dict[str, Attacker]:
+def named_attack(name: str, norm: Norm, epsilon: float) -> dict[str, Attack]:
     """The attack, or the series of attacks, of a name.
 
     Args:

@@ -237,7 +237,7 @@ def few_images(accuracy: float, total: int) -> Doubt | None:
         Code.FEW_IMAGES,
         f"An accuracy of {accuracy:.1%} on {total} images is known to "
         f"{100 * half_width(total):.1f} percentage points only (95 %); {enough} "
-        f"images would give {100 * _HALF_WIDTH:.0f}.",
+        f"images would give {100 * _HALF_WIDTH:.0f} points.",
     )
 
 

@@ -11,13 +11,13 @@ from cleverhans.tf2.attacks.basic_iterative_method import basic_iterative_method
 from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
 from cleverhans.tf2.attacks.momentum_iterative_method import momentum_iterative_method
 
-from advrush_tf.attacks.attack import Outcome
+from advrush_tf.attacks.attack import Attack, Outcome
 from advrush_tf.attacks.cleverhans_mends import (
     CarliniWagnerL2,
     pgd_from,
     spsa_drawing_from,
 )
-from advrush_tf.attacks.norms import Norm, length, project, unit
+from advrush_tf.attacks.norms import Norm, project, unit
 from advrush_tf.attacks.randomness import normal, seeds_of, uniform
 from advrush_tf.attacks.victim import Victim
 
@@ -26,17 +26,12 @@ Crafter = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, int], tf.Tensor]
 
 _ORDERS = {Norm.LINF: np.inf, Norm.L2: 2}
 
-# Floats round: |(x + epsilon) - x| may be this much more than epsilon.
-_TOLERANCE = 1e-6
-
 
 @dataclasses.dataclass(frozen=True)
-class CleverHansAttack(abc.ABC):
+class CleverHansAttack(Attack):
     """Base of CleverHans' attacks: hyper-parameters only.
 
-    Attributes:
-        norm: of the ball.
-        epsilon: its radius, in [0, 1] units.
+    Attributes: those of `Attack`.
 
     Raises:
         ValueError: a number is out of range, or the attack does not know the norm.
@@ -44,24 +39,13 @@ class CleverHansAttack(abc.ABC):
     Source: Papernot et al., arXiv 1610.00768 (CleverHans).
     """
 
-    norm: Norm = Norm.LINF
-    epsilon: float = 8 / 255
-
     # The norms that the attack knows.
     norms: ClassVar[tuple[Norm, ...]] = (Norm.LINF, Norm.L2)
 
     def __post_init__(self) -> None:
         if self.norm not in self.norms:
             raise ValueError(f"norm must be {' or '.join(self.norms)}, not {self.norm}")
-        object.__setattr__(self, "norm", Norm(self.norm))
-        self._require_positive("epsilon")
-
-    def _require_positive(self, *names: str) -> None:
-        for name in names:
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(
-                    f"{name} must be more than 0, not {getattr(self, name)}"
-                )
+        super().__post_init__()
 
     @abc.abstractmethod
     def crafter(self, victim: Victim) -> Crafter:
@@ -76,52 +60,8 @@ class CleverHansAttack(abc.ABC):
         """How many images of a full batch the crafter attacks."""
         return victim.batch_size
 
-    def bounded(self, images: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-        """Moves crafted images into the ball around `x` and into [0, 1]."""
-        return project(self.norm, images, x, self.epsilon)
-
-    def craft(
-        self, model: Any, x: np.ndarray, y: np.ndarray, seed: int = 0, **options: Any
-    ) -> np.ndarray:
-        """Attacks images, whatever their number.
-
-        Args:
-            model: see `Victim`.
-            x: (images, height, width, channels), floats in [0, 1].
-            y: (images,), integer labels.
-            seed: of the attack's random numbers.
-            **options: of `Victim`.
-
-        Returns:
-            Images as `x`, as the attack left them, adversarial or not.
-        """
-        x = np.array(x, np.float32)
-        crafted = x.copy()
-        victim = Victim(model, x.shape[1:], **options)
-        for outcome in self.outcomes(victim, x, y, seed):
-            crafted[outcome.row] = outcome.image
-        return crafted
-
-    def outcomes(
-        self,
-        victim: Victim,
-        x: np.ndarray,
-        y: np.ndarray,
-        seed: int,
-        indices: np.ndarray | None = None,
-    ) -> Iterator[Outcome]:
-        """Attacks images and yields each one's outcome as soon as it is known.
-
-        The image is the one of the first run that broke the model, else of the last.
-
-        Args:
-            victim: the model.
-            x: (images, height, width, channels), float32 in [0, 1].
-            y: (images,), integer labels.
-            seed: of the attack's random numbers.
-            indices: (images,), the numbers of the images in their data set, which
-                with `seed` give their random numbers; by default 0, 1, 2, ...
-        """
+    def outcomes(self, victim, x, y, seed, indices=None):
+        # An image is that of the first run that broke the model, else of the last.
         rows = np.arange(len(x))
         seeds = seeds_of(seed, rows if indices is None else indices)
         arrays = (x, y.astype(np.int32), seeds.numpy())
@@ -142,10 +82,9 @@ class CleverHansAttack(abc.ABC):
             part = rows[first : first + size]
             x, y, seeds = (array[part] for array in arrays)
             filled = map(victim.filled, (x, y, seeds))
-            images = self.bounded(crafter(*filled, run)[: len(part)], x)
-            inside = length(self.norm, images - x).numpy() <= self.epsilon + _TOLERANCE
-            images = images.numpy()
-            broken = inside & (victim.predict(images).argmax(-1) != y)
+            crafted = crafter(*filled, run)[: len(part)]
+            images = project(self.norm, crafted, x, self.epsilon).numpy()
+            broken = victim.predict(images).argmax(-1) != y
             yield from map(Outcome, part.tolist(), images, broken.tolist())
 
     def _settings(self, y: tf.Tensor) -> dict[str, Any]:
@@ -163,9 +102,9 @@ class CleverHansAttack(abc.ABC):
 class FGSM(CleverHansAttack):
     """Fast gradient method: one step of length epsilon up the cross-entropy.
 
-    In L2 CleverHans divides a gradient by its length or by 1e-6, whatever is more: of a
-    model that is very sure of its answer the step is shorter. So it is in all attacks
-    here that follow the gradient.
+    In L2 CleverHans divides a gradient by its length or by 1e-6, whichever is more:
+    of a model that is very sure of its answer the step is shorter. So it is in all
+    attacks here that follow the gradient.
 
     Source: Goodfellow et al., arXiv 1412.6572, section 4.
     """
@@ -277,9 +216,9 @@ class MIM(_Iterated):
 class CarliniWagner(CleverHansAttack):
     """Carlini and Wagner's search for the nearest adversarial image in L2.
 
-    Epsilon only decides whether the image counts as broken: one outside the ball is
-    given as it was found. Where none was found it is the given image. A batch is never
-    left early, which would depend on all its images.
+    Epsilon plays no part in the search; what it found is then moved into the ball.
+    Where nothing was found it is the given image. A batch is never left early, which
+    would depend on all its images.
 
     Attributes: those of the base and
         searches: for the weight of the margin in the loss, one after the other.
@@ -303,9 +242,6 @@ class CarliniWagner(CleverHansAttack):
         super().__post_init__()
         names = ("searches", "steps", "learning_rate", "first_weight")
         self._require_positive(*names)
-
-    def bounded(self, images, x):
-        return tf.clip_by_value(images, 0.0, 1.0)
 
     def crafter(self, victim):
         attack = CarliniWagnerL2(

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from advrush_tf.attacks.attack import Attack, Found, Slots
 from advrush_tf.attacks.hyperplanes import nearest
+from advrush_tf.attacks.iterative import Found, IterativeAttack, Slots
 from advrush_tf.attacks.losses import margin, pick
 from advrush_tf.attacks.norms import Norm, length, per_image
 from advrush_tf.attacks.randomness import seeds_of
@@ -21,7 +21,7 @@ _TINY = 1e-12
 
 
 @dataclasses.dataclass(frozen=True)
-class FAB(Attack):
+class FAB(IterativeAttack):
     """FAB, which looks for the nearest adversarial image.
 
     Of the first run (of each target) the start is the image itself, of further ones
@@ -221,7 +221,7 @@ def _difference(logits_fn: LogitsFn, images, y, classes) -> tuple[tf.Tensor, tf.
         tape.watch(images)
         logits = logits_fn(images)
         values = pick(logits, classes) - pick(logits, y)
-    return values, tape.gradient(values, images)
+    return values, tape.gradient(values, images, unconnected_gradients="zero")
 
 
 def _dual_length(norm: Norm, w: tf.Tensor) -> tf.Tensor:

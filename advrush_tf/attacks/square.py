@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.attacks import losses
-from advrush_tf.attacks.attack import Attack, Found, Slots
+from advrush_tf.attacks.iterative import Found, IterativeAttack, Slots
 from advrush_tf.attacks.norms import Norm, per_image, project
 from advrush_tf.constants import constant
 
@@ -22,7 +22,7 @@ _TILES = 5
 
 
 @dataclasses.dataclass(frozen=True)
-class Square(Attack):
+class Square(IterativeAttack):
     """Random search that raises the margin by changes in random squares.
 
     Attributes:

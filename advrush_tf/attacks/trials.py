@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from advrush_tf.attacks.cascade import Attacker, Ledger, run_cascade
+from advrush_tf.attacks.attack import Attack
+from advrush_tf.attacks.cascade import Ledger, run_cascade
 from advrush_tf.attacks.victim import Victim
 from advrush_tf.running import progress_bar
 
@@ -32,7 +33,7 @@ class Trial:
     def __init__(
         self,
         victim: Victim,
-        attacks: dict[str, Attacker],
+        attacks: dict[str, Attack],
         x: np.ndarray,
         y: np.ndarray,
         seed: int,

@@ -41,7 +41,7 @@ class Victim:
 
         self.logits: LogitsFn = logits
         spec = tf.TensorSpec((batch_size, *self.image_shape), tf.float32)
-        shape = self.logits.get_concrete_function(spec).output_shapes  # type: ignore
+        shape = self.logits.get_concrete_function(spec).output_shapes
         if shape.rank != 2 or (shape[1] or 0) < 2:
             raise ValueError(
                 "the model must give logits of shape (batch, classes), with two "

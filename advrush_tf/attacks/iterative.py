@@ -1,0 +1,271 @@
+"""The one structure of all our attacks: runs of steps on the images in a batch's slots.
+
+An attack is its hyper-parameters and two hooks, `start` and `step`. What they find is
+checked here: only an image inside the ball counts. A slot whose image is broken, or
+whose run has ended, takes the next job; shapes never change, so nothing is traced again
+as fewer images survive.
+"""
+
+import abc
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from advrush_tf.attacks.attack import Attack, Outcome
+from advrush_tf.attacks.losses import target_classes
+from advrush_tf.attacks.norms import Norm, length, per_image, project
+from advrush_tf.attacks.randomness import normal, seeds_of, uniform
+from advrush_tf.attacks.schedule import Job, Schedule
+from advrush_tf.attacks.victim import LogitsFn
+
+State = dict[str, tf.Tensor]
+
+# Floats round: |(x + epsilon) - x| may be this much more than epsilon.
+_TOLERANCE = 1e-6
+
+
+class Slots(NamedTuple):
+    """What each slot of a batch works on; every field has one row a slot.
+
+    Attributes:
+        x: (slots, height, width, channels), the image as it was given.
+        y: (slots,), int32, its label.
+        logits: (slots, classes), of `x`.
+        seed: (slots, 2), of the image, see `seeds_of`.
+        run: (slots,), int32, which run of the attack this is.
+    """
+
+    x: tf.Tensor
+    y: tf.Tensor
+    logits: tf.Tensor
+    seed: tf.Tensor
+    run: tf.Tensor
+
+    def target(self, rank: tf.Tensor) -> tf.Tensor:
+        """The wrong class of the highest clean logit but `rank`, (slots,)."""
+        return target_classes(self.logits, self.y, rank)
+
+    def uniform(self, shape: tuple[int, ...], *salts: Any) -> tf.Tensor:
+        """Uniform numbers in [0, 1) of each slot's image and run, (slots, *shape)."""
+        return uniform(self.seed, shape, self._numbers(salts))
+
+    def normal(self, shape: tuple[int, ...], *salts: Any) -> tf.Tensor:
+        """N(0, 1) numbers of each slot's image and run, (slots, *shape)."""
+        return normal(self.seed, shape, self._numbers(salts))
+
+    def _numbers(self, salts: tuple[Any, ...]) -> tf.Tensor:
+        return tf.stack([self.run, *(salt + 0 * self.run for salt in salts)], -1)
+
+    def in_ball(self, norm: Norm, epsilon: float) -> tf.Tensor:
+        """A random image on the border of the ball around `x`, clipped to [0, 1].
+
+        For L-infinity the largest of uniform numbers is scaled to epsilon.
+        """
+        shape = tuple(self.x.shape[1:])
+        if norm is Norm.LINF:
+            direction = 2 * self.uniform(shape) - 1
+        else:
+            direction = self.normal(shape)
+        size = per_image(tf.maximum(length(norm, direction), 1e-12))
+        delta = tf.cast(epsilon * direction / size, self.x.dtype)
+        return tf.clip_by_value(self.x + delta, 0.0, 1.0)
+
+
+class Found(NamedTuple):
+    """A step's outcome.
+
+    Attributes:
+        state: what the next step needs.
+        images: (slots, height, width, channels), images whose logits the step saw.
+        wrong: (slots,), bool, whether the model did not give those their label.
+    """
+
+    state: State
+    images: tf.Tensor
+    wrong: tf.Tensor
+
+
+class IterativeAttack(Attack):
+    """Base of our attacks: runs of steps.
+
+    A subclass defines `start` and `step`, of which all tensors have one row a slot.
+    """
+
+    # Steps between two looks at which images are broken.
+    block = 10
+
+    @abc.abstractmethod
+    def runs(self, num_classes: int) -> int:
+        """How many runs (restarts or targets) an image that survives gets."""
+
+    @property
+    @abc.abstractmethod
+    def steps(self) -> int:
+        """Steps of a run; each looks at the model's logits at least once."""
+
+    @abc.abstractmethod
+    def start(self, slots: Slots) -> State:
+        """The state before a run's first step; the model is not called here."""
+
+    @abc.abstractmethod
+    def step(
+        self,
+        logits_fn: LogitsFn,
+        slots: Slots,
+        index: tf.Tensor,
+        draws: tf.Tensor,
+        state: State,
+    ) -> Found:
+        """One step of all slots.
+
+        Args:
+            logits_fn: images to logits.
+            slots: what each slot works on.
+            index: (slots,), int32, each slot's number of steps so far in its run.
+            draws: (slots, `draws`), uniform numbers of this step.
+            state: of `start` or of the last step.
+        """
+
+    def draws(self, image_shape: Sequence[int]) -> int:
+        """How many uniform numbers a step needs for an image of that shape."""
+        del image_shape
+        return 0
+
+    def outcomes(self, victim, x, y, seed, indices=None):
+        if len(x):
+            rows = np.arange(len(x)) if indices is None else indices
+            yield from _Sweep(self, victim, x, y, seeds_of(seed, rows).numpy()).run()
+
+
+class _Progress(NamedTuple):
+    """How far each slot is: its steps, whether and by which image it is broken."""
+
+    index: tf.Tensor
+    broken: tf.Tensor
+    images: tf.Tensor
+    state: State
+
+
+class _Sweep:
+    """One pass of an attack over images."""
+
+    def __init__(self, attack, victim, x, y, seeds):
+        self._attack, self._x = attack, x
+        self._y, self._seeds = y.astype(np.int32), seeds
+        self._logits = victim.predict(x)
+        self._runs = attack.runs(victim.num_classes)
+        self._size = min(victim.batch_size, len(x) * self._runs)
+        self._begin, self._renew, self._advance = _compiled(attack, victim.logits)
+        self._schedule = Schedule(len(x), self._runs)
+
+    def run(self) -> Iterator[Outcome]:
+        jobs: list[Job | None] = [self._schedule.next() for _ in range(self._size)]
+        slots = self._slots(jobs)
+        progress = self._begin(slots)
+        while any(jobs):
+            progress = self._advance(slots, progress)
+            index, broken = progress.index.numpy(), progress.broken.numpy()
+            if (ended := broken | (index >= self._attack.steps)).any():
+                yield from self._collect(jobs, ended, broken, progress.images)
+                fresh = self._refill(jobs, ended)
+                slots = self._slots(jobs)
+                progress = self._renew(slots, progress, tf.constant(fresh))
+
+    def _collect(self, jobs, ended, broken, images) -> Iterator[Outcome]:
+        for slot in np.flatnonzero(ended):
+            job = jobs[slot]
+            if job is not None and self._schedule.end(job, broken[slot]):
+                found = images[slot].numpy() if broken[slot] else self._x[job.image]
+                yield Outcome(job.image, found, bool(broken[slot]))
+
+    def _refill(self, jobs: list[Job | None], ended: np.ndarray) -> np.ndarray:
+        """Gives the slots that are free new jobs; True for each that got one."""
+        fresh = np.zeros(len(jobs), bool)
+        for slot, job in enumerate(jobs):
+            if job is None or (not ended[slot] and not self._is_over(job)):
+                continue
+            jobs[slot] = self._schedule.next(job.image)
+            fresh[slot] = True
+        return fresh
+
+    def _is_over(self, job: Job) -> bool:
+        return self._schedule.is_finished(job.image)
+
+    def _slots(self, jobs: list[Job | None]) -> Slots:
+        # A slot without a job repeats an image; its outcome is not looked at.
+        rows = [0 if job is None else job.image for job in jobs]
+        runs = [0 if job is None else job.run for job in jobs]
+        return Slots(
+            tf.constant(self._x[rows]),
+            tf.constant(self._y[rows]),
+            tf.constant(self._logits[rows]),
+            tf.constant(self._seeds[rows]),
+            tf.constant(runs, tf.int32),
+        )
+
+
+def _compiled(attack: IterativeAttack, logits_fn: LogitsFn):
+    """The three functions of a sweep, each traced once."""
+
+    @tf.function(autograph=False)
+    def begin(slots: Slots) -> _Progress:
+        count = tf.shape(slots.y)
+        return _Progress(
+            tf.zeros(count, tf.int32),
+            tf.zeros(count, tf.bool),
+            slots.x,
+            attack.start(slots),
+        )
+
+    @tf.function(autograph=False)
+    def renew(slots: Slots, progress: _Progress, fresh: tf.Tensor) -> _Progress:
+        return _where(fresh, begin(slots), progress)
+
+    @tf.function(autograph=False)
+    def advance(slots: Slots, progress: _Progress) -> _Progress:
+        draws = _block_draws(attack, slots, progress.index)
+
+        def one(number, progress):
+            step_draws = draws[:, number]
+            active = ~progress.broken & (progress.index < attack.steps)
+            # A slot that waits for its next job stays within the run's length.
+            index = tf.minimum(progress.index, attack.steps - 1)
+            found = attack.step(logits_fn, slots, index, step_draws, progress.state)
+            images = project(attack.norm, found.images, slots.x, attack.epsilon)
+            # What had to be moved is another image than the one that was measured.
+            moved = length(attack.norm, images - found.images) > _TOLERANCE
+            new = _Progress(
+                progress.index + 1, found.wrong & ~moved, images, found.state
+            )
+            return number + 1, _where(active, new, progress)
+
+        _, progress = tf.while_loop(
+            lambda number, _: number < attack.block,
+            one,
+            (0, progress),
+            maximum_iterations=attack.block,
+            parallel_iterations=1,
+        )
+        return progress
+
+    return begin, renew, advance
+
+
+def _block_draws(attack: IterativeAttack, slots: Slots, index: tf.Tensor) -> tf.Tensor:
+    """The uniform numbers of a block's steps, (slots, block, draws)."""
+    count = attack.draws(slots.x.shape[1:])
+    if not count:
+        return tf.zeros([tf.shape(index)[0], attack.block, 0])
+    return slots.uniform((attack.block, count), 1, index)
+
+
+def _where(mask: tf.Tensor, chosen: Any, other: Any) -> Any:
+    """Takes each slot's rows from `chosen` where the mask holds, else from `other`."""
+
+    def one(a, b):
+        shape = tf.concat([tf.shape(mask), tf.ones(a.shape.rank - 1, tf.int32)], 0)
+        return tf.where(tf.reshape(mask, shape), a, b)
+
+    return tf.nest.map_structure(one, chosen, other)
