@@ -6,6 +6,11 @@ SEARCH_WORKDIR ?= runs/digits
 SEARCH_FLAGS ?= --dataset=digits --epochs=8 --warmup_epochs=6 --init_channels=4 \
 	--num_cells=3 --batch_size=32
 
+FIT_FLAGS ?= --dataset=digits --epsilon=0.1 --init_channels=8 --num_cells=3 \
+	--validation_portion=0.1 --schedule=one_cycle --learning_rate=0.2 --epochs=12
+ATTACK_FLAGS ?= --dataset=digits --epsilon=0.1 --epsilons=0,0.05,0.2 \
+	--attacks=fgsm,pgd20,autoattack --save_images
+
 # Only errors of TensorFlow's own log.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
@@ -13,10 +18,23 @@ VENV := .venv
 VENV_PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
-.PHONY: search test lint
+.PHONY: search attack test lint
 
 search: $(INSTALLED)
 	$(VENV_PYTHON) launch/search.py $(SEARCH_FLAGS) --workdir=$(SEARCH_WORKDIR)
+
+# Searches, fits what was found, normally and adversarially, and attacks both. What is
+# there already is not made again.
+attack: search
+	$(VENV_PYTHON) launch/fit.py $(FIT_FLAGS) --objective=standard --batch_size=64 \
+		--robust_eval_every=4 --genotype=$(SEARCH_WORKDIR)/genotype.json \
+		--workdir=$(SEARCH_WORKDIR)_standard
+	$(VENV_PYTHON) launch/fit.py $(FIT_FLAGS) --objective=pgd \
+		--genotype=$(SEARCH_WORKDIR)/genotype.json --workdir=$(SEARCH_WORKDIR)_pgd
+	$(VENV_PYTHON) launch/attack.py $(ATTACK_FLAGS) \
+		--model=$(SEARCH_WORKDIR)_pgd/model.keras \
+		--source_model=$(SEARCH_WORKDIR)_standard/model.keras \
+		--workdir=$(SEARCH_WORKDIR)_attack
 
 test: $(INSTALLED)
 	$(VENV_PYTHON) -m pytest

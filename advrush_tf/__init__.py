@@ -1,6 +1,7 @@
 """AdvRush in TensorFlow: adversarially robust architectures, searched and fitted."""
 
 from advrush_tf import environment as environment
+from advrush_tf.attacks.autoattack import AutoAttack
 from advrush_tf.errors import NonFiniteLossError
 from advrush_tf.fit import AdvRushFitModel
 from advrush_tf.genotypes import Genotype, get_genotype
@@ -18,6 +19,7 @@ __all__ = [
     "TRADES",
     "AdvRushFitModel",
     "AdvRushSearchModel",
+    "AutoAttack",
     "CellNetwork",
     "Genotype",
     "NonFiniteLossError",

@@ -23,6 +23,7 @@ from advrush_tf.pipeline import evaluation_batches, stratified_split, training_b
 from advrush_tf.profiling import (
     count_parameters,
     measure_evaluation,
+    measure_input,
     measure_fit_step,
     multiply_adds,
 )
@@ -334,6 +335,8 @@ def dry_run(
     validation, test = (
         int(batches.cardinality()) for batches in (data.validation(), data.test())
     )
+    waiting = measure_input(data.training()[0])
+    say(f"input           {waiting:.2g} s per step, beside the others")
     seconds = measure_evaluation(model, _EVALUATION_BATCH)
     say(f"evaluation      {seconds:.3g} s per batch of {_EVALUATION_BATCH}")
     say(f"memory          {cost.peak_bytes / 1e9:.1f} GB")

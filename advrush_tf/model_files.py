@@ -58,6 +58,7 @@ def load_classifier(path: str | Path) -> keras.Model:
 
 
 def _cause(error: Exception) -> str:
-    """The first sentence of an error, on one line."""
-    sentence = " ".join(str(error).split()).split(". ")[0]
+    """The first sentence of what went wrong innermost, on one line."""
+    innermost = str(error).rpartition("Exception encountered: ")[-1]
+    sentence = " ".join(innermost.split()).split(". ")[0]
     return f"{type(error).__name__}: {sentence[:200].rstrip('.')}."

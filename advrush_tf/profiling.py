@@ -207,6 +207,23 @@ def measure_evaluation(model: Any, batch_size: int) -> float:
     return _timed(lambda: model.test_on_batch(x, y))[0]
 
 
+def measure_input(batches: tf.data.Dataset, count: int = 100) -> float:
+    """Seconds that the input pipeline takes for a batch, when nothing else runs.
+
+    Args:
+        batches: without an end.
+        count: batches that are timed, after as many that are not.
+    """
+    iterator = iter(batches)
+
+    def draw() -> None:
+        for _ in range(count):
+            next(iterator)
+
+    draw()
+    return _timed(draw)[0] / count
+
+
 def _timed(function: Callable[[], Any]) -> tuple[float, Any]:
     started = time.perf_counter()
     result = function()

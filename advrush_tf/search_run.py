@@ -18,6 +18,7 @@ from advrush_tf.profiling import (
     STEPS,
     count_parameters,
     measure_evaluation,
+    measure_input,
     measure_search_step,
     multiply_adds,
 )
@@ -190,7 +191,7 @@ def dry_run(
     """
     dataset = load_dataset(settings.dataset, data_dir)
     model = build_model(settings, dataset)
-    _, steps = make_pairs(settings, dataset)
+    pairs, steps = make_pairs(settings, dataset)
     compile_model(model, settings, steps)
     parameters = count_parameters(model.network_weights)
     say(f"parameters      {parameters:,} (without the alphas)")
@@ -209,6 +210,7 @@ def dry_run(
     if penalised_epochs:
         penalised = weights + costs["penalised alphas"].seconds
         say(f"with penalty    {penalised:.3g} s per step")
+    say(f"input           {measure_input(pairs):.2g} s per step, beside the others")
     say(f"memory          {max(c.peak_bytes for c in costs.values()) / 1e9:.1f} GB")
     total = steps * (settings.epochs * plain + penalised_epochs * (penalised - plain))
     validation = _validation(settings, dataset)

@@ -220,6 +220,6 @@ def test_dry_run_measures_and_writes_nothing(tmp_path, monkeypatch):
     lines = []
     fit_run.dry_run(fit_settings(**SMALL), say=lines.append)
     text = "\n".join(lines)
-    for word in ("parameters", "multiply-adds", "step", "memory", "total"):
+    for word in ("parameters", "multiply-adds", "step", "input", "memory", "total"):
         assert word in text
     assert not os.listdir(tmp_path)

@@ -1,5 +1,6 @@
 import os
 import shutil
+import zipfile
 
 import keras
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 from small_networks import tiny_batch, tiny_network
 
 from advrush_tf import model_files
-from advrush_tf.model_files import save_model
+from advrush_tf.errors import UserError
+from advrush_tf.model_files import load_classifier, save_model
 
 
 def _logits(model):
@@ -71,3 +73,42 @@ def test_the_temporary_folder_goes_in_any_case(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="missing"):
         save_model(tiny_network(), tmp_path / "missing" / "a.keras")
     assert os.listdir(tmp_path) == ["a.keras"]
+
+
+def _plain(*layers):
+    return keras.Sequential([keras.Input((2, 2, 1)), *layers])
+
+
+class Unregistered(keras.layers.Layer):
+    def call(self, x):
+        return x
+
+
+def test_any_keras_model_is_loaded(tmp_path):
+    model = _plain(keras.layers.Flatten(), keras.layers.Dense(3))
+    model.save(tmp_path / "model.keras")
+    again = load_classifier(tmp_path / "model.keras")
+    x = np.random.default_rng(0).random((4, 2, 2, 1), np.float32)
+    np.testing.assert_array_equal(again(x), model(x))
+
+
+def test_what_is_no_model_or_holds_code_is_one_clear_line(tmp_path):
+    _plain(keras.layers.Lambda(lambda x: x + 1)).save(tmp_path / "lambda.keras")
+    _plain(Unregistered()).save(tmp_path / "class.keras")
+    whole = (tmp_path / "class.keras").read_bytes()
+    # The end of a zip file, where its table is, but not its beginning.
+    (tmp_path / "cut.keras").write_bytes(whole[len(whole) // 2 :])
+    (tmp_path / "text.keras").write_text("no model")
+    with zipfile.ZipFile(tmp_path / "other.keras", "w") as file:
+        file.writestr("readme", "hello")
+    for name, words in {
+        "none": "There is no model file",
+        "text": "damaged or not a .keras file",
+        "other": "cannot be loaded",
+        "cut": "cannot be loaded",
+        "lambda": "Lambda",
+        "class": "Could not locate class .Unregistered",
+    }.items():
+        with pytest.raises(UserError, match=words) as error:
+            load_classifier(tmp_path / f"{name}.keras")
+        assert "\n" not in str(error.value)

@@ -132,3 +132,16 @@ def test_an_evaluation_is_measured():
     model = AdvRushFitModel(tiny_network(), PGD())
     model.compile()
     assert profiling.measure_evaluation(model, 2) > 0
+
+
+def test_input_is_measured_after_as_many_batches_that_are_not():
+    drawn = []
+
+    def draw():
+        while True:
+            drawn.append(0)
+            yield np.zeros(3)
+
+    batches = tf.data.Dataset.from_generator(draw, output_types=tf.float64)
+    assert profiling.measure_input(batches, count=7) > 0
+    assert len(drawn) == 14

@@ -119,7 +119,14 @@ def test_dry_run_measures_and_writes_nothing(tmp_path, monkeypatch, changes, pen
     settings = SearchSettings(**{**SMALL, **changes})
     search_run.dry_run(settings, say=lines.append)
     text = "\n".join(lines)
-    for word in ("parameters", "multiply-adds", "s per step", "memory", "total"):
+    for word in (
+        "parameters",
+        "multiply-adds",
+        "s per step",
+        "input",
+        "memory",
+        "total",
+    ):
         assert word in text
     assert ("with penalty" in text) is penalised
     assert not os.listdir(tmp_path)

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from advrush_tf.attacks import losses
 from advrush_tf.attacks.iterative import Found, IterativeAttack, Slots, State
-from advrush_tf.attacks.norms import per_image, project, steepest
+from advrush_tf.attacks.norms import Norm, per_image, project, steepest
 from advrush_tf.attacks.victim import LogitsFn
 from advrush_tf.constants import constant
 from advrush_tf.objectives import cross_entropy
@@ -85,6 +85,9 @@ class APGD(IterativeAttack):
             "rises": zero,
             "checked_loss": lowest,
             "was_halved": tf.ones_like(slots.y, tf.bool),
+            # Of the L-infinity ball in the box, once for all steps.
+            "lower": tf.maximum(slots.x - self.epsilon, 0.0),
+            "upper": tf.minimum(slots.x + self.epsilon, 1.0),
         }
 
     def step(self, logits_fn, slots, index, draws, state):
@@ -103,8 +106,7 @@ class APGD(IterativeAttack):
             ),
         }
         state, halve = self._adapt(index, state)
-        origin = tf.where(per_image(halve), state["best_images"], images)
-        gradient = tf.where(per_image(halve), state["best_gradient"], gradient)
+        origin, gradient = _restarted(halve, state, images, gradient)
         moved = self._move(slots, index, origin, gradient, state)
         wrong = losses.margin(logits, slots.y) > 0
         return Found(state | {"before": origin, "images": moved}, images, wrong)
@@ -163,13 +165,31 @@ class APGD(IterativeAttack):
     def _move(self, slots, index, origin, gradient, state) -> tf.Tensor:
         size = per_image(state["step_size"])
         ahead = origin + size * steepest(self.norm, gradient)
-        ahead = project(self.norm, ahead, slots.x, self.epsilon)
+        ahead = self._projected(ahead, slots, state)
         # The first step has no momentum.
         share = per_image(tf.where(index == 0, tf.ones_like(state["loss"]), _MOMENTUM))
-        moved = (
-            origin + share * (ahead - origin) + (1 - share) * (origin - state["before"])
+        # origin + share * (ahead - origin) + (1 - share) * (origin - before)
+        moved = share * ahead + (1 - share) * (2 * origin - state["before"])
+        return self._projected(moved, slots, state)
+
+    def _projected(self, images: tf.Tensor, slots: Slots, state: State) -> tf.Tensor:
+        if self.norm is Norm.LINF:
+            return tf.clip_by_value(images, state["lower"], state["upper"])
+        return project(self.norm, images, slots.x, self.epsilon)
+
+
+def _restarted(halve, state, images, gradient) -> tuple[tf.Tensor, tf.Tensor]:
+    """Images and gradients from which to step: the best ones where that is halved."""
+
+    def mixed():
+        where = per_image(halve)
+        return (
+            tf.where(where, state["best_images"], images),
+            tf.where(where, state["best_gradient"], gradient),
         )
-        return project(self.norm, moved, slots.x, self.epsilon)
+
+    # Few steps halve any.
+    return tf.cond(tf.reduce_any(halve), mixed, lambda: (images, gradient))
 
 
 def checkpoints(iterations: int) -> list[int]:

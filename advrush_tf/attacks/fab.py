@@ -72,7 +72,12 @@ class FAB(IterativeAttack):
 
     def step(self, logits_fn, slots, index, draws, state):
         del index, draws
-        images = state["images"]
+        found = self._search_on(logits_fn, slots, state["images"])
+        inside = length(self.norm, found.images - slots.x) <= self.epsilon
+        return found._replace(wrong=found.wrong & inside)
+
+    def _search_on(self, logits_fn: LogitsFn, slots: Slots, images: tf.Tensor) -> Found:
+        """A step of the search, whose image may be anywhere."""
         values, w = self._boundary(logits_fn, slots, images)
         moved = self._move(images, slots.x, values, w)
         wrong = margin(logits_fn(moved), slots.y) > 0
@@ -171,8 +176,7 @@ class FAB(IterativeAttack):
             radius = per_image(tf.minimum(best.distances, self.epsilon))
 
             def step(index, images, best):
-                state = {"images": images}
-                found = self.step(logits_fn, slots, index, None, state)
+                found = self._search_on(logits_fn, slots, images)
                 best = best.improved(self.norm, slots.x, found)
                 return index + 1, found.state["images"], best
 

@@ -7,6 +7,7 @@ as fewer images survive.
 """
 
 import abc
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -155,23 +156,24 @@ class _Sweep:
         self._attack, self._x = attack, x
         self._y, self._seeds = y.astype(np.int32), seeds
         self._logits = victim.predict(x)
-        self._runs = attack.runs(victim.num_classes)
-        self._size = min(victim.batch_size, len(x) * self._runs)
-        self._begin, self._renew, self._advance = _compiled(attack, victim.logits)
-        self._schedule = Schedule(len(x), self._runs)
+        self._size = _even(len(x) * attack.runs(victim.num_classes), victim.batch_size)
+        self._logits_fn = victim.logits
+        self._schedule = Schedule(len(x), attack.runs(victim.num_classes))
 
     def run(self) -> Iterator[Outcome]:
         jobs: list[Job | None] = [self._schedule.next() for _ in range(self._size)]
         slots = self._slots(jobs)
-        progress = self._begin(slots)
+        begin, renew, advance = _compiled(self._attack, self._logits_fn, slots)
+        progress = begin(slots)
         while any(jobs):
-            progress = self._advance(slots, progress)
+            progress = advance(slots, progress)
             index, broken = progress.index.numpy(), progress.broken.numpy()
-            if (ended := broken | (index >= self._attack.steps)).any():
+            ended = broken | (index >= self._attack.steps)
+            if any(jobs[slot] for slot in np.flatnonzero(ended)):
                 yield from self._collect(jobs, ended, broken, progress.images)
                 fresh = self._refill(jobs, ended)
                 slots = self._slots(jobs)
-                progress = self._renew(slots, progress, tf.constant(fresh))
+                progress = renew(slots, progress, tf.constant(fresh))
 
     def _collect(self, jobs, ended, broken, images) -> Iterator[Outcome]:
         for slot in np.flatnonzero(ended):
@@ -206,8 +208,14 @@ class _Sweep:
         )
 
 
-def _compiled(attack: IterativeAttack, logits_fn: LogitsFn):
-    """The three functions of a sweep, each traced once."""
+def _even(jobs: int, most: int) -> int:
+    """A number of slots, at most `most`, of which few are idle in the last round."""
+    rounds = math.ceil(jobs / most)
+    return math.ceil(jobs / rounds)
+
+
+def _compiled(attack: IterativeAttack, logits_fn: LogitsFn, slots: Slots):
+    """The three functions of a sweep over such slots, each traced once, here."""
 
     @tf.function(autograph=False)
     def begin(slots: Slots) -> _Progress:
@@ -228,18 +236,19 @@ def _compiled(attack: IterativeAttack, logits_fn: LogitsFn):
         draws = _block_draws(attack, slots, progress.index)
 
         def one(number, progress):
-            step_draws = draws[:, number]
             active = ~progress.broken & (progress.index < attack.steps)
-            # A slot that waits for its next job stays within the run's length.
+            # What a slot that waits for its next job goes on to do is not looked at.
             index = tf.minimum(progress.index, attack.steps - 1)
-            found = attack.step(logits_fn, slots, index, step_draws, progress.state)
-            images = project(attack.norm, found.images, slots.x, attack.epsilon)
-            # What had to be moved is another image than the one that was measured.
-            moved = length(attack.norm, images - found.images) > _TOLERANCE
-            new = _Progress(
-                progress.index + 1, found.wrong & ~moved, images, found.state
+            found = attack.step(
+                logits_fn, slots, index, draws[:, number], progress.state
             )
-            return number + 1, _where(active, new, progress)
+            hit = active & found.wrong
+            return number + 1, _Progress(
+                progress.index + tf.cast(active, tf.int32),
+                progress.broken | hit,
+                tf.where(per_image(hit), found.images, progress.images),
+                found.state,
+            )
 
         _, progress = tf.while_loop(
             lambda number, _: number < attack.block,
@@ -248,9 +257,22 @@ def _compiled(attack: IterativeAttack, logits_fn: LogitsFn):
             maximum_iterations=attack.block,
             parallel_iterations=1,
         )
-        return progress
+        return _checked(attack, slots, progress)
 
-    return begin, renew, advance
+    fresh, progress = tf.fill(tf.shape(slots.y), True), begin(slots)
+    return (
+        begin.get_concrete_function(slots),
+        renew.get_concrete_function(slots, progress, fresh),
+        advance.get_concrete_function(slots, progress),
+    )
+
+
+def _checked(attack: IterativeAttack, slots: Slots, progress: _Progress) -> _Progress:
+    """Takes back what was found outside the ball, whatever the attack says."""
+    images = project(attack.norm, progress.images, slots.x, attack.epsilon)
+    # What had to be moved is another image than the one that was measured.
+    moved = length(attack.norm, images - progress.images) > _TOLERANCE
+    return progress._replace(broken=progress.broken & ~moved, images=images)
 
 
 def _block_draws(attack: IterativeAttack, slots: Slots, index: tf.Tensor) -> tf.Tensor:
