@@ -23,8 +23,8 @@ from advrush_tf.pipeline import evaluation_batches, stratified_split, training_b
 from advrush_tf.profiling import (
     count_parameters,
     measure_evaluation,
-    measure_input,
     measure_fit_step,
+    measure_input,
     multiply_adds,
 )
 from advrush_tf.recipes import NetworkName, Schedule

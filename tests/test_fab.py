@@ -138,7 +138,7 @@ def test_steps_against_numpy(norm, targeted):
         tf.zeros((6, 2), tf.int32),
         tf.constant(run if targeted else 0 * run, tf.int32),
     )
-    attack = FAB(norm, targeted=targeted, alpha_max=0.3)
+    attack = FAB(norm, 100.0, targeted=targeted, alpha_max=0.3)
     state, expected = attack.start(slots), x.reshape(6, SIZE)
     seen = set()
     for _ in range(4):

@@ -10,8 +10,9 @@ import math
 import tensorflow as tf
 
 from advrush_tf.attacks import losses
+from advrush_tf.attacks.fused import fused
 from advrush_tf.attacks.iterative import Found, IterativeAttack, Slots, State
-from advrush_tf.attacks.norms import Norm, per_image, project, steepest
+from advrush_tf.attacks.norms import per_image, project, steepest
 from advrush_tf.attacks.victim import LogitsFn
 from advrush_tf.constants import constant
 from advrush_tf.objectives import cross_entropy
@@ -85,17 +86,19 @@ class APGD(IterativeAttack):
             "rises": zero,
             "checked_loss": lowest,
             "was_halved": tf.ones_like(slots.y, tf.bool),
-            # Of the L-infinity ball in the box, once for all steps.
-            "lower": tf.maximum(slots.x - self.epsilon, 0.0),
-            "upper": tf.minimum(slots.x + self.epsilon, 1.0),
         }
 
     def step(self, logits_fn, slots, index, draws, state):
         del draws
         images = state["images"]
         loss, gradient, logits = self._evaluate(logits_fn, slots, images)
+        state = fused(self._update, slots, index, state, loss, gradient)
+        return Found(state, images, losses.margin(logits, slots.y) > 0)
+
+    def _update(self, slots, index, state, loss, gradient) -> State:
+        """The state after a look at its images, with the next ones to look at."""
+        images, better = state["images"], loss > state["best_loss"]
         rises = state["rises"] + tf.cast((loss > state["loss"]) & (index > 0), tf.int32)
-        better = loss > state["best_loss"]
         state = state | {
             "loss": loss,
             "rises": rises,
@@ -106,10 +109,10 @@ class APGD(IterativeAttack):
             ),
         }
         state, halve = self._adapt(index, state)
-        origin, gradient = _restarted(halve, state, images, gradient)
+        origin = tf.where(per_image(halve), state["best_images"], images)
+        gradient = tf.where(per_image(halve), state["best_gradient"], gradient)
         moved = self._move(slots, index, origin, gradient, state)
-        wrong = losses.margin(logits, slots.y) > 0
-        return Found(state | {"before": origin, "images": moved}, images, wrong)
+        return state | {"before": origin, "images": moved}
 
     def _evaluate(self, logits_fn: LogitsFn, slots: Slots, images: tf.Tensor):
         """Losses, gradients and logits at the images, averaged over `eot` calls."""
@@ -165,31 +168,13 @@ class APGD(IterativeAttack):
     def _move(self, slots, index, origin, gradient, state) -> tf.Tensor:
         size = per_image(state["step_size"])
         ahead = origin + size * steepest(self.norm, gradient)
-        ahead = self._projected(ahead, slots, state)
+        ahead = project(self.norm, ahead, slots.x, self.epsilon)
         # The first step has no momentum.
         share = per_image(tf.where(index == 0, tf.ones_like(state["loss"]), _MOMENTUM))
-        # origin + share * (ahead - origin) + (1 - share) * (origin - before)
-        moved = share * ahead + (1 - share) * (2 * origin - state["before"])
-        return self._projected(moved, slots, state)
-
-    def _projected(self, images: tf.Tensor, slots: Slots, state: State) -> tf.Tensor:
-        if self.norm is Norm.LINF:
-            return tf.clip_by_value(images, state["lower"], state["upper"])
-        return project(self.norm, images, slots.x, self.epsilon)
-
-
-def _restarted(halve, state, images, gradient) -> tuple[tf.Tensor, tf.Tensor]:
-    """Images and gradients from which to step: the best ones where that is halved."""
-
-    def mixed():
-        where = per_image(halve)
-        return (
-            tf.where(where, state["best_images"], images),
-            tf.where(where, state["best_gradient"], gradient),
+        moved = (
+            origin + share * (ahead - origin) + (1 - share) * (origin - state["before"])
         )
-
-    # Few steps halve any.
-    return tf.cond(tf.reduce_any(halve), mixed, lambda: (images, gradient))
+        return project(self.norm, moved, slots.x, self.epsilon)
 
 
 def checkpoints(iterations: int) -> list[int]:

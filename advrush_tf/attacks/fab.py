@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from advrush_tf.attacks.fused import fused
 from advrush_tf.attacks.hyperplanes import nearest
 from advrush_tf.attacks.iterative import Found, IterativeAttack, Slots
 from advrush_tf.attacks.losses import margin, pick
@@ -79,10 +80,14 @@ class FAB(IterativeAttack):
     def _search_on(self, logits_fn: LogitsFn, slots: Slots, images: tf.Tensor) -> Found:
         """A step of the search, whose image may be anywhere."""
         values, w = self._boundary(logits_fn, slots, images)
-        moved = self._move(images, slots.x, values, w)
+        moved = fused(self._move, images, slots.x, values, w)
         wrong = margin(logits_fn(moved), slots.y) > 0
-        back = slots.x + self.beta * (moved - slots.x)
-        return Found({"images": tf.where(per_image(wrong), back, moved)}, moved, wrong)
+        following = fused(self._step_back, slots.x, moved, wrong)
+        return Found({"images": following}, moved, wrong)
+
+    def _step_back(self, x, moved, wrong) -> tf.Tensor:
+        """Where the search goes on: nearer to the image if that was adversarial."""
+        return tf.where(per_image(wrong), x + self.beta * (moved - x), moved)
 
     def minimal(
         self, model: Any, x: np.ndarray, y: np.ndarray, seed: int = 0, **options: Any

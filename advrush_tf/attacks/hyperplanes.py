@@ -41,12 +41,8 @@ def nearest(norm: Norm, points: tf.Tensor, w: tf.Tensor, b: tf.Tensor) -> tf.Ten
     gains = tf.abs(w)
     rates = tf.ones_like(w) if norm is Norm.LINF else gains
     time = _solve(total, gains, rates, room, tf.abs(value))
-    return direction * _covered(time, rates, room)
-
-
-def _covered(time: tf.Tensor, rates: tf.Tensor, room: tf.Tensor) -> tf.Tensor:
     # The time is infinite where weights are too small for the value.
-    return tf.minimum(tf.math.multiply_no_nan(time, rates), room)
+    return direction * tf.minimum(tf.math.multiply_no_nan(time, rates), room)
 
 
 def _solve(total, gains, rates, room, value) -> tf.Tensor:
@@ -55,18 +51,22 @@ def _solve(total, gains, rates, room, value) -> tf.Tensor:
     The sum rises and is concave and piecewise linear in t: Newton's method from 0
     never overshoots, and ends once it stays on a piece.
     """
+    # When a feature has no room left; one of weight 0 has no part in the sums.
+    until = tf.math.divide_no_nan(room, rates)
+    most, slopes = gains * room, gains * rates
 
     def improve(_, time):
-        full = _covered(time, rates, room) >= room
-        missing = value - total(tf.where(full, gains * room, 0.0))
-        slope = total(tf.where(full, tf.zeros_like(gains), gains * rates))
+        full = until <= time
+        missing = value - total(tf.where(full, most, 0.0))
+        slope = total(tf.where(full, tf.zeros_like(slopes), slopes))
         later = tf.maximum(time, tf.math.divide_no_nan(missing, slope))
         return tf.reduce_any(later > time), later
 
     _, time = tf.while_loop(
         lambda changed, _: changed,
         improve,
-        (True, tf.zeros_like(value)),
+        # Of Newton's first step, where everything has room.
+        (True, tf.math.divide_no_nan(value, total(slopes))),
         maximum_iterations=_ITERATIONS,
         parallel_iterations=1,
     )

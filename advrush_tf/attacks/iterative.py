@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.attacks.attack import Attack, Outcome
+from advrush_tf.attacks.fused import fused
 from advrush_tf.attacks.losses import target_classes
 from advrush_tf.attacks.norms import Norm, length, per_image, project
 from advrush_tf.attacks.randomness import normal, seeds_of, uniform
@@ -246,7 +247,7 @@ def _compiled(attack: IterativeAttack, logits_fn: LogitsFn, slots: Slots):
             return number + 1, _Progress(
                 progress.index + tf.cast(active, tf.int32),
                 progress.broken | hit,
-                tf.where(per_image(hit), found.images, progress.images),
+                fused(_where, hit, found.images, progress.images),
                 found.state,
             )
 

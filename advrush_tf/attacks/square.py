@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.attacks import losses
+from advrush_tf.attacks.fused import fused
 from advrush_tf.attacks.iterative import Found, IterativeAttack, Slots
 from advrush_tf.attacks.norms import Norm, per_image, project
 from advrush_tf.constants import constant
@@ -88,17 +89,21 @@ class Square(IterativeAttack):
     def step(self, logits_fn, slots, index, draws, state):
         candidate = state["candidate"]
         margin = losses.margin(logits_fn(candidate), slots.y)
+        state = fused(self._update, slots, index, draws, state, margin)
+        return Found(state, candidate, margin > 0)
+
+    def _update(self, slots, index, draws, state, margin):
+        """The state after a look at its candidate, with the next one."""
         better = margin > state["margin"]
-        best = tf.where(per_image(better), candidate, state["best"])
+        best = tf.where(per_image(better), state["candidate"], state["best"])
         sides = constant(tuple(self.sides(*slots.x.shape[1:3]).tolist()))
         change = _stamp if self.norm is Norm.LINF else _move_mass
         changed = change(slots.x, best, self.epsilon, tf.gather(sides, index), draws)
-        state = {
+        return {
             "candidate": project(self.norm, changed, slots.x, self.epsilon),
             "best": best,
             "margin": tf.where(better, margin, state["margin"]),
         }
-        return Found(state, candidate, margin > 0)
 
 
 def _stripes(slots: Slots, epsilon: float) -> tf.Tensor:
