@@ -11,6 +11,9 @@ FIT_FLAGS ?= --dataset=digits --epsilon=0.1 --init_channels=8 --num_cells=3 \
 ATTACK_FLAGS ?= --dataset=digits --epsilon=0.1 --epsilons=0,0.05,0.2 \
 	--attacks=fgsm,pgd20,autoattack --save_images
 
+# Most tests trace graphs, for which a process uses one core.
+TEST_PROCESSES ?= 2
+
 # Only errors of TensorFlow's own log.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
@@ -37,7 +40,7 @@ attack: search
 		--workdir=$(SEARCH_WORKDIR)_attack
 
 test: $(INSTALLED)
-	$(VENV_PYTHON) -m pytest
+	$(VENV_PYTHON) -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile
 
 lint: $(INSTALLED)
 	$(VENV_PYTHON) -m ruff check .

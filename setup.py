@@ -40,5 +40,5 @@ setup(
         "tensorflow-datasets>=4.9.10,<5",
         "tqdm>=4.66",
     ],
-    extras_require={"dev": ["mypy", "pytest", "ruff", "scikit-learn"]},
+    extras_require={"dev": ["mypy", "pytest", "pytest-xdist", "ruff", "scikit-learn"]},
 )
