@@ -20,7 +20,7 @@ def model(tmp_path_factory):
         (["--norm=L7"], "linf"),
         ([], "--model is"),
         (["--model=none.keras"], "no model file none.keras"),
-        (["--model=setup.py"], "not a .keras file"),
+        (["--model=launch/attack.py"], "not a .keras file"),
         (["--model=none.keras", "--attacks=magic"], "autoattack"),
         (["--model=none.keras", "--epsilon=8"], "--epsilon is 8"),
         (["--model=none.keras", "--dataset=no_such_set"], "no_such_set"),
