@@ -118,21 +118,33 @@ def _write_tensorboard(
     folder: Path,
 ) -> None:
     writer = tf.summary.create_file_writer(str(folder))
+    clean = results["clean"]["accuracy"]
     with writer.as_default(0):
-        tf.summary.scalar("accuracy/clean", results["clean"]["accuracy"])
+        tf.summary.scalar("accuracy/clean", clean)
         tf.summary.scalar("accuracy/robust", results["robust"]["accuracy"])
-        for attack in results["attacks"]:
-            name = f"{attack['attack']}, epsilon {attack['epsilon']['given']}"
-            if attack["crafted_on"] != results["settings"]["model"]:
-                name += f", crafted on {attack['crafted_on']}"
-            tf.summary.scalar(f"accuracy/{name}", attack["accuracy"])
-            for member in attack["members"]:
-                tag = f"members/{name}/{member['name']}"
-                tf.summary.scalar(tag, member["accuracy"])
+        for tag, steps in _curves(results).items():
+            for step, accuracy in sorted({0: clean, **steps}.items()):
+                tf.summary.scalar(tag, accuracy, step)
         tf.summary.text("results", table)
         for name, picture in pictures.items():
             tf.summary.image(name, picture[np.newaxis])
     writer.close()
+
+
+def _curves(results: Mapping[str, Any]) -> dict[str, dict[int, float]]:
+    """Accuracies over epsilon, in thousandths, and over the members of a series."""
+    curves: dict[str, dict[int, float]] = {}
+    for attack in results["attacks"]:
+        epsilon, name = attack["epsilon"], attack["attack"]
+        if attack["crafted_on"] != results["settings"]["model"]:
+            name += f", crafted on {attack['crafted_on']}"
+        curve = curves.setdefault(f"accuracy over 1000 epsilon/{name}", {})
+        curve[round(1000 * epsilon["value"])] = attack["accuracy"]
+        if len(attack["members"]) > 1:
+            tag = f"accuracy after each member/{name}, epsilon {epsilon['given']}"
+            accuracies = [member["accuracy"] for member in attack["members"]]
+            curves[tag] = dict(enumerate(accuracies, 1))
+    return curves
 
 
 def tell(results: Mapping[str, Any], workdir: Path, say: Callable[[str], None]) -> None:

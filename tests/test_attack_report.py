@@ -45,16 +45,23 @@ def test_tensorboard_shows_the_same(written):
     events = EventAccumulator(str(workdir / "tensorboard"))
     events.Reload()
     scalars = {
-        tag: float(tf.make_ndarray(events.Tensors(tag)[0].tensor_proto))
+        tag: {
+            event.step: float(tf.make_ndarray(event.tensor_proto))
+            for event in events.Tensors(tag)
+        }
         for tag in events.Tags()["tensors"]
-        if tag.startswith(("accuracy/", "members/"))
+        if tag.startswith("accuracy")
     }
-    assert scalars["accuracy/clean"] == np.mean(CLEAN)
-    assert scalars["accuracy/robust"] == results["robust"]["accuracy"]
-    assert scalars["accuracy/fgsm, epsilon 8/255"] == 0.5
-    assert scalars["members/autoattack, epsilon 8/255/a"] == 0.5
-    other = "accuracy/fgsm, epsilon 8/255, crafted on runs/two/model.keras"
-    assert scalars[other] == 0.5
+    clean = np.mean(CLEAN)
+    assert scalars["accuracy/clean"] == {0: clean}
+    assert scalars["accuracy/robust"] == {0: results["robust"]["accuracy"]}
+    curve = scalars["accuracy over 1000 epsilon/fgsm"]
+    # 2/255 and 8/255.
+    assert curve == {0: clean, 8: clean, 31: 0.5}
+    members = scalars["accuracy after each member/autoattack, epsilon 8/255"]
+    assert members == {0: clean, 1: 0.5, 2: 0.25}
+    other = "accuracy over 1000 epsilon/fgsm, crafted on runs/two/model.keras"
+    assert scalars[other] == {0: clean, 31: 0.5}
     assert "adversarial" in events.Tags()["tensors"]
 
 
