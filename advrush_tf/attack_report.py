@@ -94,21 +94,15 @@ def _keep_images(evaluated: Evaluated, workdir: Path) -> np.ndarray:
 
 
 def _draw_curve(evaluated: Evaluated, path: Path) -> np.ndarray:
-    settings = evaluated.settings
-    own = {(c.attack, c.epsilon): c.right[0] for c in evaluated.crafted if not c.source}
-
-    def point(right: np.ndarray) -> tuple[float, float, float]:
-        return float(right.mean()), *wilson(int(right.sum()), len(right))
-
     curves = {
         name: [
-            point(evaluated.clean),
-            *(point(own[name, epsilon]) for epsilon in settings.curve),
+            (float(right.mean()), *wilson(int(right.sum()), len(right)))
+            for right in evaluated.curve(name)[1]
         ]
-        for name in settings.attacks
+        for name in evaluated.settings.attacks
     }
-    radii = [0.0, *map(settings.radius, settings.curve)]
-    return figures.draw_robustness_curves(radii, curves, path, settings.norm)
+    radii, _ = evaluated.curve(evaluated.settings.attacks[0])
+    return figures.draw_robustness_curves(radii, curves, path, evaluated.settings.norm)
 
 
 def _write_tensorboard(
@@ -132,14 +126,14 @@ def _write_tensorboard(
 
 
 def _curves(results: Mapping[str, Any]) -> dict[str, dict[int, float]]:
-    """Accuracies over epsilon, in thousandths, and over the members of a series."""
+    """Accuracies over epsilon, times 10,000, and over the members of a series."""
     curves: dict[str, dict[int, float]] = {}
     for attack in results["attacks"]:
         epsilon, name = attack["epsilon"], attack["attack"]
         if attack["crafted_on"] != results["settings"]["model"]:
             name += f", crafted on {attack['crafted_on']}"
-        curve = curves.setdefault(f"accuracy over 1000 epsilon/{name}", {})
-        curve[round(1000 * epsilon["value"])] = attack["accuracy"]
+        curve = curves.setdefault(f"accuracy over 10000 epsilon/{name}", {})
+        curve[round(10000 * epsilon["value"])] = attack["accuracy"]
         if len(attack["members"]) > 1:
             tag = f"accuracy after each member/{name}, epsilon {epsilon['given']}"
             accuracies = [member["accuracy"] for member in attack["members"]]
@@ -162,7 +156,8 @@ def tell(results: Mapping[str, Any], workdir: Path, say: Callable[[str], None]) 
         f"{low_high[1]:.2%}), clean {results['clean']['accuracy']:.2%}."
     )
     say(f"\nResults      {workdir / RESULTS}, {workdir / TABLE}")
-    for name in (IMAGES, TRIPLES, CURVE):
-        if (workdir / name).exists():
-            say(f"             {workdir / name}")
+    matrices = sorted(workdir.glob(MATRIX.format(attack="*")))
+    for path in (workdir / IMAGES, workdir / TRIPLES, workdir / CURVE, *matrices):
+        if path.exists():
+            say(f"             {path}")
     say(f"\nNext: tensorboard --logdir {workdir / 'tensorboard'}")

@@ -12,7 +12,7 @@ from advrush_tf.attack_settings import AttackSettings
 from advrush_tf.attacks.autoattack import points_of
 from advrush_tf.attacks.cascade import Ledger
 from advrush_tf.attacks.catalogue import BLACK_BOX
-from advrush_tf.attacks.checks import Doubt, review
+from advrush_tf.attacks.checks import Doubt, review, rising_curve
 from advrush_tf.attacks.statistics import accuracy_per_class, wilson
 from advrush_tf.attacks.victim import Victim
 from advrush_tf.data import ImageDataset
@@ -58,7 +58,6 @@ class Evaluated:
         victim: the measured model.
         crafted: what each attack made.
         probed: the doubts that the model itself raised.
-        seconds: wall time of this run.
     """
 
     settings: AttackSettings
@@ -69,7 +68,6 @@ class Evaluated:
     victim: Victim
     crafted: list[Crafted]
     probed: list[Doubt]
-    seconds: float
 
     @cached_property
     def attacked(self) -> list[Crafted]:
@@ -78,8 +76,14 @@ class Evaluated:
 
     @cached_property
     def robust(self) -> np.ndarray:
-        """(images,), bool: right before and after every attack at that epsilon."""
-        return np.all([self.clean, *(c.right[0] for c in self.attacked)], 0)
+        """(images,), bool: right before and after all that was made in the ball."""
+        radius = self.settings.radius
+        inside = [
+            c.right[0]
+            for c in self.crafted
+            if radius(c.epsilon) <= radius(self.settings.epsilon)
+        ]
+        return np.all([self.clean, *inside], 0)
 
     @cached_property
     def doubts(self) -> list[Doubt]:
@@ -88,7 +92,18 @@ class Evaluated:
         members = {name for c in self.attacked for name in c.ledger.attacks}
         classes = self.victim.num_classes
         outcome = review(self.robust, broken, blind, classes, "apgd-t" in members)
-        return [*self.probed, *outcome]
+        rising = [rising_curve(name, *self.curve(name)) for name in self._curves()]
+        return [*self.probed, *outcome, *(doubt for doubt in rising if doubt)]
+
+    def _curves(self) -> tuple[str, ...]:
+        return self.settings.attacks if self.settings.epsilons else ()
+
+    def curve(self, attack: str) -> tuple[list[float], list[np.ndarray]]:
+        """The radii of an attack's robustness curve, from 0 on, and who is right."""
+        own = {(c.attack, c.epsilon): c.right[0] for c in self.crafted if not c.source}
+        radii = [self.settings.radius(epsilon) for epsilon in self.settings.curve]
+        right = [own[attack, epsilon] for epsilon in self.settings.curve]
+        return [0.0, *radii], [self.clean, *right]
 
     def _broken_by_attack(self) -> tuple[dict[str, np.ndarray], set[str]]:
         """Which images each attack broke, and the names of the black-box ones."""
@@ -100,6 +115,9 @@ class Evaluated:
                 blind.add(name)
                 continue
             for place, member in enumerate(crafted.ledger.attacks):
+                # One step is no measure of what gradients can find.
+                if crafted.attack == "fgsm":
+                    continue
                 name = f"{crafted.attack}: {member}"
                 broken[name] = crafted.ledger.broken_by == place
                 if member in BLACK_BOX:
@@ -127,7 +145,7 @@ def as_json(evaluated: Evaluated) -> dict[str, Any]:
         "attacks": [_attack(evaluated, c) for c in evaluated.crafted],
         "transfer": transfer(evaluated),
         "warnings": [dataclasses.asdict(doubt) for doubt in evaluated.doubts],
-        "seconds": evaluated.seconds,
+        "seconds": sum(c.ledger.seconds for c in evaluated.crafted),
     }
     return thaw(freeze(results))
 

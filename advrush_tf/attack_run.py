@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,7 +51,9 @@ def run_attack(
     workdir = Path(workdir)
     dataset = load_dataset(settings.dataset, data_dir)
     paths = [Path(path) for path in (settings.model, *settings.source_model)]
-    victims = [_open(path, dataset, settings.batch_size) for path in paths]
+    count = len(dataset.test_images[: settings.test_images or None])
+    batch_size = min(settings.batch_size, count)
+    victims = [_open(path, dataset, batch_size) for path in paths]
     settings = dataclasses.replace(settings, sha256=tuple(map(_sha256, paths)))
     record_settings(settings, workdir)
     try:
@@ -66,9 +67,8 @@ def run_attack(
 
 def _open(path: Path, dataset: ImageDataset, batch_size: int) -> Victim:
     model = load_classifier(path)
-    images = min(batch_size, len(dataset.test_images))
     try:
-        victim = Victim(model, dataset.image_shape, images)
+        victim = Victim(model, dataset.image_shape, batch_size)
     except Exception as error:  # Keras does not say what a wrong shape raises.
         raise UserError(
             f"{path} cannot classify images of shape {dataset.image_shape}, those of "
@@ -109,7 +109,6 @@ def _evaluate(
     workdir: Path,
     say: Callable[[str], None],
 ) -> Evaluated:
-    started = time.monotonic()
     if (workdir / _TRIALS).exists():
         say(f"Resuming {workdir}.")
     x = dataset.test_images[: settings.test_images or None].astype(np.float32) / 255
@@ -127,10 +126,7 @@ def _evaluate(
         _craft(settings, victims, source, name, epsilon, x, y, workdir, say)
         for source, name, epsilon in _plan(settings)
     ]
-    seconds = time.monotonic() - started
-    return Evaluated(
-        settings, dataset, x, y, clean, victims[0], crafted, doubts, seconds
-    )
+    return Evaluated(settings, dataset, x, y, clean, victims[0], crafted, doubts)
 
 
 def _plan(settings: AttackSettings) -> list[tuple[int, str, str]]:
@@ -154,7 +150,9 @@ def _craft(settings, victims, source, name, epsilon, x, y, workdir, say) -> Craf
     path = folder / f"{source}_{name}_{epsilon.replace('/', 'of')}.npz"
     attacks = named_attack(name, settings.norm, settings.radius(epsilon))
     try:
-        trial = Trial(victims[source], attacks, x, y, settings.seed, path)
+        trial = Trial(
+            victims[source], attacks, x, y, settings.seed, path, transfer=source > 0
+        )
     except ValueError as error:
         raise UserError(f"{error}. Delete it to run that attack anew.") from None
     ledger = trial.run()

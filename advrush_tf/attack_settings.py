@@ -1,11 +1,15 @@
 """The settings of an evaluation of robustness."""
 
 import dataclasses
+from pathlib import Path
 
 from advrush_tf.attacks.catalogue import check_attack_name, named_attack
 from advrush_tf.attacks.norms import Norm
 from advrush_tf.errors import UserError
 from advrush_tf.settings import Settings, read_number
+
+# Below it floats do not tell a ball's images apart.
+_SMALLEST = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +53,7 @@ class AttackSettings(Settings):
 
     def check(self) -> None:
         self.require("model", bool(self.model), "the path of a .keras file")
-        paths = (self.model, *self.source_model)
+        paths = [Path(path).resolve() for path in (self.model, *self.source_model)]
         self.require("source_model", _differ(paths), "other models, each named once")
         self.require_not_negative("test_images")
         self.require_positive("batch_size")
@@ -66,11 +70,11 @@ class AttackSettings(Settings):
 
     def _check_radii(self) -> None:
         allowed = "in (0, 1], a number or a fraction such as 8/255"
-        self.require("epsilon", 0 < _number(self.epsilon) <= 1, allowed)
+        self.require("epsilon", _SMALLEST <= _number(self.epsilon) <= 1, allowed)
         radii = [_number(text) for text in self.epsilons]
         self.require(
             "epsilons",
-            all(0 <= radius <= 1 for radius in radii) and _differ(radii),
+            all(r == 0 or _SMALLEST <= r <= 1 for r in radii) and _differ(radii),
             "different numbers or fractions in [0, 1], such as 0,2/255,8/255",
         )
 

@@ -76,4 +76,4 @@ def evaluation(**changes):
         for attack in books
     ]
     victim = Victim(model, (4, 4, 1), 4)
-    return Evaluated(settings, dataset, X, Y, CLEAN, victim, crafted, [DOUBT], 60.0)
+    return Evaluated(settings, dataset, X, Y, CLEAN, victim, crafted, [DOUBT])

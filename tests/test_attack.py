@@ -40,3 +40,8 @@ def test_norms_by_name():
 def test_a_wrong_epsilon_is_refused(epsilon):
     with pytest.raises(ValueError, match="epsilon must be more than 0"):
         Invert(epsilon=epsilon)
+
+
+def test_images_outside_the_box_are_refused():
+    with pytest.raises(ValueError, match="must be in"):
+        Invert().craft(halves, np.full((1, 2, 3, 1), 2.0), [0])

@@ -55,13 +55,13 @@ def test_tensorboard_shows_the_same(written):
     clean = np.mean(CLEAN)
     assert scalars["accuracy/clean"] == {0: clean}
     assert scalars["accuracy/robust"] == {0: results["robust"]["accuracy"]}
-    curve = scalars["accuracy over 1000 epsilon/fgsm"]
+    curve = scalars["accuracy over 10000 epsilon/fgsm"]
     # 2/255 and 8/255.
-    assert curve == {0: clean, 8: clean, 31: 0.5}
+    assert curve == {0: clean, 78: clean, 314: 0.5}
     members = scalars["accuracy after each member/autoattack, epsilon 8/255"]
     assert members == {0: clean, 1: 0.5, 2: 0.25}
-    other = "accuracy over 1000 epsilon/fgsm, crafted on runs/two/model.keras"
-    assert scalars[other] == {0: clean, 31: 0.5}
+    other = "accuracy over 10000 epsilon/fgsm, crafted on runs/two/model.keras"
+    assert scalars[other] == {0: clean, 314: 0.5}
     assert "adversarial" in events.Tags()["tensors"]
 
 

@@ -48,8 +48,21 @@ def test_transfer_has_a_row_a_source_and_a_column_a_target(results):
 
 def test_doubts_are_those_of_the_model_and_of_the_outcome(results):
     codes = [doubt["code"] for doubt in results["warnings"]]
+    assert codes == ["zero_gradients", "few_images"]
+
+
+def test_what_the_doubts_of_the_outcome_look_at():
+    evaluated = evaluation()
     # A transferred image was broken that no gradient attack broke.
-    assert codes == ["zero_gradients", "black_box_wins", "few_images"]
+    broken, blind = evaluated._broken_by_attack()
+    assert blind == {"fgsm on model 1", "autoattack on model 1"}
+    assert broken["fgsm on model 1"].tolist() == [False, False, True, False]
+    assert "fgsm: a" not in broken
+    assert broken["autoattack: b"].tolist() == [True, False, False, False]
+    # In the smaller ball the model is right about as many images as without.
+    radii, right = evaluated.curve("fgsm")
+    assert radii == [0.0, 2 / 255, 8 / 255]
+    assert [each.mean() for each in right] == [0.75, 0.75, 0.5]
 
 
 def test_the_table_shows_it_all(results):

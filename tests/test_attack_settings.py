@@ -33,6 +33,8 @@ def test_the_curve_ascends_and_holds_the_epsilon_once():
         ({"epsilon": "-1/255"}, "--epsilon"),
         ({"epsilon": "8/0"}, "--epsilon"),
         ({"epsilon": "eight"}, "--epsilon"),
+        ({"epsilon": "1e-46"}, "--epsilon"),
+        ({"source_model": ("./m.keras",)}, "--source_model"),
         ({"epsilons": ("0", "2")}, "--epsilons"),
         ({"epsilons": ("1/2", "0.5")}, "--epsilons"),
         ({"test_images": -1}, "--test_images"),

@@ -102,8 +102,27 @@ _SHORTER = {APGD: {"iterations": 5}, FAB: {"iterations": 5}, Square: {"queries":
         (np.zeros((2, 4, 4, 3)), [0], "with a label"),
         (np.zeros((2, 48)), [0, 1], "with a label"),
         (np.zeros((0, 4, 4, 3)), [], "no images"),
+        (np.zeros((2, 4, 4, 3)), [0, 3], "from 0 to 2"),
+        (np.zeros((2, 4, 4, 3)), [0, 0.5], "from 0 to 2"),
     ],
 )
 def test_wrong_data_is_refused(x, y, message):
     with pytest.raises(ValueError, match=message):
         AutoAttack(linear()[0]).run(x, y)
+
+
+@pytest.mark.parametrize("member", ["apgd-ce", "apgd-t", "fab-t", "square"])
+def test_a_tie_that_is_a_wrong_answer_is_found(member):
+    def model(images):
+        # Both logits of bright images are 0, which is class 0.
+        dark = tf.nn.relu(0.5 - tf.reduce_mean(images, [1, 2, 3]))
+        return tf.stack([tf.zeros_like(dark), dark], -1)
+
+    x = np.full((2, 2, 2, 1), 0.49, np.float32)
+    x[1] = 0.4
+    attack = AutoAttack(model, epsilon=0.03, members=[member])
+    if member == "square":
+        attack.members = {member: Square(epsilon=0.03, queries=50)}
+    images, points = attack.run(x, np.array([1, 1]))
+    assert points.robust.tolist() == [False, True]
+    np.testing.assert_array_equal(model(tf.constant(images[:1])), [[0.0, 0.0]])

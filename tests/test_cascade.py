@@ -94,7 +94,13 @@ def test_a_ledger_of_other_attacks_or_images_is_refused(tmp_path):
     for other in (Ledger(X, ["second"]), Ledger(X[:5], ["first"])):
         with pytest.raises(ValueError, match="belongs to another evaluation"):
             other.restore(path)
-    path.write_bytes(path.read_bytes()[:-40])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-40])
+    with pytest.raises(ValueError, match="is damaged"):
+        Ledger(X, ["first"]).restore(path)
+    arrays = vars(Ledger(X, ["first"]))
+    kept = {name: arrays[name] for name in ("images", "broken_by", "done")}
+    np.savez(path, notes=np.asarray("{}"), **kept)
     with pytest.raises(ValueError, match="is damaged"):
         Ledger(X, ["first"]).restore(path)
 
@@ -102,3 +108,25 @@ def test_a_ledger_of_other_attacks_or_images_is_refused(tmp_path):
 def test_is_right_by_hand(victim):
     right = is_right(victim, X, np.array([0, 1, 0, 0, 0, 1]))
     assert right.tolist() == [True, False, True, True, True, True]
+
+
+def test_logits_that_are_not_finite_are_wrong():
+    victim = Victim(lambda x: tf.fill((x.shape[0], 2), float("nan")), (1, 1, 1), 4)
+    assert not is_right(victim, X, np.zeros(6)).any()
+
+
+def test_for_other_models_the_first_attack_gets_all_images(victim):
+    attacks = {"first": Lift(0.1), "second": Lift(0.3)}
+    run(victim, attacks, all_images=True)
+    assert attacks["first"].seen == [0, 1, 2, 3, 4, 5]
+    assert attacks["second"].seen == [0, 1, 2, 3]
+
+
+def test_what_later_attacks_do_not_break_stays_what_the_first_made(victim):
+    class Darken(Lift):
+        def outcomes(self, victim, x, y, seed, indices=None):
+            for row, image in enumerate(x):
+                yield Outcome(row, image - self.by, False)
+
+    ledger = run(victim, {"first": Darken(0.05), "second": Darken(0.09)})
+    np.testing.assert_allclose(ledger.images[:5], X[:5] - 0.05, rtol=1e-6)

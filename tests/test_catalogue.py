@@ -30,7 +30,10 @@ def test_names_of_series_and_members():
     assert list(named_attack("cw", Norm.L2, 0.5)) == ["cw"]
 
 
-@pytest.mark.parametrize("name", ["", "pgd0", "pgd20x0", "bim10x2", "fgsm2", "PGD20"])
+@pytest.mark.parametrize(
+    "name",
+    ["", "pgd0", "pgd20x0", "pgd123456", "pgd9x1000", "bim10x2", "fgsm2", "PGD20"],
+)
 def test_unknown_names_name_the_known_ones(name):
     with pytest.raises(ValueError, match=r"there are fgsm, pgd20 .*, square"):
         check_attack_name(name)

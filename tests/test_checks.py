@@ -66,6 +66,29 @@ def test_black_box_wins():
     only = {"square": broken["square"]}
     assert checks.black_box_wins(only, {"square"}) is None
     assert checks.black_box_wins(broken, set()) is None
+    # Of few images, two are too few to tell.
+    few = {"apgd-ce": np.zeros(40, bool), "square": np.arange(40) < 2}
+    assert checks.black_box_wins(few, {"square"}) is None
+
+
+def test_not_finite():
+    logits = np.ones((4, 3))
+    assert checks.not_finite(logits) is None
+    logits[1, 0], logits[2, 1] = np.nan, np.inf
+    doubt = checks.not_finite(logits)
+    assert doubt.code is Code.NOT_FINITE
+    assert "for 2 of 4 images" in doubt.sentence
+    assert checks.probabilities(logits) is None
+
+
+def test_rising_curve():
+    right = [np.arange(10) < count for count in (9, 5, 5, 2)]
+    epsilons = [0.0, 0.1, 0.2, 0.3]
+    assert checks.rising_curve("pgd20", epsilons, right) is None
+    doubt = checks.rising_curve("pgd20", epsilons[:3], [right[0], right[3], right[1]])
+    assert doubt.code is Code.ACCURACY_OVER_EPSILON
+    assert "under pgd20 rises" in doubt.sentence
+    assert "20% at 0.1, 50% at 0.2" in doubt.sentence
 
 
 @pytest.mark.parametrize(

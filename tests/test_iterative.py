@@ -23,6 +23,8 @@ class Brighten(IterativeAttack):
 
     attempts: int = 1
 
+    block = 5
+
     def runs(self, num_classes):
         return self.attempts
 
@@ -31,13 +33,17 @@ class Brighten(IterativeAttack):
         return 25
 
     def start(self, slots):
-        return {"images": slots.x}
+        return {"images": slots.x, "last": slots.x}
+
+    def strongest(self, state):
+        return state["last"]
 
     def step(self, logits_fn, slots, index, draws, state):
         images = state["images"]
         wrong = tf.argmax(logits_fn(images), -1, tf.int32) != slots.y
         useful = tf.cast(slots.run == self.attempts - 1, tf.float32)
-        return Found({"images": images + 0.01 * per_image(useful)}, images, wrong)
+        brighter = images + 0.01 * per_image(useful)
+        return Found({"images": brighter, "last": images}, images, wrong)
 
 
 def shades(*values):
@@ -102,3 +108,11 @@ def test_random_starts_are_on_the_border_and_differ_by_run(norm):
     # All twelve differ.
     rows = np.reshape(runs, (12, -1))
     assert len(np.unique(rows.round(6), axis=0)) == 12
+
+
+def test_a_persistent_attack_goes_on_to_its_strongest_image():
+    found = outcomes(Brighten(epsilon=0.25, persistent=True))
+    assert [outcome.broken for outcome in found] == [True, True, True, False, True]
+    images = np.stack([outcome.image for outcome in found])
+    # Those of the last step, whether they broke the model or not.
+    np.testing.assert_allclose(images, DARK + 0.24, atol=1e-5)

@@ -59,3 +59,13 @@ def test_target_classes_descend_and_leave_out_the_label():
         for rank in range(4)
     ]
     np.testing.assert_array_equal(np.transpose(ranks), [[2, 0, 3, 4], [0, 4, 2, 1]])
+
+
+def test_ties_and_numbers_that_are_not_finite():
+    nan, inf = float("nan"), float("inf")
+    logits = tf.constant(
+        [[1.0, 1.0], [1.0, 1.0], [nan, 0.0], [0.0, inf], [nan, nan], [0.0, 2.0]]
+    )
+    wrong = losses.is_wrong(logits, tf.constant([0, 1, 0, 1, 0, 1]))
+    # Of equal logits the first is the answer, as NumPy's argmax has it.
+    assert wrong.numpy().tolist() == [False, True, True, True, True, False]

@@ -88,12 +88,15 @@ class APGD(IterativeAttack):
             "was_halved": tf.ones_like(slots.y, tf.bool),
         }
 
+    def strongest(self, state):
+        return state["best_images"]
+
     def step(self, logits_fn, slots, index, draws, state):
         del draws
         images = state["images"]
         loss, gradient, logits = self._evaluate(logits_fn, slots, images)
         state = fused(self._update, slots, index, state, loss, gradient)
-        return Found(state, images, losses.margin(logits, slots.y) > 0)
+        return Found(state, images, losses.is_wrong(logits, slots.y))
 
     def _update(self, slots, index, state, loss, gradient) -> State:
         """The state after a look at its images, with the next ones to look at."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from advrush_tf.attacks.norms import Norm
 from advrush_tf.attacks.victim import Victim
+from advrush_tf.inputs import check_images
 
 
 class Outcome(NamedTuple):
@@ -86,7 +87,11 @@ class Attack(abc.ABC):
 
         Returns:
             Images as `x`, see `Outcome.image`.
+
+        Raises:
+            ValueError: images are not floats in [0, 1].
         """
+        check_images(x)
         x = np.array(x, np.float32)
         crafted = x.copy()
         victim = Victim(model, x.shape[1:], **options)

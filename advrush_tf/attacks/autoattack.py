@@ -174,6 +174,11 @@ class AutoAttack:
             raise ValueError("there are no images to attack")
         x = x.astype(np.float32)
         victim = Victim(self._model_fn, x.shape[1:], min(self._batch_size, len(x)))
+        if not np.isin(y, np.arange(victim.num_classes)).all():
+            raise ValueError(
+                f"labels must be integers from 0 to {victim.num_classes - 1}, as the "
+                f"model has {victim.num_classes} classes"
+            )
         ledger = Ledger(x, list(self.members))
         run_cascade(victim, self.members, x, y, self._seed, ledger)
         return Evaluation(ledger.images, points_of(ledger))

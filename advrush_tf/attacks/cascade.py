@@ -26,7 +26,8 @@ def is_right(victim: Victim, images: np.ndarray, y: np.ndarray) -> np.ndarray:
     Returns:
         (images,), bool.
     """
-    return np.argmax(victim.predict(images), -1) == y
+    logits = victim.predict(images)
+    return (np.argmax(logits, -1) == y) & np.isfinite(logits).all(-1)
 
 
 class Ledger:
@@ -54,8 +55,9 @@ class Ledger:
         self.seconds = 0.0
 
     def note(self, attack: int, outcome: Outcome) -> None:
-        """Keeps what an attack made of an image."""
-        self.images[outcome.row] = outcome.image
+        """Keeps what an attack made of an image: the first one, or what broke it."""
+        if outcome.broken or attack == 0:
+            self.images[outcome.row] = outcome.image
         self.done[attack, outcome.row] = True
 
     def settle(self, right: np.ndarray) -> None:
@@ -100,13 +102,14 @@ class Ledger:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in ("images", "broken_by", "done")}
                 notes = json.loads(file["notes"].item())
+            names, finished = tuple(notes["attacks"]), int(notes["finished"])
+            seconds = float(notes["seconds"])
         except Exception as error:  # A damaged archive raises nearly everything.
             raise ValueError(f"{path} is damaged ({type(error).__name__})") from None
         same = all(getattr(self, n).shape == a.shape for n, a in arrays.items())
-        if not same or tuple(notes["attacks"]) != self.attacks:
+        if not same or names != self.attacks:
             raise ValueError(f"{path} belongs to another evaluation")
-        self.finished, self.seconds = notes["finished"], notes["seconds"]
-        vars(self).update(arrays)
+        vars(self).update(arrays, finished=finished, seconds=seconds)
 
 
 def run_cascade(
@@ -116,6 +119,7 @@ def run_cascade(
     y: np.ndarray,
     seed: int,
     ledger: Ledger,
+    all_images: bool = False,
     watch: Callable[[str, int, Any], Any] = lambda name, total, outcomes: outcomes,
 ) -> None:
     """Runs attacks in order, from where the ledger stands, on what still survives.
@@ -131,6 +135,8 @@ def run_cascade(
         y: (images,), integer labels.
         seed: of all random numbers.
         ledger: of these images and attacks; it is updated.
+        all_images: whether the first attack also gets the images that the model is
+            wrong about: for what other models make of them.
         watch: given an attack's name, its number of images and its outcomes, gives
             the outcomes on: for progress bars, and to save the ledger meanwhile.
     """
@@ -139,7 +145,10 @@ def run_cascade(
     for place, (name, attack) in enumerate(attacks.items()):
         if place < ledger.finished:
             continue
-        rows = np.flatnonzero((ledger.broken_by == ROBUST) & ~ledger.done[place])
+        attacked = ledger.broken_by == ROBUST
+        if all_images and place == 0:
+            attacked |= ledger.broken_by == CLEAN
+        rows = np.flatnonzero(attacked & ~ledger.done[place])
         outcomes = attack.outcomes(victim, x[rows], y[rows], seed, rows)
         for outcome in watch(name, len(rows), outcomes):
             ledger.note(place, outcome._replace(row=rows[outcome.row]))

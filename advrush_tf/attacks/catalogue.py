@@ -24,7 +24,7 @@ _SERIES = {
     "autoattack-plus": Version.PLUS,
     "autoattack-rand": Version.RAND,
 }
-_STEPS = re.compile(r"(pgd|bim|mim)(?:([1-9]\d*)(?:x([1-9]\d*))?)?")
+_STEPS = re.compile(r"(pgd|bim|mim)(?:([1-9]\d{0,4})(?:x([1-9]\d{0,2}))?)?")
 
 # Attacks that see the model's answers only, not its gradients.
 BLACK_BOX = frozenset({Member.SQUARE.value, "spsa"})

@@ -25,6 +25,7 @@ _ZERO_GRADIENTS = 0.1
 _CHANCE = 0.05
 # Black-box attacks break a few images more even of a sound model.
 _BLACK_BOX = 0.002
+_BLACK_BOX_IMAGES = 3
 _HALF_WIDTH = 0.03
 
 
@@ -40,6 +41,7 @@ class Code(enum.StrEnum):
     IMAGES_OUTSIDE_BOX = "images_outside_box"
     FEW_CLASSES = "few_classes"
     FEW_IMAGES = "few_images"
+    NOT_FINITE = "not_finite"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +73,24 @@ def random_model(passes: np.ndarray) -> Doubt | None:
         Code.RANDOM_MODEL,
         f"The model is random: in {len(passes)} passes over the same images, logits "
         f"differ by up to {share:.2g} of the largest and {changed} of "
-        f"{passes.shape[1]} predictions change; average gradients over several calls "
-        "(eot).",
+        f"{passes.shape[1]} predictions change; take autoattack-rand, "
+        "which averages gradients.",
+    )
+
+
+def not_finite(logits: np.ndarray) -> Doubt | None:
+    """Doubts a model that gives NaN or infinity, which count as wrong answers.
+
+    Args:
+        logits: (images, classes).
+    """
+    bad = ~np.isfinite(logits).all(-1)
+    if not bad.any():
+        return None
+    return Doubt(
+        Code.NOT_FINITE,
+        f"The model gives NaN or infinite logits for {bad.sum()} of {len(bad)} images; "
+        "they count as wrong answers, but no gradient follows from them.",
     )
 
 
@@ -83,7 +101,9 @@ def probabilities(logits: np.ndarray) -> Doubt | None:
         logits: (images, classes).
     """
     off = np.abs(logits.sum(-1) - 1).max()
-    if logits.min() < 0 or logits.max() > 1 + _SUM_ROUNDING or off > _SUM_ROUNDING:
+    # So written, NaN is no probability.
+    in_range = logits.min() >= 0 and logits.max() <= 1 + _SUM_ROUNDING
+    if not (in_range and off <= _SUM_ROUNDING):
         return None
     return Doubt(
         Code.PROBABILITIES,
@@ -132,7 +152,7 @@ def black_box_wins(
     if not blind or not others:
         return None
     more = np.any(blind, 0) & ~np.any(others, 0)
-    if more.mean() <= _BLACK_BOX:
+    if more.mean() <= _BLACK_BOX or more.sum() < _BLACK_BOX_IMAGES:
         return None
     return Doubt(
         Code.BLACK_BOX_WINS,
@@ -166,6 +186,30 @@ def accuracy_over_epsilon(
         Code.ACCURACY_OVER_EPSILON,
         f"Accuracy under L-infinity PGD {fault} ({curve}); the model may mask its "
         "gradients.",
+    )
+
+
+def rising_curve(
+    attack: str, epsilons: Sequence[float], right: Sequence[np.ndarray]
+) -> Doubt | None:
+    """Doubts an attack that breaks fewer images in a larger ball.
+
+    Args:
+        attack: its name.
+        epsilons: in ascending order.
+        right: of each epsilon (images,), bool, whether the model is right.
+    """
+    accuracies = [float(each.mean()) for each in right]
+    if max(np.diff(accuracies), default=0) <= _CHANCE:
+        return None
+    curve = ", ".join(
+        f"{accuracy:.0%} at {epsilon:.3g}"
+        for epsilon, accuracy in zip(epsilons, accuracies, strict=True)
+    )
+    return Doubt(
+        Code.ACCURACY_OVER_EPSILON,
+        f"Accuracy under {attack} rises with epsilon ({curve}); the attack is not as "
+        "strong as it must be, or the model masks its gradients.",
     )
 
 

@@ -13,10 +13,11 @@ import tensorflow as tf
 from advrush_tf.attacks.fused import fused
 from advrush_tf.attacks.hyperplanes import nearest
 from advrush_tf.attacks.iterative import Found, IterativeAttack, Slots
-from advrush_tf.attacks.losses import margin, pick
+from advrush_tf.attacks.losses import is_wrong, pick
 from advrush_tf.attacks.norms import Norm, length, per_image
 from advrush_tf.attacks.randomness import seeds_of
 from advrush_tf.attacks.victim import LogitsFn, Victim
+from advrush_tf.inputs import check_images
 
 _TINY = 1e-12
 
@@ -58,6 +59,8 @@ class FAB(IterativeAttack):
                 raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")
         if not 0 <= self.alpha_max <= 1:
             raise ValueError(f"alpha_max must be from 0 to 1, not {self.alpha_max}")
+        if self.persistent:
+            raise ValueError("FAB looks for near images and cannot be persistent")
         if not 0 < self.beta <= 1:
             raise ValueError(f"beta must be in (0, 1], not {self.beta}")
 
@@ -81,7 +84,7 @@ class FAB(IterativeAttack):
         """A step of the search, whose image may be anywhere."""
         values, w = self._boundary(logits_fn, slots, images)
         moved = fused(self._move, images, slots.x, values, w)
-        wrong = margin(logits_fn(moved), slots.y) > 0
+        wrong = is_wrong(logits_fn(moved), slots.y)
         following = fused(self._step_back, slots.x, moved, wrong)
         return Found({"images": following}, moved, wrong)
 
@@ -109,6 +112,7 @@ class FAB(IterativeAttack):
             that is misclassified as it is has distance 0; one for which nothing was
             found is given back with distance infinity.
         """
+        check_images(x)
         x, y = np.array(x, np.float32), np.array(y, np.int32)
         victim = Victim(model, x.shape[1:], **options)
         seeds, logits = seeds_of(seed, np.arange(len(x))).numpy(), victim.predict(x)
@@ -190,7 +194,7 @@ class FAB(IterativeAttack):
 
         @tf.function(autograph=False)
         def search(slots: Slots) -> _Nearest:
-            wrong = margin(slots.logits, slots.y) > 0
+            wrong = is_wrong(slots.logits, slots.y)
             distances = tf.where(wrong, 0.0, tf.fill(tf.shape(wrong), np.inf))
             best = _Nearest(slots.x, tf.cast(distances, slots.x.dtype))
             runs = self.runs(slots.logits.shape[-1])

@@ -7,6 +7,7 @@ as fewer images survive.
 """
 
 import abc
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -89,11 +90,19 @@ class Found(NamedTuple):
     wrong: tf.Tensor
 
 
+@dataclasses.dataclass(frozen=True)
 class IterativeAttack(Attack):
     """Base of our attacks: runs of steps.
 
-    A subclass defines `start` and `step`, of which all tensors have one row a slot.
+    A subclass defines `start`, `step` and, if it can be persistent, `strongest`, of
+    which all tensors have one row a slot.
+
+    Attributes: those of `Attack` and
+        persistent: whether a run goes on to its last step, for the strongest image in
+            place of the first adversarial one: it transfers better to other models.
     """
+
+    persistent: bool = dataclasses.field(default=False, kw_only=True)
 
     # Steps between two looks at which images are broken.
     block = 10
@@ -130,6 +139,10 @@ class IterativeAttack(Attack):
             state: of `start` or of the last step.
         """
 
+    def strongest(self, state: State) -> tf.Tensor:
+        """The images with the largest loss of each slot's run, for `persistent`."""
+        raise NotImplementedError
+
     def draws(self, image_shape: Sequence[int]) -> int:
         """How many uniform numbers a step needs for an image of that shape."""
         del image_shape
@@ -160,6 +173,8 @@ class _Sweep:
         self._size = _even(len(x) * attack.runs(victim.num_classes), victim.batch_size)
         self._logits_fn = victim.logits
         self._schedule = Schedule(len(x), attack.runs(victim.num_classes))
+        # Of images of which earlier runs go on: what was made, and if it broke them.
+        self._made: dict[int, tuple[np.ndarray, bool]] = {}
 
     def run(self) -> Iterator[Outcome]:
         jobs: list[Job | None] = [self._schedule.next() for _ in range(self._size)]
@@ -169,7 +184,9 @@ class _Sweep:
         while any(jobs):
             progress = advance(slots, progress)
             index, broken = progress.index.numpy(), progress.broken.numpy()
-            ended = broken | (index >= self._attack.steps)
+            ended = index >= self._attack.steps
+            if not self._attack.persistent:
+                ended |= broken
             if any(jobs[slot] for slot in np.flatnonzero(ended)):
                 yield from self._collect(jobs, ended, broken, progress.images)
                 fresh = self._refill(jobs, ended)
@@ -179,22 +196,23 @@ class _Sweep:
     def _collect(self, jobs, ended, broken, images) -> Iterator[Outcome]:
         for slot in np.flatnonzero(ended):
             job = jobs[slot]
-            if job is not None and self._schedule.end(job, broken[slot]):
-                found = images[slot].numpy() if broken[slot] else self._x[job.image]
-                yield Outcome(job.image, found, bool(broken[slot]))
+            if job is None or not self._schedule.is_needed(job):
+                continue
+            if broken[slot] or job.image not in self._made:
+                keep = broken[slot] or self._attack.persistent
+                image = images[slot].numpy() if keep else self._x[job.image]
+                self._made[job.image] = image, bool(broken[slot])
+            if self._schedule.end(job, broken[slot]):
+                yield Outcome(job.image, *self._made.pop(job.image))
 
     def _refill(self, jobs: list[Job | None], ended: np.ndarray) -> np.ndarray:
-        """Gives the slots that are free new jobs; True for each that got one."""
+        """Gives the slots that are free new jobs; True for each that was free."""
         fresh = np.zeros(len(jobs), bool)
         for slot, job in enumerate(jobs):
-            if job is None or (not ended[slot] and not self._is_over(job)):
-                continue
-            jobs[slot] = self._schedule.next(job.image)
-            fresh[slot] = True
+            if job and (ended[slot] or not self._schedule.is_needed(job)):
+                jobs[slot] = self._schedule.next()
+                fresh[slot] = True
         return fresh
-
-    def _is_over(self, job: Job) -> bool:
-        return self._schedule.is_finished(job.image)
 
     def _slots(self, jobs: list[Job | None]) -> Slots:
         # A slot without a job repeats an image; its outcome is not looked at.
@@ -237,7 +255,9 @@ def _compiled(attack: IterativeAttack, logits_fn: LogitsFn, slots: Slots):
         draws = _block_draws(attack, slots, progress.index)
 
         def one(number, progress):
-            active = ~progress.broken & (progress.index < attack.steps)
+            active = progress.index < attack.steps
+            if not attack.persistent:
+                active &= ~progress.broken
             # What a slot that waits for its next job goes on to do is not looked at.
             index = tf.minimum(progress.index, attack.steps - 1)
             found = attack.step(
@@ -260,9 +280,10 @@ def _compiled(attack: IterativeAttack, logits_fn: LogitsFn, slots: Slots):
         )
         return _checked(attack, slots, progress)
 
-    fresh, progress = tf.fill(tf.shape(slots.y), True), begin(slots)
+    begun = begin.get_concrete_function(slots)
+    fresh, progress = tf.fill(tf.shape(slots.y), True), begun(slots)
     return (
-        begin.get_concrete_function(slots),
+        begun,
         renew.get_concrete_function(slots, progress, fresh),
         advance.get_concrete_function(slots, progress),
     )
@@ -270,6 +291,9 @@ def _compiled(attack: IterativeAttack, logits_fn: LogitsFn, slots: Slots):
 
 def _checked(attack: IterativeAttack, slots: Slots, progress: _Progress) -> _Progress:
     """Takes back what was found outside the ball, whatever the attack says."""
+    if attack.persistent:
+        strongest = attack.strongest(progress.state)
+        progress = progress._replace(images=strongest)
     images = project(attack.norm, progress.images, slots.x, attack.epsilon)
     # What had to be moved is another image than the one that was measured.
     moved = length(attack.norm, images - progress.images) > _TOLERANCE

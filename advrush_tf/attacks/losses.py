@@ -6,7 +6,7 @@ _TINY = 1e-12
 
 
 def margin(logits: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """The best wrong logit minus the right one: more than 0 where y is not found.
+    """The best wrong logit minus the right one.
 
     Args:
         logits: (batch, classes).
@@ -19,6 +19,17 @@ def margin(logits: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     lowest = tf.constant(logits.dtype.min, logits.dtype)
     wrong = tf.reduce_max(tf.where(right, lowest, logits), -1)
     return wrong - pick(logits, y)
+
+
+def is_wrong(logits: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """Whether a model does not give an image its label: what all attacks look for.
+
+    The first of equal logits is its answer; logits that are not finite are none.
+
+    Args and shapes are those of `margin`; the result is bool.
+    """
+    answers = tf.argmax(logits, -1, output_type=y.dtype)
+    return (answers != y) | ~tf.reduce_all(tf.math.is_finite(logits), -1)
 
 
 def pick(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:

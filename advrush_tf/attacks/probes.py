@@ -32,7 +32,8 @@ def probe(
 ) -> list[checks.Doubt]:
     """Probes a model with the first 64 images, and PGD on those that it gets right.
 
-    Images outside [0, 1] are the only doubt, if there are any: PGD would clip them.
+    Images outside [0, 1], which PGD would clip, or logits that are not finite are the
+    only doubt, if there are any.
 
     Args:
         victim: the model.
@@ -45,6 +46,8 @@ def probe(
         return [outside]
     x, y = x[:_IMAGES], y[:_IMAGES].astype(np.int32)
     passes = np.stack([victim.predict(x) for _ in range(_PASSES)])
+    if doubt := checks.not_finite(passes[0]):
+        return [doubt]
     found = [checks.random_model(passes), checks.probabilities(passes[0])]
     clean = -margin(tf.constant(passes[0]), tf.constant(y)).numpy()
     if (right := clean > 0).any():

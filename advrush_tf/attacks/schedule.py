@@ -11,10 +11,12 @@ class Job(NamedTuple):
 
 
 class Schedule:
-    """Hands out the runs on each image until one of them breaks it.
+    """Hands out all runs on the first image, then those on the next, and so on.
 
-    The runs on an image follow each other. Once every image is begun, runs of the
-    same image go on side by side, so that no place in a batch stays empty.
+    The runs on an image go on side by side: images are finished one by one, which
+    shows progress and can be kept, and no place in a batch stays empty before the end.
+    What counts is the first run, in order, that breaks the image, as if they followed
+    each other; the later ones are then given up.
 
     Args:
         images: how many there are.
@@ -22,46 +24,27 @@ class Schedule:
     """
 
     def __init__(self, images: int, runs: int):
-        self._runs = runs
-        self._waiting = iter(range(images))
-        # Of each image that was begun and is not finished: its runs handed out, ended.
-        self._begun: dict[int, list[int]] = {}
+        self._jobs = (Job(image, run) for image in range(images) for run in range(runs))
+        self._first_broken = [runs] * images
+        self._ended: list[set[int]] = [set() for _ in range(images)]
 
-    def next(self, image: int | None = None) -> Job | None:
-        """The next job, on `image` if it has one left; None if none is left at all."""
-        candidates = [image] if image in self._begun else []
-        for candidate in candidates:
-            if job := self._hand_out(candidate):
-                return job
-        if (fresh := next(self._waiting, None)) is not None:
-            self._begun[fresh] = [0, 0]
-            return self._hand_out(fresh)
-        for candidate in self._begun:
-            if job := self._hand_out(candidate):
-                return job
-        return None
+    def next(self) -> Job | None:
+        """The next job, None if none is left."""
+        return next((job for job in self._jobs if self.is_needed(job)), None)
 
-    def _hand_out(self, image: int) -> Job | None:
-        counts = self._begun[image]
-        if counts[0] == self._runs:
-            return None
-        counts[0] += 1
-        return Job(image, counts[0] - 1)
+    def is_needed(self, job: Job) -> bool:
+        """Whether no run before this one broke the image."""
+        return job.run < self._first_broken[job.image]
 
     def end(self, job: Job, broken: bool) -> bool:
-        """Notes that a run ended; True if its image is thereby finished.
+        """Notes that a run that is needed ended; True if the image is thereby finished.
 
-        A run of a finished image, which another run broke, is ignored.
+        Args:
+            job: the run and its image.
+            broken: whether it broke the image.
         """
-        counts = self._begun.get(job.image)
-        if counts is None:
-            return False
-        counts[1] += 1
-        if broken or counts[1] == self._runs:
-            del self._begun[job.image]
-            return True
-        return False
-
-    def is_finished(self, image: int) -> bool:
-        """Whether an image that was begun needs no more runs."""
-        return image not in self._begun
+        ended = self._ended[job.image]
+        ended.add(job.run)
+        if broken:
+            self._first_broken[job.image] = job.run
+        return all(run in ended for run in range(self._first_broken[job.image]))

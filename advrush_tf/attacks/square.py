@@ -86,11 +86,15 @@ class Square(IterativeAttack):
             "margin": tf.fill(tf.shape(slots.y), slots.x.dtype.min),
         }
 
+    def strongest(self, state):
+        return state["best"]
+
     def step(self, logits_fn, slots, index, draws, state):
         candidate = state["candidate"]
-        margin = losses.margin(logits_fn(candidate), slots.y)
+        logits = logits_fn(candidate)
+        margin = losses.margin(logits, slots.y)
         state = fused(self._update, slots, index, draws, state, margin)
-        return Found(state, candidate, margin > 0)
+        return Found(state, candidate, losses.is_wrong(logits, slots.y))
 
     def _update(self, slots, index, draws, state, margin):
         """The state after a look at its candidate, with the next one."""

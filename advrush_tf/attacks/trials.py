@@ -1,5 +1,6 @@
 """One attack on one model, kept on disk while it runs."""
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from advrush_tf.attacks.apgd import APGD
 from advrush_tf.attacks.attack import Attack
 from advrush_tf.attacks.cascade import Ledger, run_cascade
+from advrush_tf.attacks.square import Square
 from advrush_tf.attacks.victim import Victim
 from advrush_tf.running import progress_bar
 
@@ -25,6 +28,8 @@ class Trial:
         y: (images,), integer labels.
         seed: of all random numbers.
         path: where the ledger is kept, from which an interrupted trial goes on.
+        transfer: whether the images are for other models: then images that this one
+            is wrong about are attacked as well, and as strongly as the attacks can.
 
     Raises:
         ValueError: the ledger there is damaged or of another evaluation.
@@ -38,7 +43,11 @@ class Trial:
         y: np.ndarray,
         seed: int,
         path: Path,
+        transfer: bool = False,
     ):
+        if transfer:
+            attacks = {name: _persistent(each) for name, each in attacks.items()}
+        self._transfer = transfer
         self._victim, self._attacks, self._path = victim, attacks, path
         self._x, self._y, self._seed = x, y, seed
         self.ledger = Ledger(x, list(attacks))
@@ -54,7 +63,7 @@ class Trial:
         if self.ledger.finished < len(self._attacks):
             self._saved = time.monotonic()
             arguments = (self._attacks, self._x, self._y, self._seed, self.ledger)
-            run_cascade(self._victim, *arguments, self._watch)
+            run_cascade(self._victim, *arguments, self._transfer, self._watch)
             self._save()
         return self.ledger
 
@@ -75,3 +84,13 @@ class Trial:
         self.ledger.seconds += now - self._saved
         self._saved = now
         self.ledger.save(self._path)
+
+
+def _persistent(attack: Attack) -> Attack:
+    """The attack without a stop at the first adversarial image, where it has one.
+
+    CleverHans' attacks have none, and FAB looks for the nearest images.
+    """
+    if isinstance(attack, APGD | Square):
+        return dataclasses.replace(attack, persistent=True)
+    return attack
