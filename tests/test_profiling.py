@@ -144,4 +144,5 @@ def test_input_is_measured_after_as_many_batches_that_are_not():
 
     batches = tf.data.Dataset.from_generator(draw, output_types=tf.float64)
     assert profiling.measure_input(batches, count=7) > 0
-    assert len(drawn) == 14
+    # The generator may be one ahead.
+    assert len(drawn) in (14, 15)
