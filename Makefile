@@ -8,8 +8,8 @@ SEARCH_FLAGS ?= --dataset=digits --epochs=8 --warmup_epochs=6 --init_channels=4 
 
 FIT_FLAGS ?= --dataset=digits --epsilon=0.1 --init_channels=8 --num_cells=3 \
 	--validation_portion=0.1 --schedule=one_cycle --learning_rate=0.2 --epochs=12
-ATTACK_FLAGS ?= --dataset=digits --epsilon=0.1 --epsilons=0,0.05,0.2 \
-	--attacks=fgsm,pgd20,autoattack --save_images
+ATTACK_FLAGS ?= --dataset=digits --epsilon=0.1 --attacks=fgsm,pgd20,autoattack \
+	--save_images
 
 # Most tests trace graphs, for which a process uses one core.
 TEST_PROCESSES ?= 2
