@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from advrush_tf.data import ImageDataset, load_dataset
 from advrush_tf.data_source import reason
 from advrush_tf.errors import UserError
 from advrush_tf.model_files import load_classifier
-from advrush_tf.running import print_line, write_failure
+from advrush_tf.running import print_line, told_again, write_failure
 from advrush_tf.settings import record_settings
 
 _TRIALS = "trials"
@@ -58,7 +57,7 @@ def run_attack(
     record_settings(settings, workdir)
     try:
         if (finished := workdir / RESULTS).exists():
-            return _told_again(finished, workdir, say)
+            return told_again(finished, tell, say, "evaluation")
         evaluated = _evaluate(settings, dataset, victims, workdir, say)
         return write_report(evaluated, workdir, say)
     except OSError as error:
@@ -86,20 +85,6 @@ def _open(path: Path, dataset: ImageDataset, batch_size: int) -> Victim:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _told_again(path: Path, workdir: Path, say: Callable) -> dict[str, Any]:
-    try:
-        results = json.loads(path.read_text("utf-8"))
-        tell(results, workdir, lambda line: None)
-    except (ValueError, LookupError, TypeError) as error:
-        raise UserError(
-            f"{path} is damaged ({reason(error)}). Delete it and run the same command "
-            "to write it anew."
-        ) from None
-    say(f"{workdir} holds a finished evaluation.")
-    tell(results, workdir, say)
-    return results
 
 
 def _evaluate(

@@ -1,6 +1,5 @@
 """A whole fit: from settings to a model in a folder, resumable."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from advrush_tf.augmentation import Augmentation
 from advrush_tf.checkpoints import CheckpointStore
 from advrush_tf.classifier import ImageClassifier
 from advrush_tf.data import ImageDataset, load_dataset
-from advrush_tf.data_source import reason
 from advrush_tf.errors import UserError
 from advrush_tf.fit import AdvRushFitModel
 from advrush_tf.fit_report import REPORT, EpochRecorder, FitRecord, tell, write_report
@@ -29,7 +27,7 @@ from advrush_tf.profiling import (
 )
 from advrush_tf.recipes import NetworkName, Schedule
 from advrush_tf.resnet import ResNet18
-from advrush_tf.running import ProgressBar, print_line, write_failure
+from advrush_tf.running import ProgressBar, print_line, told_again, write_failure
 from advrush_tf.settings import record_settings
 from advrush_tf.tensorboard import FitTensorBoard
 
@@ -234,27 +232,11 @@ def run_fit(
     try:
         _record_genotype(genotype, workdir)
         if (finished := workdir / REPORT).exists():
-            return _told_again(finished, workdir, say)
+            return told_again(finished, tell, say, "fit")
         record = _fit(model, data, settings, workdir, say)
         return write_report(model, data.test(), settings, record, workdir, say)
     except OSError as error:
         raise UserError(write_failure(workdir, error)) from None
-
-
-def _told_again(
-    path: Path, workdir: Path, say: Callable[[str], None]
-) -> dict[str, Any]:
-    try:
-        report = json.loads(path.read_text("utf-8"))
-        tell(report, workdir, lambda line: None)
-    except (ValueError, LookupError, TypeError) as error:
-        raise UserError(
-            f"{path} is damaged ({reason(error)}). Delete it and run the same command "
-            "to write it anew."
-        ) from None
-    say(f"{workdir} holds a finished fit.")
-    tell(report, workdir, say)
-    return report
 
 
 def _record_genotype(genotype: Genotype | None, workdir: Path) -> None:

@@ -2,11 +2,17 @@
 
 import contextlib
 import errno
+import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 from tqdm import tqdm
+
+from advrush_tf.data_source import reason
+from advrush_tf.errors import UserError
 
 
 def print_line(line: str) -> None:
@@ -23,6 +29,39 @@ def write_failure(workdir: Path, error: OSError) -> str:
         f"written before is intact; {'free some space' if full else 'make it writable'}"
         " and run the same command to resume."
     )
+
+
+def told_again(
+    path: Path,
+    tell: Callable[[dict[str, Any], Path, Callable[[str], None]], None],
+    say: Callable[[str], None],
+    run: str,
+) -> dict[str, Any]:
+    """Tells of a finished run anew, from the report that it left in its folder.
+
+    Args:
+        path: the report, a JSON file.
+        tell: says what a report holds, given it, its folder and `say`.
+        say: receives the lines for the user.
+        run: what was run, in a word.
+
+    Returns:
+        The report.
+
+    Raises:
+        UserError: the report is damaged.
+    """
+    try:
+        report = json.loads(path.read_text("utf-8"))
+        tell(report, path.parent, lambda line: None)
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged ({reason(error)}). Delete it and run the same command "
+            "to write it anew."
+        ) from None
+    say(f"{path.parent} holds a finished {run}.")
+    tell(report, path.parent, say)
+    return report
 
 
 def progress_bar(total: int, description: str, unit: str) -> tqdm:

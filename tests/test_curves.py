@@ -2,8 +2,8 @@ import os
 
 import numpy as np
 import pytest
+from figure_spy import spy_on_figures
 from matplotlib import image
-from matplotlib.figure import Figure
 
 from advrush_tf.curves import draw_curves
 
@@ -29,15 +29,7 @@ def _history(epochs=4, names=MEASURED, seed=0):
 @pytest.fixture
 def figures(monkeypatch):
     """Every figure that is made."""
-    made = []
-    start = Figure.__init__
-
-    def spy(self, *args, **kwargs):
-        made.append(self)
-        start(self, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "__init__", spy)
-    return made
+    return spy_on_figures(monkeypatch)
 
 
 def _drawn(figure):

@@ -3,7 +3,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
+from figure_spy import spy_on_figures
 from matplotlib.image import imread
 
 from advrush_tf.attacks.figures import (
@@ -19,15 +19,7 @@ NAMES = ("cat", "dog", "ship")
 @pytest.fixture
 def figures(monkeypatch):
     """Every figure that is made."""
-    made = []
-    start = Figure.__init__
-
-    def spy(self, *args, **kwargs):
-        made.append(self)
-        start(self, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "__init__", spy)
-    return made
+    return spy_on_figures(monkeypatch)
 
 
 def _images(count, channels=3, height=6, width=6):
