@@ -9,7 +9,8 @@ import pytest
 from small_networks import tiny_batch
 
 from advrush_tf import running
-from advrush_tf.running import ProgressBar, print_line, write_failure
+from advrush_tf.errors import UserError
+from advrush_tf.running import ProgressBar, print_line, told_again, write_failure
 
 
 class Terminal(io.StringIO):
@@ -148,3 +149,20 @@ def test_a_failing_write_says_what_to_do(error, what, remedy):
         f"Writing to runs/a failed: {what}. What was written before is intact; "
         f"{remedy} and run the same command to resume."
     )
+
+
+def test_a_finished_run_is_told_again_and_a_damaged_report_named(tmp_path):
+    path, lines = tmp_path / "report.json", []
+
+    def tell(report, workdir, say):
+        say(f"{report['score']} in {workdir.name}")
+
+    path.write_text('{"score": 7}')
+    assert told_again(path, tell, lines.append, "game") == {"score": 7}
+    expected = [f"{tmp_path} holds a finished game.", f"7 in {tmp_path.name}"]
+    assert lines == expected
+    for damage in ("no json", "{}"):
+        path.write_text(damage)
+        with pytest.raises(UserError, match=r"report.json is damaged .* Delete it"):
+            told_again(path, tell, lines.append, "game")
+    assert lines == expected
