@@ -31,7 +31,7 @@ class Crafted:
         attack: its name.
         epsilon: as given.
         ledger: of the finished trial.
-        right: for each model (images,), bool.
+        right: for each model (images,), bool, right before and after.
     """
 
     source: int

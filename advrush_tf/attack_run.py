@@ -98,8 +98,8 @@ def _evaluate(
         say(f"Resuming {workdir}.")
     x = dataset.test_images[: settings.test_images or None].astype(np.float32) / 255
     y = dataset.test_labels[: len(x)]
-    clean = is_right(victims[0], x, y)
-    say(f"clean accuracy {clean.mean():.2%} of {len(x)} images")
+    clean = [is_right(victim, x, y) for victim in victims]
+    say(f"clean accuracy {clean[0].mean():.2%} of {len(x)} images")
     doubts = []
     if settings.checks:
         say("checking the model ...")
@@ -108,10 +108,10 @@ def _evaluate(
     for doubt in doubts:
         say(f"warning: {doubt.sentence}")
     crafted = [
-        _craft(settings, victims, source, name, epsilon, x, y, workdir, say)
+        _craft(settings, victims, clean, source, name, epsilon, x, y, workdir, say)
         for source, name, epsilon in _plan(settings)
     ]
-    return Evaluated(settings, dataset, x, y, clean, victims[0], crafted, doubts)
+    return Evaluated(settings, dataset, x, y, clean[0], victims[0], crafted, doubts)
 
 
 def _plan(settings: AttackSettings) -> list[tuple[int, str, str]]:
@@ -128,22 +128,26 @@ def _plan(settings: AttackSettings) -> list[tuple[int, str, str]]:
     return plan + [(0, name, radius) for radius in others for name in settings.attacks]
 
 
-def _craft(settings, victims, source, name, epsilon, x, y, workdir, say) -> Crafted:
+def _craft(
+    settings, victims, clean, source, name, epsilon, x, y, workdir, say
+) -> Crafted:
     """Runs a trial, or what is left of it, and measures its images on all models."""
     folder = workdir / _TRIALS
     folder.mkdir(exist_ok=True)
     path = folder / f"{source}_{name}_{epsilon.replace('/', 'of')}.npz"
     attacks = named_attack(name, settings.norm, settings.radius(epsilon))
+    # Elsewhere than on its own model, what is crafted at other radii has no use.
+    transfer = bool(settings.source_model) and epsilon == settings.epsilon
     try:
-        trial = Trial(
-            victims[source], attacks, x, y, settings.seed, path, transfer=source > 0
-        )
+        trial = Trial(victims[source], attacks, x, y, settings.seed, path, transfer)
     except ValueError as error:
         raise UserError(f"{error}. Delete it to run that attack anew.") from None
     ledger = trial.run()
-    # Elsewhere than on its own model, what was crafted at other radii has no use.
-    measured = victims if epsilon == settings.epsilon else victims[:1]
-    right = [is_right(victim, ledger.images, y) for victim in measured]
+    # Crafting may by chance mend an image that a model was wrong about.
+    right = [
+        was_right & is_right(victim, ledger.images, y)
+        for victim, was_right in zip(victims, clean, strict=True)
+    ]
     crafted = Crafted(source, name, epsilon, ledger, right)
     model = "" if not source else f", crafted on {settings.source_model[source - 1]}"
     say(f"{name}, epsilon {epsilon}{model}: accuracy {crafted.accuracy:.2%}")

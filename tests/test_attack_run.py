@@ -73,7 +73,7 @@ def test_the_numbers_are_those_of_the_stored_images(models, finished):
             images = file["images"]
         assert np.abs(images - x).max() <= 0.1 + 1e-6
         right = np.argmax(model(images, training=False), -1) == y
-        assert attack["accuracy"] == pytest.approx(right.mean())
+        assert attack["accuracy"] == pytest.approx((clean & right).mean())
         robust &= right
     assert results["robust"]["accuracy"] == pytest.approx(robust.mean())
     assert 0 < robust.mean() < clean.mean()
@@ -90,6 +90,18 @@ def test_a_larger_epsilon_breaks_more(finished):
 def test_transfer_is_weaker_than_an_attack_on_the_model_itself(finished):
     matrix = np.array(finished[1]["transfer"]["matrices"]["apgd-ce"])
     assert (np.diag(matrix) < matrix[::-1].diagonal()).all()
+
+
+def test_crafting_for_others_as_well_breaks_the_same_images(models, finished, tmp_path):
+    alone = AttackSettings(**(vars(settings(models)) | {"epsilons": ()}))
+    results = run_attack(alone, tmp_path, say=lambda line: None)
+    assert results["transfer"] is None
+    for here, there in zip(results["attacks"], finished[1]["attacks"], strict=False):
+        assert here["accuracy"] == there["accuracy"]
+        assert here["broken_by"] == there["broken_by"]
+    matrix = finished[1]["transfer"]["matrices"]
+    own = {attack["attack"]: attack["accuracy"] for attack in results["attacks"]}
+    assert {name: rows[0][0] for name, rows in matrix.items()} == own
 
 
 def test_killed_and_resumed_gives_the_same_numbers(models, finished, tmp_path):

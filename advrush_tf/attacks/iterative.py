@@ -98,8 +98,9 @@ class IterativeAttack(Attack):
     which all tensors have one row a slot.
 
     Attributes: those of `Attack` and
-        persistent: whether a run goes on to its last step, for the strongest image in
-            place of the first adversarial one: it transfers better to other models.
+        persistent: whether a run goes on to its last step, for the last adversarial
+            image in place of the first, or else the strongest: they transfer better to
+            other models. It breaks the same images.
     """
 
     persistent: bool = dataclasses.field(default=False, kw_only=True)
@@ -293,7 +294,8 @@ def _checked(attack: IterativeAttack, slots: Slots, progress: _Progress) -> _Pro
     """Takes back what was found outside the ball, whatever the attack says."""
     if attack.persistent:
         strongest = attack.strongest(progress.state)
-        progress = progress._replace(images=strongest)
+        images = _where(progress.broken, progress.images, strongest)
+        progress = progress._replace(images=images)
     images = project(attack.norm, progress.images, slots.x, attack.epsilon)
     # What had to be moved is another image than the one that was measured.
     moved = length(attack.norm, images - progress.images) > _TOLERANCE
