@@ -98,8 +98,9 @@ def _evaluate(
         say(f"Resuming {workdir}.")
     x = dataset.test_images[: settings.test_images or None].astype(np.float32) / 255
     y = dataset.test_labels[: len(x)]
-    clean = [is_right(victim, x, y) for victim in victims]
-    say(f"clean accuracy {clean[0].mean():.2%} of {len(x)} images")
+    crafter = _Crafter(settings, victims, x, y, workdir / _TRIALS, say)
+    clean = crafter.clean[0]
+    say(f"clean accuracy {clean.mean():.2%} of {len(x)} images")
     doubts = []
     if settings.checks:
         say("checking the model ...")
@@ -107,11 +108,8 @@ def _evaluate(
         doubts = probe(victims[0], x, y, settings.norm, radius, settings.seed)
     for doubt in doubts:
         say(f"warning: {doubt.sentence}")
-    crafted = [
-        _craft(settings, victims, clean, source, name, epsilon, x, y, workdir, say)
-        for source, name, epsilon in _plan(settings)
-    ]
-    return Evaluated(settings, dataset, x, y, clean[0], victims[0], crafted, doubts)
+    crafted = [crafter.craft(*planned) for planned in _plan(settings)]
+    return Evaluated(settings, dataset, x, y, clean, victims[0], crafted, doubts)
 
 
 def _plan(settings: AttackSettings) -> list[tuple[int, str, str]]:
@@ -128,27 +126,46 @@ def _plan(settings: AttackSettings) -> list[tuple[int, str, str]]:
     return plan + [(0, name, radius) for radius in others for name in settings.attacks]
 
 
-def _craft(
-    settings, victims, clean, source, name, epsilon, x, y, workdir, say
-) -> Crafted:
-    """Runs a trial, or what is left of it, and measures its images on all models."""
-    folder = workdir / _TRIALS
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{source}_{name}_{epsilon.replace('/', 'of')}.npz"
-    attacks = named_attack(name, settings.norm, settings.radius(epsilon))
-    # Elsewhere than on its own model, what is crafted at other radii has no use.
-    transfer = bool(settings.source_model) and epsilon == settings.epsilon
-    try:
-        trial = Trial(victims[source], attacks, x, y, settings.seed, path, transfer)
-    except ValueError as error:
-        raise UserError(f"{error}. Delete it to run that attack anew.") from None
-    ledger = trial.run()
-    # Crafting may by chance mend an image that a model was wrong about.
-    right = [
-        was_right & is_right(victim, ledger.images, y)
-        for victim, was_right in zip(victims, clean, strict=True)
-    ]
-    crafted = Crafted(source, name, epsilon, ledger, right)
-    model = "" if not source else f", crafted on {settings.source_model[source - 1]}"
-    say(f"{name}, epsilon {epsilon}{model}: accuracy {crafted.accuracy:.2%}")
-    return crafted
+class _Crafter:
+    """Crafts on any of the models and measures what it made on all of them."""
+
+    def __init__(
+        self,
+        settings: AttackSettings,
+        victims: list[Victim],
+        x: np.ndarray,
+        y: np.ndarray,
+        folder: Path,
+        say: Callable[[str], None],
+    ):
+        self._settings, self._victims, self._x, self._y = settings, victims, x, y
+        self._folder, self._say = folder, say
+        # Of each model (images,), bool: right about the clean images.
+        self.clean = [is_right(victim, x, y) for victim in victims]
+
+    def craft(self, source: int, name: str, epsilon: str) -> Crafted:
+        """Runs a trial, or what is left of it, and measures its images."""
+        ledger = self._trial(source, name, epsilon).run()
+        # Crafting may by chance mend an image that a model was wrong about.
+        right = [
+            was_right & is_right(victim, ledger.images, self._y)
+            for victim, was_right in zip(self._victims, self.clean, strict=True)
+        ]
+        crafted = Crafted(source, name, epsilon, ledger, right)
+        others = self._settings.source_model
+        place = f", crafted on {others[source - 1]}" if source else ""
+        self._say(f"{name}, epsilon {epsilon}{place}: accuracy {crafted.accuracy:.2%}")
+        return crafted
+
+    def _trial(self, source: int, name: str, epsilon: str) -> Trial:
+        settings = self._settings
+        attacks = named_attack(name, settings.norm, settings.radius(epsilon))
+        # At other radii nothing is crafted for other models.
+        transfer = bool(settings.source_model) and epsilon == settings.epsilon
+        self._folder.mkdir(exist_ok=True)
+        path = self._folder / f"{source}_{name}_{epsilon.replace('/', 'of')}.npz"
+        images, victim = (self._x, self._y), self._victims[source]
+        try:
+            return Trial(victim, attacks, *images, settings.seed, path, transfer)
+        except ValueError as error:
+            raise UserError(f"{error}. Delete it to run that attack anew.") from None
