@@ -3,15 +3,13 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from advrush_tf.files import replacing
+from advrush_tf.plotting import COLOURS, DPI, picture
 
-# Colours that colour-blind readers can tell apart, and line styles for print: solid
-# for what is held out, dashed for what is fitted.
-_BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#666666"
+# Solid for what is held out, dashed for what is fitted.
+_BLUE, _ORANGE, _GREY = *COLOURS[:2], "#666666"
 _ACCURACIES = {
     "val_accuracy": ("clean, held out", _BLUE, "-"),
     "val_robust_accuracy": ("robust, held out", _ORANGE, "-"),
@@ -34,7 +32,7 @@ def draw_curves(
     Raises:
         OSError: it could not be written.
     """
-    figure = Figure((9, 3.4), layout="constrained", dpi=150)
+    figure = Figure((9, 3.4), layout="constrained", dpi=DPI)
     accuracy, loss = figure.subplots(1, 2)
     for name, (label, colour, style) in _ACCURACIES.items():
         _plot(accuracy, history, name, label=label, color=colour, ls=style)
@@ -52,9 +50,7 @@ def draw_curves(
     for axes in (accuracy, loss):
         axes.set(xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    canvas = FigureCanvasAgg(figure)
-    with replacing(path) as file:
-        canvas.print_png(file)
+    picture(figure, path)
 
 
 def _plot(axes, history, name, **style):

@@ -14,13 +14,13 @@ import matplotlib
 import numpy as np
 import pygraphviz  # type: ignore[import-untyped]
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path as Curve
 from matplotlib.transforms import Affine2D
 
 from advrush_tf.genotypes import Genotype
+from advrush_tf.plotting import picture
 
 _INPUTS = ("input 0", "input 1")
 _OUTPUT = "output"
@@ -112,9 +112,7 @@ def genotype_image(genotype: Genotype) -> np.ndarray:
     """
     kinds, layouts = zip(*_layouts(genotype), strict=True)
     titles = [{"normal": "normal cell", "reduce": "reduction cell"}[k] for k in kinds]
-    canvas = FigureCanvasAgg(_figure(layouts, titles, dpi=_SCREEN_DPI))
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return picture(_figure(layouts, titles, dpi=_SCREEN_DPI))
 
 
 def _layouts(genotype: Genotype) -> list[tuple[str, _Layout]]:

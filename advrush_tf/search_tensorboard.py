@@ -5,15 +5,15 @@ from typing import ClassVar
 
 import numpy as np
 import tensorflow as tf
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from advrush_tf.drawing import genotype_image
+from advrush_tf.plotting import COLOURS, picture
 from advrush_tf.tensorboard import RunTensorBoard
 
 _NARROWEST = 0.02  # of the colour scale, to each side of equal weights
-_FRAME = "#d55e00"
+_FRAME = COLOURS[1]
 _DPI = 130
 
 
@@ -88,9 +88,7 @@ def alphas_image(
         row, column = edges.index((slot // 2 + 2, state)), primitives.index(name)
         corner = (column - 0.46, row - 0.44)
         axes.add_patch(Rectangle(corner, 0.92, 0.88, fill=False, ec=_FRAME, lw=2.5))
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return picture(figure)
 
 
 def _edges(count: int) -> list[tuple[int, int]]:

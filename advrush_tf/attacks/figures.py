@@ -5,27 +5,10 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.image import imsave
 
 from advrush_tf.attacks.norms import Norm
-from advrush_tf.files import replacing
-
-_DPI = 150
-
-# Of Okabe and Ito, for colour-blind readers; markers and line styles are for print.
-_COLOURS = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#56b4e9",
-    "#e69f00",
-    "#000000",
-)
-_MARKERS = "osD^vPX"
-_STYLES = ("-", "--", "-.", ":")
+from advrush_tf.plotting import DPI, colour, curve_style, ink, picture
 
 _ROWS = 8
 _CELL = 2.0  # inches
@@ -68,7 +51,7 @@ def draw_triples(
     count, height, width = clean.shape[:3]
     rows = min(count, _ROWS)
     size = (3 * _CELL + 0.3, rows * (_CELL * height / width + 0.5))
-    figure = Figure(size, layout="constrained", dpi=_DPI)
+    figure = Figure(size, layout="constrained", dpi=DPI)
     names = [_short(name) for name in class_names]
     for row, axes in enumerate(figure.subplots(rows, 3, squeeze=False)):
         true, first, then = (names[of[row]] for of in (labels, before, after))
@@ -76,7 +59,7 @@ def draw_triples(
         _show(axes[0], clean[row], f"true: {true}\npredicted: {first}")
         _show(axes[1], adversarial[row], f"adversarial\npredicted: {then}")
         _show(axes[2], difference, f"difference x {factor}")
-    return _picture(figure, path)
+    return picture(figure, path)
 
 
 def draw_robustness_curves(
@@ -101,19 +84,16 @@ def draw_robustness_curves(
     Raises:
         OSError: the file could not be written.
     """
-    figure = Figure((6.8, 4), layout="constrained", dpi=_DPI)
+    figure = Figure((6.8, 4), layout="constrained", dpi=DPI)
     axes = figure.add_subplot()
     for number, (name, points) in enumerate(curves.items()):
         accuracy, low, high = zip(*points, strict=True)
-        colour = _COLOURS[number % len(_COLOURS)]
-        axes.fill_between(epsilons, low, high, color=colour, alpha=0.15, lw=0)
+        axes.fill_between(epsilons, low, high, color=colour(number), alpha=0.15, lw=0)
         axes.plot(
             epsilons,
             accuracy,
             label=name,
-            color=colour,
-            ls=_STYLES[number % len(_STYLES)],
-            marker=_MARKERS[number % len(_MARKERS)],
+            **curve_style(number),
             ms=5,
             # Where curves meet, those below show through.
             mfc="none",
@@ -125,7 +105,7 @@ def draw_robustness_curves(
     axes.grid(alpha=0.3)
     _add_fractions(axes, np.asarray(epsilons))
     figure.legend(loc="outside right upper", fontsize="small", handlelength=3)
-    return _picture(figure, path)
+    return picture(figure, path)
 
 
 def draw_transfer_matrix(
@@ -147,7 +127,7 @@ def draw_transfer_matrix(
     """
     count = len(names)
     size = (2.6 + 0.7 * count, 1.8 + 0.5 * count)
-    figure = Figure(size, layout="constrained", dpi=_DPI)
+    figure = Figure(size, layout="constrained", dpi=DPI)
     axes = figure.add_subplot()
     image = axes.imshow(matrix, "cividis", aspect="auto", vmin=0, vmax=1)
     figure.colorbar(image, label="accuracy")
@@ -155,9 +135,11 @@ def draw_transfer_matrix(
     axes.set_xticks(range(count), names, rotation=30, ha="right")
     axes.set_yticks(range(count), names)
     for (row, column), accuracy in np.ndenumerate(matrix):
-        ink = _ink(np.array(image.to_rgba(accuracy)))
-        axes.text(column, row, f"{accuracy:.3f}", color=ink, ha="center", va="center")
-    return _picture(figure, path)
+        letters = ink(np.array(image.to_rgba(accuracy)))
+        axes.text(
+            column, row, f"{accuracy:.3f}", color=letters, ha="center", va="center"
+        )
+    return picture(figure, path)
 
 
 def _visible(images: np.ndarray) -> np.ndarray:
@@ -192,19 +174,3 @@ def _add_fractions(axes: Axes, epsilons: np.ndarray) -> None:
     axes.secondary_xaxis("top").set_xticks(
         epsilons, names, rotation=90, fontsize="small"
     )
-
-
-def _ink(rgba: np.ndarray) -> str:
-    """Black or white, whichever contrasts more with a colour (WCAG 2, luminance)."""
-    luminance = rgba[:3] ** 2.2 @ (0.2126, 0.7152, 0.0722)
-    return "black" if luminance > 0.18 else "white"
-
-
-def _picture(figure: Figure, path: Path | None) -> np.ndarray:
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    pixels = np.asarray(canvas.buffer_rgba())[..., :3].copy()
-    if path is not None:
-        with replacing(path) as file:
-            imsave(file, pixels, format="png", dpi=figure.dpi)
-    return pixels
