@@ -1,6 +1,7 @@
 """What all figures share: colours that everybody can tell apart, and how they end."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -30,7 +31,7 @@ def colour(number: int) -> str:
     return COLOURS[number % len(COLOURS)]
 
 
-def curve_style(number: int) -> dict[str, str]:
+def curve_style(number: int) -> dict[str, Any]:
     """Colour, marker and line style of the curve with this number, for `Axes.plot`."""
     return {
         "color": colour(number),
