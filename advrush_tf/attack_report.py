@@ -12,6 +12,7 @@ from advrush_tf.attacks import figures
 from advrush_tf.attacks.statistics import wilson
 from advrush_tf.files import replacing, write_text
 from advrush_tf.jsonable import json_text
+from advrush_tf.model_files import short_names
 
 RESULTS, TABLE = "results.json", "results.md"
 IMAGES, TRIPLES = "adversarial.npz", "adversarial.png"
@@ -54,17 +55,12 @@ def _draw(
     if settings.epsilons:
         pictures["robustness"] = _draw_curve(evaluated, workdir / CURVE)
     if transfer := results["transfer"]:
-        names = [_short_name(path) for path in transfer["models"]]
+        names = short_names(transfer["models"])
         for attack, matrix in transfer["matrices"].items():
             path = workdir / MATRIX.format(attack=attack)
             picture = figures.draw_transfer_matrix(names, np.array(matrix), path)
             pictures[f"transfer_{attack}"] = picture
     return pictures
-
-
-def _short_name(model: str) -> str:
-    """The file and its folder: the names of the files are often all model.keras."""
-    return "/".join(Path(model).parts[-2:])
 
 
 def _keep_images(evaluated: Evaluated, workdir: Path) -> np.ndarray:

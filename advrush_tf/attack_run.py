@@ -1,7 +1,6 @@
 """A whole evaluation of robustness: from settings to results in a folder, resumable."""
 
 import dataclasses
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,8 @@ from advrush_tf.attacks.probes import probe
 from advrush_tf.attacks.trials import Trial
 from advrush_tf.attacks.victim import Victim
 from advrush_tf.data import ImageDataset, load_dataset
-from advrush_tf.data_source import reason
 from advrush_tf.errors import UserError
-from advrush_tf.model_files import load_classifier
+from advrush_tf.model_files import load_classifier, open_victim, sha256
 from advrush_tf.running import print_line, told_again, write_failure
 from advrush_tf.settings import record_settings
 
@@ -52,8 +50,10 @@ def run_attack(
     paths = [Path(path) for path in (settings.model, *settings.source_model)]
     count = len(dataset.test_images[: settings.test_images or None])
     batch_size = min(settings.batch_size, count)
-    victims = [_open(path, dataset, batch_size) for path in paths]
-    settings = dataclasses.replace(settings, sha256=tuple(map(_sha256, paths)))
+    victims = [
+        open_victim(load_classifier(path), path, dataset, batch_size) for path in paths
+    ]
+    settings = dataclasses.replace(settings, sha256=tuple(map(sha256, paths)))
     record_settings(settings, workdir)
     try:
         if (finished := workdir / RESULTS).exists():
@@ -62,29 +62,6 @@ def run_attack(
         return write_report(evaluated, workdir, say)
     except OSError as error:
         raise UserError(write_failure(workdir, error)) from None
-
-
-def _open(path: Path, dataset: ImageDataset, batch_size: int) -> Victim:
-    model = load_classifier(path)
-    try:
-        victim = Victim(model, dataset.image_shape, batch_size)
-    except Exception as error:  # Keras does not say what a wrong shape raises.
-        raise UserError(
-            f"{path} cannot classify images of shape {dataset.image_shape}, those of "
-            f"{dataset.name} ({reason(error)}). Give the --dataset that it was fitted "
-            "on."
-        ) from None
-    if victim.num_classes != dataset.num_classes:
-        raise UserError(
-            f"{path} has {victim.num_classes} classes and {dataset.name} has "
-            f"{dataset.num_classes}. Give the --dataset that it was fitted on."
-        )
-    return victim
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _evaluate(

@@ -1,12 +1,17 @@
 """Keras models in files that are either complete or not there."""
 
+import hashlib
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 
+from advrush_tf.attacks.victim import Victim
+from advrush_tf.data import ImageDataset
+from advrush_tf.data_source import reason
 from advrush_tf.errors import UserError
 from advrush_tf.files import replacing
 
@@ -55,6 +60,51 @@ def load_classifier(path: str | Path) -> keras.Model:
     if not isinstance(model, keras.Model):
         raise UserError(f"{path} holds a {type(model).__name__}, not a model.")
     return model
+
+
+def open_victim(
+    model: keras.Model, path: Path, dataset: ImageDataset, batch_size: int
+) -> Victim:
+    """A classifier as what is measured on a data set.
+
+    Args:
+        model: it gives logits of images in [0, 1].
+        path: where it comes from, for messages.
+        dataset: its images are what the model must take.
+        batch_size: images at a time.
+
+    Raises:
+        UserError: the model does not fit the data set.
+    """
+    try:
+        victim = Victim(model, dataset.image_shape, batch_size)
+    except Exception as error:  # Keras does not say what a wrong shape raises.
+        raise UserError(
+            f"{path} cannot classify images of shape {dataset.image_shape}, those of "
+            f"{dataset.name} ({reason(error)}). Give the --dataset that it was fitted "
+            "on."
+        ) from None
+    if victim.num_classes != dataset.num_classes:
+        raise UserError(
+            f"{path} has {victim.num_classes} classes and {dataset.name} has "
+            f"{dataset.num_classes}. Give the --dataset that it was fitted on."
+        )
+    return victim
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """Each file with its folder, for figures; the whole paths if these are not unique.
+
+    The names of the files alone are often all model.keras.
+    """
+    names = ["/".join(Path(path).parts[-2:]) for path in paths]
+    return names if len(set(names)) == len(names) else list(paths)
 
 
 def _cause(error: Exception) -> str:
