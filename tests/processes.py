@@ -43,19 +43,53 @@ def kill_and_resume(name, settings, workdir, result, mark="checkpoints/epoch_000
         result: the file there that a run writes at its end.
         mark: the file there whose appearance is the moment to kill.
     """
-    flags = [f"--{flag}={value}" for flag, value in settings.items()]
-    command, options = _launcher(name, [*flags, f"--workdir={workdir}"])
+    kill_at(name, settings, workdir, mark)
+    assert not (workdir / result).exists()
+    resumed = launch(name, *_flags(settings, workdir))
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Resuming" in resumed.stdout
+    assert (workdir / result).exists()
+
+
+def kill_at(name, settings, workdir, mark):
+    """Starts a run and kills it by SIGKILL when a file appears in its folder."""
+    command, options = _launcher(name, _flags(settings, workdir))
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, **options) as process:
         while not (workdir / mark).exists():
             assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
-    assert not (workdir / result).exists()
-    resumed = subprocess.run(command, capture_output=True, **options)
-    assert resumed.returncode == 0, resumed.stderr
-    assert "Resuming" in resumed.stdout
-    assert (workdir / result).exists()
+
+
+def kill_while_writing(name, settings, workdir, file, scratch):
+    """Starts a run that is killed when all of a file but its name is on the disk.
+
+    Args:
+        name: of the launcher.
+        settings: the run's flags.
+        workdir: the run's folder.
+        file: name of the file.
+        scratch: an empty folder.
+    """
+    # Python runs this before anything else.
+    (scratch / "sitecustomize.py").write_text(
+        "import os, signal\n"
+        "def fsync(descriptor):\n"
+        f"    if {file!r} in os.readlink(f'/proc/self/fd/{{descriptor}}'):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "os.fsync = fsync\n"
+    )
+    command, options = _launcher(name, _flags(settings, workdir))
+    options["env"]["PYTHONPATH"] += os.pathsep + str(scratch)
+    process = subprocess.run(command, capture_output=True, **options)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    assert any(file in path.name for path in workdir.rglob(".*.tmp"))
+
+
+def _flags(settings, workdir):
+    flags = [f"--{flag}={value}" for flag, value in settings.items()]
+    return [*flags, f"--workdir={workdir}"]
 
 
 def assert_same_last_checkpoint(first, second):

@@ -2,7 +2,12 @@ import os
 
 import numpy as np
 import pytest
-from processes import assert_same_last_checkpoint, kill_and_resume
+from processes import (
+    assert_same_last_checkpoint,
+    kill_and_resume,
+    kill_at,
+    kill_while_writing,
+)
 
 from advrush_tf import search_run
 from advrush_tf.errors import NonFiniteLossError, UserError
@@ -50,9 +55,14 @@ def test_a_search_leaves_its_results(finished):
 
 
 def test_killed_and_resumed_equals_uninterrupted(finished, tmp_path):
-    kill_and_resume("search", SMALL, tmp_path, "genotype.json")
-    assert_same_last_checkpoint(finished[0], tmp_path)
-    texts = [(w / "genotype.json").read_text() for w in (finished[0], tmp_path)]
+    workdir, scratch = tmp_path / "run", tmp_path / "scratch"
+    scratch.mkdir()
+    # Before there is a checkpoint, while one is written, and after one.
+    kill_at("search", SMALL, workdir, "settings.json")
+    kill_while_writing("search", SMALL, workdir, "epoch_0001.npz", scratch)
+    kill_and_resume("search", SMALL, workdir, "genotype.json")
+    assert_same_last_checkpoint(finished[0], workdir)
+    texts = [(w / "genotype.json").read_text() for w in (finished[0], workdir)]
     assert texts[0] == texts[1]
 
 

@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from advrush_tf.landscape.correlation import RankCorrelation, rank_correlation
+
+
+def _pairs(count, slope, seed=0):
+    generator = np.random.default_rng(seed)
+    x = generator.normal(size=count)
+    return x, slope * x + generator.normal(size=count)
+
+
+def test_a_correlation_worked_by_hand():
+    # Differences of the ranks are 1, -1, 1, -1, 0: 1 - 6 * 4 / (5 * 24) = 0.8.
+    found = rank_correlation([10, 20, 30, 40, 50], [2, 1, 4, 3, 9])
+    assert found.rho == pytest.approx(0.8)
+    assert found.count == 5
+
+
+def test_ties_get_the_mean_of_their_ranks():
+    # Ranks 1, 2.5, 2.5, 4 and 1, 3, 2, 4; both centred: 4.5 / sqrt(4.5 * 5).
+    found = rank_correlation([0, 1, 1, 2], [0, 2, 1, 3])
+    assert found.rho == pytest.approx(4.5 / np.sqrt(4.5 * 5))
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.5, -1.0])
+def test_the_interval_is_near_the_one_of_normal_theory(slope):
+    x, y = _pairs(300, slope)
+    found = rank_correlation(x, y)
+    # Bonett and Wright, Psychometrika 65 (2000): Fisher's z of a rank correlation.
+    half = 1.96 * np.sqrt((1 + found.rho**2 / 2) / (300 - 3))
+    low, high = (np.tanh(np.arctanh(found.rho) + side * half) for side in (-1, 1))
+    np.testing.assert_allclose(found[1:3], (low, high), atol=0.03)
+
+
+def test_the_interval_holds_the_truth_about_as_often_as_it_says():
+    held = 0
+    for seed in range(40):
+        found = rank_correlation(*_pairs(30, 0.5, seed), seed=seed)
+        # Of a normal pair with correlation r: 6 / pi * arcsin(r / 2).
+        truth = 6 / np.pi * np.arcsin(0.5 / np.sqrt(1.25) / 2)
+        held += found.low <= truth <= found.high
+    assert stats.binom.cdf(held, 40, 0.95) > 1e-3
+
+
+def test_only_the_order_counts():
+    x, y = _pairs(25, 0.5)
+    plain = rank_correlation(x, y)
+    assert rank_correlation(np.exp(x), 3 * y + 7) == plain
+    turned = rank_correlation(x, -y)
+    assert turned.rho == pytest.approx(-plain.rho)
+    np.testing.assert_allclose(turned[1:3], (-plain.high, -plain.low), atol=0.02)
+
+
+def test_the_seed_alone_decides_on_the_interval():
+    x, y = _pairs(20, 0.5)
+    assert rank_correlation(x, y, 3) == rank_correlation(x, y, 3)
+    assert rank_correlation(x, y, 3)[1:3] != rank_correlation(x, y, 4)[1:3]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_perfect_correlation_has_an_interval(sign):
+    found = rank_correlation(np.arange(8.0), sign * np.arange(8.0) ** 3)
+    assert found == pytest.approx((sign, sign, sign, 8))
+
+
+def test_four_pairs_are_enough():
+    found = rank_correlation([1, 2, 3, 4], [1, 3, 2, 4])
+    assert -1 <= found.low <= found.rho <= found.high <= 1
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "words"),
+    [
+        ([1, 2, 3], [1, 2, 3], "4 pairs or more, not 3"),
+        ([1, 1, 1, 1], [1, 2, 3, 4], "constant"),
+        ([1, 2, 3, 4], [2, 2, 2, 2], "constant"),
+        ([1, 2, 3, np.nan], [1, 2, 3, 4], "finite"),
+        ([1, 2, 3, 4], [1, 2, 3, np.inf], "finite"),
+        ([1, 2, 3, 4], [1, 2, 3, 4, 5], "pairs, not of arrays"),
+    ],
+)
+def test_what_allows_no_correlation_is_refused(x, y, words):
+    with pytest.raises(ValueError, match=words):
+        rank_correlation(x, y)
+
+
+def test_it_reads_as_a_line():
+    assert str(RankCorrelation(-0.5, -0.7, -0.25, 40)) == (
+        "rho = -0.50 [-0.70, -0.25], n = 40"
+    )
