@@ -21,7 +21,8 @@ setup(
     version=_version(),
     description="Search for adversarially robust neural architectures in TensorFlow",
     license="Apache-2.0",
-    packages=["advrush_tf", "advrush_tf.attacks"],
+    packages=["advrush_tf", "advrush_tf.attacks", "advrush_tf.landscape"],
+    package_data={"advrush_tf": ["report.html.jinja"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",
@@ -29,12 +30,14 @@ setup(
         "cleverhans==4.0.0",
         # tensorflow-datasets needs this one without declaring it.
         "importlib_resources>=6.4",
+        "jinja2>=3.1,<4",
         "keras>=3.15,<4",
         "matplotlib>=3.9",
         "numpy>=2.0,<3",
         "psutil>=5.9",
         # The first whose wheels bring Graphviz with them.
         "pygraphviz>=2.0",
+        "scipy>=1.15,<2",
         "tensorboard>=2.21,<3",
         "tensorflow>=2.21,<3",
         "tensorflow-datasets>=4.9.10,<5",

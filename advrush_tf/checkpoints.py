@@ -85,6 +85,10 @@ class CheckpointStore:
             return epoch, notes
         return 0, {}
 
+    def newest(self) -> Path | None:
+        """The file of the newest checkpoint, readable or not, if there is one."""
+        return next((path for _, path in self._files()), None)
+
     def _files(self) -> list[tuple[int, Path]]:
         """The checkpoints, newest first."""
         if not self.folder.is_dir():

@@ -128,6 +128,20 @@ class AdvRushSearchModel(keras.Model):
         x = tf.cast(normalised, self.compute_dtype)
         return tf.cast(self.supernet(x, training=training), self.variable_dtype)
 
+    def mixed_logits(self, x, normal, reduce, training=False):
+        """Logits under given mixing weights in place of the softmax of the alphas.
+
+        Args:
+            x, training: As for a call.
+            normal, reduce: (edges, operations), in the dtype of the alphas.
+
+        Returns:
+            (batch, num_classes), logits.
+        """
+        x = tf.cast(self._normalise(x), self.compute_dtype)
+        logits = self.supernet.mix(x, normal, reduce, training=training)
+        return tf.cast(logits, self.variable_dtype)
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of the images."""

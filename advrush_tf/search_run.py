@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from advrush_tf import optimizers
 from advrush_tf.augmentation import Augmentation
@@ -263,6 +264,8 @@ def _finish(model, settings, workdir, say) -> Genotype:
 class EpochRecorder(keras.callbacks.Callback):
     """After each epoch, writes its genotype and a checkpoint and tells of it.
 
+    The genotype's provenance holds all that the epoch's logs say, as `metrics`.
+
     Args:
         settings: the search's settings.
         workdir: the search's folder.
@@ -286,15 +289,20 @@ class EpochRecorder(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         finished = epoch + 1
         self.model.check_finite_variables()
-        genotype = self.model.genotype(
-            _provenance(self.model, self._settings, finished)
-        )
+        provenance = _provenance(self.model, self._settings, finished)
+        provenance["metrics"] = _finite(logs)
+        genotype = self.model.genotype(provenance)
         self._folder.mkdir(exist_ok=True)
         genotype.save(self._folder / f"epoch_{finished:04d}.json")
         self._store.save(self.model, finished)
         self._say(epoch_line(finished, self._settings.epochs, logs, genotype))
         if warning := collapse_warning(genotype):
             self._say(warning)
+
+
+def _finite(logs: dict[str, float]) -> dict[str, float]:
+    """What JSON can hold: a held-out loss may overflow while all weights are finite."""
+    return {name: float(v) for name, v in logs.items() if np.isfinite(v)}
 
 
 def epoch_line(

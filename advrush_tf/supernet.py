@@ -188,15 +188,24 @@ class Supernet(Block):
         return cells
 
     def call(self, x, training=False):
-        weights = {
-            reduction: tf.nn.softmax(alphas.value)
-            for reduction, alphas in (
-                (False, self.alphas_normal),
-                (True, self.alphas_reduce),
-            )
-        }
+        tables = (self.alphas_normal, self.alphas_reduce)
+        weights = [tf.nn.softmax(alphas.value) for alphas in tables]
+        return self.mix(x, *weights, training=training)
+
+    def mix(self, x, normal, reduce, training=False):
+        """Logits under given mixing weights in place of the softmax of the alphas.
+
+        Args:
+            x, training: As for a call.
+            normal, reduce: (edges, len(primitives)), in the dtype of the alphas, for
+                the normal and for the reduction cells.
+
+        Returns:
+            (batch, num_classes).
+        """
         first = second = self.stem(x, training=training)
         for cell in self.cells:
-            output = cell(first, second, weights[cell.reduction], training=training)
+            weights = reduce if cell.reduction else normal
+            output = cell(first, second, weights, training=training)
             first, second = second, output
         return self.classifier(tf.reduce_mean(second, [1, 2]))

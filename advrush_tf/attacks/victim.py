@@ -32,6 +32,7 @@ class Victim:
 
     def __init__(self, model: Any, image_shape: Sequence[int], batch_size: int = 128):
         logits_fn = as_logits_fn(model)
+        self.model = model
         self.image_shape = tuple(image_shape)
         self.batch_size = batch_size
 

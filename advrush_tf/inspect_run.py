@@ -1,0 +1,237 @@
+"""A whole inspection: from models to curvature, surfaces and a report, resumable."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from tqdm import tqdm
+
+from advrush_tf.attacks.cascade import is_right
+from advrush_tf.attacks.victim import Victim
+from advrush_tf.data import ImageDataset, load_dataset
+from advrush_tf.errors import UserError
+from advrush_tf.files import write_text
+from advrush_tf.genotypes import get_genotype
+from advrush_tf.html_report import write_html
+from advrush_tf.inspect_report import RESULTS, draw_search, tell, write_results
+from advrush_tf.inspect_results import Inspected
+from advrush_tf.inspect_settings import InspectSettings
+from advrush_tf.jsonable import json_text
+from advrush_tf.landscape.architectures import ArchitectureSampler, Sampled
+from advrush_tf.landscape.curvature import measure_curvature
+from advrush_tf.landscape.surfaces import loss_cut, loss_surface
+from advrush_tf.model_files import (
+    load_classifier,
+    open_victim,
+    sha256,
+    short_names,
+)
+from advrush_tf.running import print_line, progress_bar, told_again, write_failure
+from advrush_tf.search import AdvRushSearchModel
+from advrush_tf.search_files import load_supernet, newest_checkpoint
+from advrush_tf.search_history import is_search
+from advrush_tf.settings import record_settings
+
+_MEASURED, _SAMPLED = "measured", "sampled.json"
+
+
+def run_inspect(
+    settings: InspectSettings | None,
+    workdir: Path,
+    runs: Sequence[Path] = (),
+    report: Path | None = None,
+    data_dir: str | None = None,
+    say: Callable[[str], None] = print_line,
+) -> dict[str, Any] | None:
+    """Inspects models, or goes on with what `workdir` holds, and writes a report.
+
+    Args:
+        settings: of the inspection; None to inspect no model.
+        workdir: folder that receives settings.json, inspection.json, inspection.md,
+            figures, tensorboard/ and measured/, from which an interrupted inspection
+            goes on.
+        runs: workdirs for the report; of searches the history is drawn as well.
+        report: an HTML file to write.
+        data_dir: tfds' folder of prepared data sets.
+        say: receives the lines for the user.
+
+    Returns:
+        What inspection.json holds, None if no model was inspected.
+
+    Raises:
+        UserError: the input is at fault; one clear line.
+    """
+    results = None
+    try:
+        if settings is not None:
+            results = _inspect(settings, workdir, data_dir, say)
+        for run in runs:
+            if is_search(run):
+                draw_search(run, workdir, say)
+        if report is not None:
+            write_html([*runs, *([workdir] if settings else [])], report)
+            say(f"Report       {report}")
+    except OSError as error:
+        raise UserError(write_failure(workdir, error)) from None
+    return results
+
+
+def _inspect(
+    settings: InspectSettings,
+    workdir: Path,
+    data_dir: str | None,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    dataset = load_dataset(settings.dataset, data_dir)
+    paths = [Path(path) for path in settings.model]
+    victims = [_open(path, dataset, settings, data_dir) for path in paths]
+    searches = [path for path in paths if path.is_dir()]
+    if settings.sample_genotypes and len(searches) != 1:
+        raise UserError(
+            "--sample_genotypes samples from one supernet: give one --model that is a "
+            f"search's workdir; there are {len(searches)}."
+        )
+    hashes = tuple(sha256(_weights_file(path)) for path in paths)
+    settings = dataclasses.replace(settings, sha256=hashes)
+    record_settings(settings, workdir)
+    if (finished := workdir / RESULTS).exists():
+        return told_again(finished, tell, say, "inspection")
+    inspection = _Inspection(settings, dataset, workdir, say)
+    names = short_names(settings.model)
+    models = {
+        name: inspection.measure(number, name, victim)
+        for number, (name, victim) in enumerate(zip(names, victims, strict=True))
+    }
+    samples: list[Sampled] = []
+    found = None
+    if settings.sample_genotypes:
+        supernet = victims[paths.index(searches[0])].model
+        samples, found = inspection.sample(supernet, searches[0])
+    return write_results(settings, models, samples, found, workdir, say)
+
+
+def _open(
+    path: Path, dataset: ImageDataset, settings: InspectSettings, data_dir: str | None
+) -> Victim:
+    if path.is_dir():
+        model: keras.Model = load_supernet(path, data_dir)
+    else:
+        model = load_classifier(path)
+    return open_victim(model, path, dataset, settings.batch_size)
+
+
+def _weights_file(path: Path) -> Path:
+    return newest_checkpoint(path) if path.is_dir() else path
+
+
+class _Inspection:
+    """Measures models and genotypes, and keeps what is measured in a folder."""
+
+    def __init__(
+        self,
+        settings: InspectSettings,
+        dataset: ImageDataset,
+        workdir: Path,
+        say: Callable[[str], None],
+    ):
+        self._settings, self._dataset, self._say = settings, dataset, say
+        self._folder = workdir / _MEASURED
+        self._folder.mkdir(exist_ok=True)
+        self._x = dataset.test_images[: settings.test_images].astype(np.float32) / 255
+        self._y = dataset.test_labels[: len(self._x)]
+
+    def measure(self, number: int, name: str, victim: Victim) -> Inspected:
+        """Measures a model, or reads what was measured of it before."""
+        path = self._folder / f"model_{number}.npz"
+        if path.exists():
+            try:
+                return Inspected.load(path)
+            except ValueError as error:
+                self._say(f"{error}; measuring {name} again.")
+        try:
+            inspected = self._measure(name, victim)
+        except ValueError as error:
+            raise UserError(f"{name} cannot be inspected: {error}.") from None
+        inspected.save(path)
+        return inspected
+
+    def _measure(self, name: str, victim: Victim) -> Inspected:
+        settings, x, y = self._settings, self._x, self._y
+        model, size, seed = victim.model, settings.batch_size, settings.seed
+        self._say(f"{name} on {len(x)} test images ...")
+        with self._bar("curvature") as bar:
+            curvature = measure_curvature(
+                model,
+                x,
+                y,
+                bar.update,
+                batch_size=size,
+                h=settings.h,
+                top=settings.top,
+                steps=settings.lanczos_steps,
+                probes=settings.probes,
+                seed=seed,
+            )
+        radius, points = 2 * settings.radius, settings.surface_points
+        with self._bar("surface") as bar:
+            surface = loss_surface(model, x, y, radius, points, size, seed, bar.update)
+        radius, points = settings.radius, settings.cut_points
+        with self._bar("cut") as bar:
+            cut = loss_cut(model, x, y, radius, points, size, seed, bar.update)
+        return Inspected(is_right(victim, x, y), curvature, surface, cut)
+
+    def _bar(self, description: str) -> tqdm:
+        return progress_bar(len(self._x), description, "image")
+
+    def sample(
+        self, supernet: AdvRushSearchModel, search: Path
+    ) -> tuple[list[Sampled], Sampled | None]:
+        """Measures genotypes with a supernet's weights, but for those known already.
+
+        Args:
+            supernet: whose weights all of them share.
+            search: its workdir.
+
+        Returns:
+            The random ones, and the search's own if it has ended with one.
+        """
+        count = self._settings.sample_genotypes
+        self._say(f"{count} random genotypes with the weights of {search} ...")
+        sampler = self._sampler(supernet)
+        path = self._folder / _SAMPLED
+        samples = self._known(path)
+        with progress_bar(count, "genotypes", "genotype") as bar:
+            bar.update(len(samples))
+            for sample in sampler.draw(count, list(samples)):
+                samples.append(sample)
+                rows = [known.to_dict() for known in samples]
+                write_text(path, json_text(rows) + "\n")
+                bar.update()
+        own = search / "genotype.json"
+        return samples, sampler.measure(get_genotype(own)) if own.exists() else None
+
+    def _sampler(self, supernet: AdvRushSearchModel) -> ArchitectureSampler:
+        settings = self._settings
+        return ArchitectureSampler(
+            supernet,
+            self._dataset,
+            settings.radius,
+            settings.sample_images,
+            settings.sample_curvature_images,
+            settings.h,
+            seed=settings.seed,
+        )
+
+    def _known(self, path: Path) -> list[Sampled]:
+        if not path.exists():
+            return []
+        try:
+            return [Sampled.from_dict(row) for row in json.loads(path.read_text())]
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"{path} is damaged ({error}). Delete it to sample anew."
+            ) from None

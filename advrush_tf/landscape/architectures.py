@@ -1,0 +1,178 @@
+"""How smooth and how robust the architectures are that share a supernet's weights.
+
+Source: the motivating experiment of Mok et al., AdvRush, ICCV 2021, section 3.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from advrush_tf.attacks.cascade import is_right
+from advrush_tf.attacks.losses import margin
+from advrush_tf.attacks.victim import Victim
+from advrush_tf.crafting import SignAscent
+from advrush_tf.data import ImageDataset
+from advrush_tf.genotypes import Genotype, random_genotype
+from advrush_tf.landscape.curvature import PROBE_LENGTH
+from advrush_tf.landscape.weight_sharing import SharedNetwork
+from advrush_tf.search import AdvRushSearchModel
+
+_STEPS = 10
+# How far the attack's steps reach together, in radii of the ball.
+_REACH = 2.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampled:
+    """What was measured of an architecture with a supernet's weights.
+
+    Attributes:
+        seed: of `random_genotype`; None if the genotype was not drawn.
+        genotype: the architecture.
+        clean, robust: shares of the images that it gets right, and still gets right
+            under PGD.
+        top_eigenvalue, penalty, gradient_norm: means over images, see `Curvature`.
+    """
+
+    seed: int | None
+    genotype: Genotype
+    clean: float
+    robust: float
+    top_eigenvalue: float
+    penalty: float
+    gradient_norm: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON types."""
+        return {**vars(self), "genotype": self.genotype.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Sampled":
+        """What `to_dict` was made of.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        try:
+            return cls(**{**data, "genotype": Genotype(**data["genotype"])})
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"what was measured is damaged: {error}") from None
+
+
+class ArchitectureSampler:
+    """Measures architectures with the weights of one supernet, one after the other.
+
+    All are measured on the same images with the same random numbers, and what is
+    compiled is compiled once. Batch normalisation takes its statistics from training
+    images without augmentation, of each architecture anew. The attack is PGD on the
+    margin, which unlike the cross-entropy has a gradient however sure the model is.
+
+    Args:
+        model: the supernet; it is as before after each measurement.
+        dataset: labelled images; the test images are taken from the first on.
+        epsilon: radius of the L-infinity ball, in [0, 1] units.
+        test_images: how many for the accuracies.
+        curvature_images: how many for the curvature.
+        h: length of the penalty's probe, in [0, 1] units.
+        batches: training batches for batch normalisation, at most.
+        batch_size: images in each of them, and at a time in all that is measured.
+        seed: of the first genotype and of all other random numbers.
+
+    Raises:
+        ValueError: the data set does not fit the supernet.
+    """
+
+    def __init__(
+        self,
+        model: AdvRushSearchModel,
+        dataset: ImageDataset,
+        epsilon: float = 8 / 255,
+        test_images: int = 256,
+        curvature_images: int = 16,
+        h: float = PROBE_LENGTH,
+        batches: int = 20,
+        batch_size: int = 64,
+        seed: int = 0,
+    ):
+        self._seed = seed
+        self._supernet = model.supernet
+        self._network = SharedNetwork(model)
+        self._batches = _training_batches(dataset, batches, batch_size, seed)
+        self._x = dataset.test_images[:test_images].astype(np.float32) / 255
+        self._y = dataset.test_labels[:test_images]
+        noise = np.random.default_rng(seed).uniform(-epsilon, epsilon, self._x.shape)
+        self._start = (self._x + noise).astype(np.float32)
+        self._victim = Victim(self._network, dataset.image_shape, batch_size)
+        attack = SignAscent(epsilon, _REACH * epsilon / _STEPS, _STEPS)
+
+        @tf.function(autograph=False)
+        def craft(x: tf.Tensor, start: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+            return attack.ascend(
+                lambda images: margin(self._victim.logits(images), y), x, start
+            )
+
+        self._craft = craft
+
+    def draw(self, count: int, known: Sequence[Sampled] = ()) -> Iterator[Sampled]:
+        """Measures random genotypes, each as soon as it is asked for.
+
+        What is measured of a genotype depends on its seed alone and not on the others,
+        so that an interrupted run goes on as if it had not been.
+
+        Args:
+            count: how many, with the seeds `seed`, `seed` + 1, and so on.
+            known: those that were measured before, which are passed over.
+        """
+        seen = {sample.seed for sample in known}
+        for number in range(count):
+            seed = (self._seed + number) % 2**32
+            if seed not in seen:
+                supernet = self._supernet
+                drawn = random_genotype(seed, supernet.num_nodes, supernet.primitives)
+                yield self.measure(drawn, seed)
+
+    def measure(self, genotype: Genotype, seed: int | None = None) -> Sampled:
+        """Measures one architecture.
+
+        Args:
+            genotype: with the supernet's number of nodes and operations.
+            seed: what is noted as `Sampled.seed`.
+
+        Raises:
+            ValueError: the genotype does not fit the supernet.
+        """
+        with self._network.adopted(genotype, self._batches):
+            right = is_right(self._victim, self._x, self._y)
+            robust = right & is_right(self._victim, self._crafted(), self._y)
+            curvature = self._curvature.measure(...)
+        return Sampled(
+            seed,
+            genotype,
+            float(right.mean()),
+            float(robust.mean()),
+        )
+
+    def _crafted(self) -> np.ndarray:
+        """The test images under PGD."""
+        crafted = np.empty_like(self._x)
+        size = self._victim.batch_size
+        for first in range(0, len(self._x), size):
+            rows = slice(first, first + size)
+            arrays = self._x[rows], self._start[rows], self._y[rows]
+            batch = [self._victim.filled(array) for array in arrays]
+            crafted[rows] = self._craft(*batch).numpy()[: len(arrays[0])]
+        return crafted
+
+
+def _training_batches(
+    dataset: ImageDataset, batches: int, batch_size: int, seed: int
+) -> list[np.ndarray]:
+    images = dataset.train_images
+    size = min(batch_size, len(images))
+    count = min(batches, len(images) // size)
+    order = np.random.default_rng(seed).permutation(len(images))
+    rows = order[: count * size].reshape(count, size)
+    return [images[row].astype(np.float32) / 255 for row in rows]

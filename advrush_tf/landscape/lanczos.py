@@ -1,0 +1,112 @@
+"""Lanczos' method for many symmetric matrices at once, each known by its products.
+
+Source: Golub and Welsch, Calculation of Gauss quadrature rules, Math. Comp. 23, 1969,
+for the quadrature; Parlett, The symmetric eigenvalue problem, 1998, for the rest.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+Product = Callable[[np.ndarray], np.ndarray]
+
+# What is left of a product counts as rounding up to this many units of its dtype's
+# epsilon times the largest coefficient so far.
+_ROUNDINGS = 100
+
+
+class Tridiagonal(NamedTuple):
+    """Symmetric tridiagonal matrices, one an example: what the steps find out.
+
+    Attributes:
+        diagonal: (batch, steps).
+        off_diagonal: (batch, steps - 1); 0 where an invariant subspace was full and the
+            next vector is a new one.
+        residual: (batch,), length of what the last product has outside the subspace.
+    """
+
+    diagonal: np.ndarray
+    off_diagonal: np.ndarray
+    residual: np.ndarray
+
+
+class Ritz(NamedTuple):
+    """What tridiagonal matrices tell of the matrices that they come from.
+
+    Attributes:
+        values: (batch, steps), ascending approximations of eigenvalues.
+        weights: (batch, steps), at least 0 and with the sum 1: the quadrature of the
+            spectrum as the start vector sees it.
+        bounds: (batch, steps), how far each value is at most from an eigenvalue, up to
+            the rounding of the products.
+    """
+
+    values: np.ndarray
+    weights: np.ndarray
+    bounds: np.ndarray
+
+
+def lanczos(
+    product: Product, start: np.ndarray, steps: int, seeds: Sequence[Sequence[int]]
+) -> Tridiagonal:
+    """Takes Lanczos steps with full reorthogonalisation, in float64.
+
+    A start vector in an invariant subspace meets only the eigenvalues of that subspace.
+    When it is full, a random vector orthogonal to it goes on, so that repeated
+    eigenvalues and the zeros of a matrix of low rank are found as well.
+
+    Args:
+        product: of unit vectors (batch, n), float64, with one symmetric matrix an
+            example, (batch, n). Its dtype tells how exact it is.
+        start: (batch, n), not zero.
+        steps: at least 1; n if there are more.
+        seeds: (batch, any), integers of at least 0: of each example's new vectors.
+
+    Returns:
+        The coefficients of min(steps, n) steps.
+    """
+    batch, size = start.shape
+    steps = min(steps, size)
+    basis = np.empty((batch, steps, size))
+    diagonal, norms = np.empty((2, batch, steps))
+    vectors = start / np.linalg.norm(start, axis=1, keepdims=True)
+    largest = np.zeros(batch)
+    for step in range(steps):
+        basis[:, step] = vectors
+        products = np.asarray(product(vectors))
+        diagonal[:, step] = np.einsum("bn,bn->b", vectors, products)
+        rest = _outside(products, basis[:, : step + 1])
+        norms[:, step] = norm = np.linalg.norm(rest, axis=1)
+        largest = np.maximum.reduce([largest, np.abs(diagonal[:, step]), norm])
+        if step == steps - 1:
+            break
+        full = norm <= _ROUNDINGS * np.finfo(products.dtype).eps * largest
+        norms[full, step] = 0
+        for row in np.flatnonzero(full):
+            generator = np.random.default_rng([*seeds[row], step + 1])
+            fresh = generator.standard_normal((1, size))
+            rest[row] = _outside(fresh, basis[row : row + 1, : step + 1])[0]
+        vectors = rest / np.linalg.norm(rest, axis=1, keepdims=True)
+    return Tridiagonal(diagonal, norms[:, :-1], norms[:, -1])
+
+
+def ritz(tridiagonal: Tridiagonal) -> Ritz:
+    """Eigenvalues, quadrature weights and error bounds from Lanczos' coefficients."""
+    diagonal, off_diagonal, residual = tridiagonal
+    matrices = np.zeros((*diagonal.shape, diagonal.shape[1]))
+    places = np.arange(diagonal.shape[1])
+    matrices[:, places, places] = diagonal
+    # The lower triangle is all that NumPy reads.
+    matrices[:, places[1:], places[:-1]] = off_diagonal
+    values, vectors = np.linalg.eigh(matrices)
+    bounds = residual[:, np.newaxis] * np.abs(vectors[:, -1])
+    return Ritz(values, vectors[:, 0] ** 2, bounds)
+
+
+def _outside(vectors: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """The part of (batch, n) that is orthogonal to orthonormal (batch, rows, n)."""
+    rest = vectors[:, :, np.newaxis].astype(np.float64)
+    for _ in range(2):  # Twice is enough (Parlett, section 6-9).
+        rest = rest - basis.transpose(0, 2, 1) @ (basis @ rest)
+    return rest[:, :, 0]

@@ -1,0 +1,216 @@
+"""The loss near images: over a plane through each, and along an attack's direction.
+
+What is shown is the function, not an attack: no image is clipped to [0, 1].
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from advrush_tf.attacks.randomness import seeds_of, uniform
+from advrush_tf.attacks.victim import Victim, as_logits_fn
+from advrush_tf.crafting import SignAscent, Start
+from advrush_tf.inputs import check_images
+from advrush_tf.objectives import cross_entropy
+from advrush_tf.penalty import input_gradient
+
+_ATTACK_STEPS = 20
+_FIRST, _LAST = -1, 2  # of a cut, in steps from the clean to the adversarial image
+
+# (images, labels, their numbers in the data set) to directions (batch, k, ...).
+_DirectionsFn = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+_Progress = Callable[[int], object]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Surface:
+    """The mean loss of images over a plane through each of them.
+
+    Attributes:
+        first: (n,), steps along the sign of each image's gradient, in [0, 1] units.
+        second: (n,), steps along a random direction of signs, in the same units.
+        losses: (n, n), nats; losses[i, j] is that of first[i] and second[j].
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    losses: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cut:
+    """The loss of each image along its own attack's direction.
+
+    Attributes:
+        steps: (m,), in multiples of the way to the adversarial image: 0 is the clean
+            image and 1 the adversarial one, epsilon away.
+        losses: (images, m), nats.
+    """
+
+    steps: np.ndarray
+    losses: np.ndarray
+
+
+def loss_surface(
+    model: Any,
+    x: np.ndarray,
+    y: np.ndarray,
+    radius: float,
+    points: int = 25,
+    batch_size: int = 128,
+    seed: int = 0,
+    progress: _Progress = lambda images: None,
+) -> Surface:
+    """The mean cross-entropy on the planes x + a * sign(gradient) + b * r.
+
+    Each image has its own gradient, in inference mode, and its own r, of random signs:
+    both axes are L-infinity distances. Where a gradient is zero, so is its sign, and
+    the loss is constant along the first axis.
+
+    Args:
+        model: a Keras classifier or a function of TensorFlow operations: images in
+            [0, 1] to logits.
+        x: (images, height, width, channels), floats in [0, 1].
+        y: (images,), integer labels.
+        radius: largest |a| and |b|, in [0, 1] units.
+        points: values of a and of b, an odd number, so that 0 is one of them.
+        batch_size: images at a time, at most; no value depends on it but by rounding.
+        seed: of the random signs, at least 0.
+        progress: receives 1 after each image.
+
+    Raises:
+        ValueError: there are no images or not in [0, 1], a number is out of range
+            or the model does not give logits.
+
+    Source: the figures of Mok et al., AdvRush, ICCV 2021.
+    """
+    if not 0 < radius < float("inf"):
+        raise ValueError(f"radius must be positive, not {radius}")
+    if points < 3 or points % 2 == 0:
+        raise ValueError(f"points must be odd and 3 or more, not {points}")
+    logits_fn = as_logits_fn(model)
+
+    def directions(images, labels, indices):
+        sign = tf.sign(input_gradient(logits_fn, images, labels))
+        return tf.stack([sign, _random_signs(seed, indices, images.shape[1:])], 1)
+
+    half = points // 2
+    axis = radius * np.arange(-half, half + 1) / half
+    plane = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
+    total = np.zeros(len(plane))
+    for losses in _losses_of_images(model, directions, plane, x, y, batch_size):
+        total += losses
+        progress(1)
+    return Surface(axis, axis, (total / len(x)).reshape(points, points))
+
+
+def loss_cut(
+    model: Any,
+    x: np.ndarray,
+    y: np.ndarray,
+    epsilon: float,
+    points: int = 31,
+    batch_size: int = 128,
+    seed: int = 0,
+    progress: _Progress = lambda images: None,
+) -> Cut:
+    """The cross-entropy of each image along the way to its adversarial image.
+
+    That is the one of PGD-20 on the cross-entropy, with steps of epsilon / 8 from a
+    random start. The line goes on to twice the way, and as far as once to the opposite
+    side.
+
+    Args:
+        epsilon: radius of the attack's L-infinity ball, in [0, 1] units.
+        points: on the line, one more than a multiple of 3, so that the clean and the
+            adversarial image are among them.
+        seed: of the attack's random starts, at least 0.
+
+    Other arguments and errors are those of `loss_surface`.
+
+    Source: of the attack, Madry et al., arXiv 1706.06083.
+    """
+    if points < 4 or points % 3 != 1:
+        raise ValueError(f"points must be 4, 7, 10 or so on, not {points}")
+    step_size = 2.5 * epsilon / _ATTACK_STEPS
+    attack = SignAscent(epsilon, step_size, _ATTACK_STEPS, Start.UNIFORM)
+    logits_fn = as_logits_fn(model)
+
+    def directions(images, labels, indices):
+        # A seed of its own for each image, whatever batch it is in.
+        noise = tf.map_fn(
+            lambda pair: attack.noise(*pair),
+            (images, seeds_of(seed, indices)),
+            fn_output_signature=images.dtype,
+        )
+        adversarial = attack.ascend(
+            lambda moved: cross_entropy(labels, logits_fn(moved)),
+            images,
+            images + noise,
+        )
+        return (adversarial - images)[:, tf.newaxis]
+
+    # Whole numbers divided last: 0 and 1 are exact.
+    unit = (points - 1) // (_LAST - _FIRST)
+    steps = np.arange(_FIRST * unit, _LAST * unit + 1) / unit
+    rows = []
+    for losses in _losses_of_images(
+        model, directions, steps[:, np.newaxis], x, y, batch_size
+    ):
+        rows.append(losses)
+        progress(1)
+    return Cut(steps, np.stack(rows))
+
+
+def _random_signs(seed: int, indices: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
+    no_numbers = tf.zeros((indices.shape[0], 0), tf.int32)
+    drawn = uniform(seeds_of(seed, indices), shape, no_numbers)
+    return tf.where(drawn < 0.5, -1.0, 1.0)
+
+
+def _losses_of_images(
+    model: Any,
+    directions_fn: _DirectionsFn,
+    places: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    batch_size: int,
+) -> Iterator[np.ndarray]:
+    """Each image's losses, float64 (places,), at x + places @ its directions.
+
+    Args:
+        places: (places, k), the lengths to go along the k directions.
+    """
+    check_images(x)
+    x, y = np.asarray(x, np.float32), np.asarray(y, np.int32)
+    if not len(x):
+        raise ValueError("there are no images")
+    # As few batches as possible, then as equal as possible.
+    batches = -(-len(places) // batch_size)
+    victim = Victim(model, x.shape[1:], -(-len(places) // batches))
+    for image, label, directions in _with_directions(directions_fn, x, y, batch_size):
+        losses = []
+        for some in np.array_split(places, batches):
+            moved = image + np.tensordot(some.astype(np.float32), directions, 1)
+            labels = tf.fill(len(some), label)
+            # In float32 losses below 1e-7 would be 0.
+            logits = victim.predict(moved).astype(np.float64)
+            losses.append(cross_entropy(labels, logits))
+        yield np.concatenate(losses)
+
+
+def _with_directions(
+    directions_fn: _DirectionsFn, x: np.ndarray, y: np.ndarray, batch_size: int
+) -> Iterator[tuple[np.ndarray, int, np.ndarray]]:
+    """Each image, its label and its directions (k, height, width, channels)."""
+    compiled = tf.function(directions_fn, autograph=False)
+    batch_size = min(batch_size, len(x))
+    for first in range(0, len(x), batch_size):
+        # The last batch is filled up: there is one shape, compiled once.
+        rows = np.minimum(np.arange(first, first + batch_size), len(x) - 1)
+        directions = compiled(*map(tf.constant, (x[rows], y[rows], rows))).numpy()
+        # Ends with the last image, before what fills up its batch.
+        yield from zip(x[first:], y[first:], directions, strict=False)

@@ -1,0 +1,107 @@
+"""The supernet that a search left in its folder."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+from advrush_tf.checkpoints import CheckpointStore
+from advrush_tf.data import load_dataset
+from advrush_tf.data_source import reason
+from advrush_tf.errors import UserError
+from advrush_tf.running import print_line
+from advrush_tf.search import AdvRushSearchModel
+from advrush_tf.search_run import build_model
+from advrush_tf.search_settings import Penalty, SearchSettings
+from advrush_tf.settings import Precision
+
+
+def read_search_settings(workdir: str | Path) -> SearchSettings:
+    """Reads the settings that a search left in its folder.
+
+    Args:
+        workdir: the search's folder.
+
+    Raises:
+        UserError: it holds no search, or its settings.json is damaged.
+    """
+    path = Path(workdir) / "settings.json"
+    if not path.is_file():
+        raise UserError(
+            f"{workdir} is no search's folder: it has no settings.json. Give the "
+            "--workdir of a launch/search.py."
+        )
+    try:
+        recorded = json.loads(path.read_text("utf-8"))
+        if set(recorded) != {
+            field.name for field in dataclasses.fields(SearchSettings)
+        }:
+            raise ValueError("its entries are others")
+        typed = {
+            "primitives": tuple(recorded["primitives"]),
+            "penalty": Penalty(recorded["penalty"]),
+            "precision": Precision(recorded["precision"]),
+        }
+        return SearchSettings(**{**recorded, **typed})
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{path} does not hold the settings of a search of this version "
+            f"({reason(error)}). Give the --workdir of a launch/search.py."
+        ) from None
+
+
+def load_supernet(
+    workdir: str | Path,
+    data_dir: str | None = None,
+    say: Callable[[str], None] = print_line,
+) -> AdvRushSearchModel:
+    """Rebuilds the supernet of a search from its newest readable checkpoint.
+
+    Args:
+        workdir: the search's folder; nothing is written there.
+        data_dir: tfds' folder of prepared data sets, for the search's own, which the
+            model normalises its images by.
+        say: receives a line for each damaged checkpoint.
+
+    Returns:
+        The supernet, not compiled; `genotype()` tells what the search has found.
+
+    Raises:
+        UserError: the folder holds no search, no checkpoint that can be read, or
+            those of another search; or the search's data set cannot be had.
+    """
+    settings = read_search_settings(workdir)
+    newest_checkpoint(workdir)
+    model = build_model(settings, load_dataset(settings.dataset, data_dir))
+    # What the optimizers need to go on is not looked at.
+    weights = SimpleNamespace(checkpoint_groups={"model": model.supernet.weights})
+    store = _store(workdir)
+    epoch, _ = store.restore(weights, say)
+    if not epoch:
+        raise UserError(
+            f"{store.folder} holds no readable checkpoint of this search; copy the "
+            "folder again or run the search anew."
+        )
+    return model
+
+
+def newest_checkpoint(workdir: str | Path) -> Path:
+    """The file of a search's newest checkpoint, readable or not.
+
+    Args:
+        workdir: the search's folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = _store(workdir).newest()
+    if path is None:
+        raise UserError(
+            f"{workdir} holds no checkpoint yet: let its search finish an epoch."
+        )
+    return path
+
+
+def _store(workdir: str | Path) -> CheckpointStore:
+    return CheckpointStore(Path(workdir) / "checkpoints")

@@ -1,0 +1,161 @@
+import json
+import os
+
+import keras
+import numpy as np
+import pytest
+
+from advrush_tf import inspect_run
+from advrush_tf.errors import UserError
+from advrush_tf.inspect_settings import InspectSettings
+from advrush_tf.search_run import run_search
+from advrush_tf.search_settings import SearchSettings
+
+SMALL_SEARCH = {
+    "dataset": "digits",
+    "epochs": 2,
+    "warmup_epochs": 1,
+    "init_channels": 2,
+    "num_cells": 1,
+    "num_nodes": 2,
+    "batch_size": 256,
+}
+SMALL = {
+    "dataset": "digits",
+    "test_images": 6,
+    "batch_size": 4,
+    "top": 2,
+    "lanczos_steps": 3,
+    "epsilon": "0.1",
+    "surface_points": 3,
+    "cut_points": 4,
+    "sample_images": 8,
+    "sample_curvature_images": 2,
+}
+
+
+def _quiet(line):
+    del line
+
+
+@pytest.fixture(scope="module")
+def search(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "search"
+    run_search(SearchSettings(**SMALL_SEARCH), workdir, say=_quiet)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(2, 3, activation="tanh"),
+            layers.Flatten(),
+            layers.Dense(10),
+        ]
+    )
+    path = tmp_path_factory.mktemp("models") / "model.keras"
+    model.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def settings(search, classifier):
+    return InspectSettings(
+        model=(str(classifier), str(search)), sample_genotypes=4, **SMALL
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(settings, search, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("inspection")
+    lines = []
+    report = workdir / "report.html"
+    results = inspect_run.run_inspect(
+        settings, workdir, [search], report, say=lines.append
+    )
+    return workdir, results, lines
+
+
+def test_an_inspection_leaves_its_results(finished, search):
+    workdir, results, lines = finished
+    assert results == json.loads((workdir / "inspection.json").read_text())
+    names = list(results["models"])
+    assert [name.split("/")[-1] for name in names] == ["model.keras", search.name]
+    figures = {path.stem for path in workdir.glob("*.png")}
+    assert {"curvature", "spectra", "surfaces", "cuts", "architectures"} <= figures
+    assert {"search_search", "search_search_alphas_normal"} <= figures
+    assert os.listdir(workdir / "tensorboard")
+    html = (workdir / "report.html").read_text()
+    assert all(name in html for name in names)
+    assert any("report.html" in line for line in lines)
+    sampled = results["architectures"]["sampled"]
+    assert [sample["seed"] for sample in sampled] == [0, 1, 2, 3]
+    assert results["architectures"]["found"]["seed"] is None
+
+
+def test_an_interrupted_inspection_ends_as_one_that_was_not(
+    finished, settings, tmp_path, monkeypatch
+):
+    measured = inspect_run.ArchitectureSampler.measure
+
+    def interrupted(self, genotype, seed=None):
+        if seed == 2:
+            raise KeyboardInterrupt
+        return measured(self, genotype, seed)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inspect_run.ArchitectureSampler, "measure", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            inspect_run.run_inspect(settings, tmp_path, say=_quiet)
+    # What was measured is not measured again.
+    monkeypatch.setattr(inspect_run, "loss_surface", None)
+    results = inspect_run.run_inspect(settings, tmp_path, say=_quiet)
+    assert results == finished[1]
+
+
+def test_a_finished_inspection_is_told_again(finished, settings):
+    workdir, results, _ = finished
+    lines = []
+    again = inspect_run.run_inspect(settings, workdir, say=lines.append)
+    assert again == results
+    assert any("finished inspection" in line for line in lines)
+
+
+def test_damaged_measurements_are_made_anew(finished, settings, tmp_path):
+    (tmp_path / "measured").mkdir()
+    source = finished[0] / "measured"
+    for path in source.iterdir():
+        (tmp_path / "measured" / path.name).write_bytes(path.read_bytes())
+    damaged = tmp_path / "measured" / "model_0.npz"
+    damaged.write_bytes(damaged.read_bytes()[:50])
+    lines = []
+    results = inspect_run.run_inspect(settings, tmp_path, say=lines.append)
+    assert any("model_0.npz is damaged" in line for line in lines)
+    assert results == finished[1]
+
+
+def test_the_numbers_do_not_depend_on_the_batch(finished, classifier, tmp_path):
+    settings = InspectSettings(model=(str(classifier),), **{**SMALL, "batch_size": 6})
+    results = inspect_run.run_inspect(settings, tmp_path, say=_quiet)
+    (found,) = results["models"].values()
+    expected = next(iter(finished[1]["models"].values()))
+    for name, numbers in expected["curvature"].items():
+        np.testing.assert_allclose(
+            found["curvature"][name]["mean"], numbers["mean"], rtol=1e-3
+        )
+
+
+def test_what_cannot_be_inspected_is_one_line(classifier, search, tmp_path):
+    def refused(words, **changes):
+        values = {"model": (str(classifier),), **SMALL, **changes}
+        with pytest.raises(UserError, match=words):
+            inspect_run.run_inspect(InspectSettings(**values), tmp_path, say=_quiet)
+        assert not list(tmp_path.iterdir())
+
+    refused("no model file none.keras", model=("none.keras",))
+    refused("one --model that is a search's workdir", sample_genotypes=4)
+    refused("is no search's folder", model=(str(tmp_path),))
