@@ -60,8 +60,8 @@ def read_section(workdir: Path) -> Section:
                 return read(workdir, json.loads(path.read_text("utf-8")))
             except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise UserError(
-                    f"{path} is damaged ({reason(error)}). Run its command again, or "
-                    "leave the folder out of the report."
+                    f"{path} or a picture beside it is damaged ({reason(error)}). Run "
+                    "its command again, or leave the folder out of the report."
                 ) from None
     raise UserError(
         f"{workdir} holds nothing to report. Give the --workdir of a search with a "
@@ -306,7 +306,7 @@ def _pictures(workdir: Path, patterns: Iterable[str]) -> list[Figure]:
 def _read_png(path: Path) -> bytes:
     content = path.read_bytes()
     if not content.startswith(b"\x89PNG"):
-        raise UserError(f"{path} is damaged: it is no PNG file. Delete it.")
+        raise ValueError(f"{path.name} is no PNG file")
     return content
 
 

@@ -17,6 +17,30 @@ def figures(monkeypatch):
     return spy_on_figures(monkeypatch)
 
 
+@pytest.fixture(scope="module")
+def history(tmp_path_factory):
+    return read_history(make_search(tmp_path_factory.mktemp("search")))
+
+
+def _drawn(draw, *arguments):
+    with pytest.MonkeyPatch.context() as patch:
+        figures = spy_on_figures(patch)
+        draw(*arguments, None)
+    return figures[0]
+
+
+@pytest.fixture(scope="module")
+def panels(history):
+    """Of the history."""
+    return _drawn(draw_history, history).axes
+
+
+@pytest.fixture(scope="module")
+def alphas(history):
+    """The figure of the normal cell's."""
+    return _drawn(draw_alphas, history, "normal")
+
+
 def _history(tmp_path, **changes):
     return read_history(make_search(tmp_path, **changes))
 
@@ -36,10 +60,8 @@ def _texts(axes):
     return [text.get_text() for text in axes.texts]
 
 
-def test_alphas_have_a_panel_for_each_edge(tmp_path, figures):
-    history = _history(tmp_path)
-    draw_alphas(history, "normal", None)
-    shown = [axes for axes in figures[0].axes if axes.axison]
+def test_alphas_have_a_panel_for_each_edge(history, alphas):
+    shown = [axes for axes in alphas.axes if axes.axison]
     titles = [axes.get_title() for axes in shown]
     assert titles == ["2 ← 0", "2 ← 1", "3 ← 0", "3 ← 1", "3 ← 2"]
     bold = [axes.title.get_weight() == "bold" for axes in shown]
@@ -52,20 +74,18 @@ def test_alphas_have_a_panel_for_each_edge(tmp_path, figures):
             np.testing.assert_array_equal(lines[name][:, 1], weights)
 
 
-def test_the_kept_operation_is_thick(tmp_path, figures):
-    draw_alphas(_history(tmp_path), "normal", None)
+def test_the_kept_operation_is_thick(alphas):
     thick = [
         [line.get_label() for line in axes.lines if line.get_linewidth() > 2]
-        for axes in figures[0].axes
+        for axes in alphas.axes
         if axes.axison
     ]
     sep = ["sep_conv_3x3"]
     assert thick == [["skip_connect"], ["max_pool_3x3"], sep, [], sep]
 
 
-def test_all_operations_are_told_apart_and_explained(tmp_path, figures):
-    draw_alphas(_history(tmp_path), "reduce", None)
-    (legend,) = figures[0].legends
+def test_all_operations_are_told_apart_and_explained(alphas):
+    (legend,) = alphas.legends
     names = [text.get_text() for text in legend.get_texts()]
     assert names == ["none", "max_pool_3x3", "skip_connect", "sep_conv_3x3"]
     styles = {(line.get_color(), line.get_linestyle()) for line in legend.get_lines()}
@@ -83,10 +103,9 @@ def test_nearly_equal_weights_do_not_fill_the_axis_with_noise(tmp_path, figures)
     assert low < 0.246 and high > 0.254
 
 
-def test_losses_and_accuracies_are_those_of_the_search(tmp_path, figures):
-    draw_history(_history(tmp_path), None)
+def test_losses_and_accuracies_are_those_of_the_search(panels):
     for panel, name in ((LOSS, "loss"), (ACCURACY, "accuracy")):
-        lines = _lines(figures[0].axes[panel])
+        lines = _lines(panels[panel])
         for label, prefix in (
             ("weight half, training", ""),
             ("alpha half, training", "alpha_"),
@@ -98,19 +117,17 @@ def test_losses_and_accuracies_are_those_of_the_search(tmp_path, figures):
             )
 
 
-def test_the_penalty_is_shown_where_it_was_measured(tmp_path, figures):
-    draw_history(_history(tmp_path), None)
+def test_the_penalty_is_shown_where_it_was_measured(panels):
     for panel, name, value in (
         (PENALTY, "penalty", 4.5),
         (SHARE, "penalty share", 0.25),
     ):
-        values = _lines(figures[0].axes[panel])[name][:, 1]
+        values = _lines(panels[panel])[name][:, 1]
         np.testing.assert_array_equal(values, [np.nan, np.nan, value])
 
 
-def test_a_line_marks_the_end_of_the_warm_up(tmp_path, figures):
-    draw_history(_history(tmp_path), None)
-    for axes in figures[0].axes:
+def test_a_line_marks_the_end_of_the_warm_up(panels):
+    for axes in panels:
         mark = _lines(axes)["the penalty sets in"]
         np.testing.assert_array_equal(mark[:, 0], [2.5, 2.5])
 
@@ -122,25 +139,21 @@ def test_without_a_penalty_there_is_none_to_show(tmp_path, figures):
     assert "the penalty sets in" not in _lines(figures[0].axes[LOSS])
 
 
-def test_the_squared_penalty_has_another_unit(tmp_path, figures):
-    draw_history(_history(tmp_path / "a"), None)
-    draw_history(_history(tmp_path / "b", penalty="squared_norm"), None)
-    labels = [figure.axes[PENALTY].get_ylabel() for figure in figures]
-    assert labels[0] == "penalty, nats per input unit"
-    assert labels[1] == "penalty, (nats per input unit)²"
+def test_the_squared_penalty_has_another_unit(panels, tmp_path, figures):
+    draw_history(_history(tmp_path, penalty="squared_norm"), None)
+    assert panels[PENALTY].get_ylabel() == "penalty, nats per input unit"
+    label = figures[0].axes[PENALTY].get_ylabel()
+    assert label == "penalty, (nats per input unit)²"
 
 
-def test_entropy_is_compared_with_that_of_equal_weights(tmp_path, figures):
-    history = _history(tmp_path)
-    draw_history(history, None)
-    lines = _lines(figures[0].axes[ENTROPY])
+def test_entropy_is_compared_with_that_of_equal_weights(history, panels):
+    lines = _lines(panels[ENTROPY])
     np.testing.assert_array_equal(lines["normal cell"][:, 1], history.entropy["normal"])
     np.testing.assert_allclose(lines["equal weights: 1.386"][:, 1], np.log(4))
 
 
-def test_changes_are_bars_of_edges_and_operations(tmp_path, figures):
-    draw_history(_history(tmp_path), None)
-    assert _heights(figures[0].axes[CHANGES]) == {
+def test_changes_are_bars_of_edges_and_operations(panels):
+    assert _heights(panels[CHANGES]) == {
         "normal cell: other edge": [0, 1, 0],
         "normal cell: other operation": [0, 1, 0],
         "reduction cell: other edge": [0, 0, 0],
@@ -148,12 +161,11 @@ def test_changes_are_bars_of_edges_and_operations(tmp_path, figures):
     }
 
 
-def test_operations_are_stacked(tmp_path, figures):
-    draw_history(_history(tmp_path), None)
-    heights = _heights(figures[0].axes[NORMAL])
+def test_operations_are_stacked(panels):
+    heights = _heights(panels[NORMAL])
     assert heights["skip_connect"] == [3, 1, 1]
     np.testing.assert_array_equal(np.sum(list(heights.values()), 0), [4, 4, 4])
-    for bars in figures[0].axes[REDUCE].containers:
+    for bars in panels[REDUCE].containers:
         assert bars.get_label() != "none"
 
 
@@ -176,8 +188,8 @@ def test_one_epoch_is_enough(tmp_path, figures):
 @pytest.mark.parametrize(
     "draw", [draw_history, lambda h, p: draw_alphas(h, "normal", p)]
 )
-def test_the_file_holds_the_picture(tmp_path, draw):
+def test_the_file_holds_the_picture(history, tmp_path, draw):
     path = tmp_path / "figure.png"
-    picture = draw(_history(tmp_path / "search"), path)
+    picture = draw(history, path)
     assert picture.std() > 10
     np.testing.assert_allclose(imread(path)[..., :3] * 255, picture, atol=0.01)

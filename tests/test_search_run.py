@@ -12,6 +12,7 @@ from processes import (
 from advrush_tf import search_run
 from advrush_tf.errors import NonFiniteLossError, UserError
 from advrush_tf.genotypes import Genotype, get_genotype
+from advrush_tf.search_history import read_history
 from advrush_tf.search_settings import SearchSettings
 
 SMALL = {
@@ -52,6 +53,41 @@ def test_a_search_leaves_its_results(finished):
     assert "penalty 0 " in epochs[1]
     assert "penalty 0 " not in epochs[2]
     assert any("genotype.json" in line for line in lines)
+
+
+def test_the_genotypes_of_epochs_hold_their_metrics(finished):
+    workdir, genotype, lines = finished
+    history = read_history(workdir)
+    assert history.genotypes[-1] == genotype
+    assert "metrics" not in Genotype.load(workdir / "genotype.json").provenance
+    assert {*LOGGED} <= history.metrics.keys()
+    epochs = [line for line in lines if line.startswith("epoch ")]
+    for number, line in enumerate(epochs):
+        for label, name in (("loss", "loss"), ("val_acc", "val_accuracy")):
+            assert f"{label} {history.metrics[name][number]:.4g} " in line
+    assert (history.metrics["penalty"] > 0).tolist() == [False, False, True]
+    # One is an epoch's mean, the other of its end.
+    ends = (history.entropy["normal"] + history.entropy["reduce"]) / 2
+    np.testing.assert_allclose(history.metrics["entropy"], ends, rtol=1e-4)
+
+
+def test_a_metric_that_is_not_finite_is_left_out(tmp_path, monkeypatch):
+    record = search_run.EpochRecorder.on_epoch_end
+
+    def overflow(self, epoch, logs=None):
+        record(self, epoch, {**logs, "val_loss": np.inf})
+
+    monkeypatch.setattr(search_run.EpochRecorder, "on_epoch_end", overflow)
+    settings = SearchSettings(**SMALL | {"epochs": 1, "warmup_epochs": 1})
+    search_run.run_search(settings, tmp_path, say=lambda line: None)
+    metrics = read_history(tmp_path).metrics
+    assert "val_loss" not in metrics and "val_accuracy" in metrics
+
+
+LOGGED = (
+    *("loss", "accuracy", "alpha_loss", "alpha_accuracy", "penalty", "penalty_share"),
+    *("entropy", "val_loss", "val_accuracy"),
+)
 
 
 def test_killed_and_resumed_equals_uninterrupted(finished, tmp_path):

@@ -19,6 +19,15 @@ def figures(monkeypatch):
     return spy_on_figures(monkeypatch)
 
 
+@pytest.fixture(scope="module")
+def two_models():
+    """The figure of two models' surfaces."""
+    with pytest.MonkeyPatch.context() as patch:
+        figures = spy_on_figures(patch)
+        draw_surfaces(SURFACES, None)
+    return figures[0]
+
+
 def _surface(height, bottom=1.0):
     first, second = np.meshgrid(np.linspace(-1, 1, 9), np.linspace(-1, 1, 9))
     # The first axis is that of the rows.
@@ -56,32 +65,29 @@ def _bars(figure):
     return [each for each in figure.axes if each.get_label() == "<colorbar>"]
 
 
-def test_each_model_has_a_relief_and_a_contour_under_its_name(figures):
-    draw_surfaces(SURFACES, None)
-    rows = figures[0].subfigs
+def test_each_model_has_a_relief_and_a_contour_under_its_name(two_models):
+    rows = two_models.subfigs
     assert [row.get_suptitle() for row in rows] == list(SURFACES)
-    reliefs, contours = _reliefs_and_contours(figures[0])
+    reliefs, contours = _reliefs_and_contours(two_models)
     assert [axes.name for axes in reliefs] == ["3d"] * 2
     assert [axes.name for axes in contours] == ["rectilinear"] * 2
     assert {axes.get_zlabel() for axes in reliefs} == {"loss, nats"}
-    assert {bar.get_ylabel() for bar in _bars(figures[0])} == {"loss, nats"}
+    assert {bar.get_ylabel() for bar in _bars(two_models)} == {"loss, nats"}
     for axes in reliefs + contours:
         assert axes.get_xlabel() == "gradient's sign, 1/255"
         assert axes.get_ylabel() == "random signs, 1/255"
 
 
-def test_heights_and_colours_are_common(figures):
-    draw_surfaces(SURFACES, None)
-    reliefs, contours = _reliefs_and_contours(figures[0])
+def test_heights_and_colours_are_common(two_models):
+    reliefs, contours = _reliefs_and_contours(two_models)
     limits = [axes.get_zlim() for axes in reliefs]
     limits += [axes.collections[0].get_clim() for axes in contours]
     np.testing.assert_allclose(limits, [(1, 29.1)] * 4)
 
 
-def test_contours_show_the_losses_where_they_belong(figures):
-    draw_surfaces(SURFACES, None)
+def test_contours_show_the_losses_where_they_belong(two_models):
     for axes, surface in zip(
-        _reliefs_and_contours(figures[0])[1], SURFACES.values(), strict=True
+        _reliefs_and_contours(two_models)[1], SURFACES.values(), strict=True
     ):
         mesh = axes.collections[0]
         places = np.reshape(mesh.get_coordinates(), (9, 9, 2))
@@ -105,9 +111,8 @@ def test_reliefs_show_the_losses_where_they_belong(monkeypatch):
         np.testing.assert_array_equal(losses, surface.losses)
 
 
-def test_contour_lines_are_each_models_own_and_labelled(figures):
-    draw_surfaces(SURFACES, None)
-    contours = _reliefs_and_contours(figures[0])[1]
+def test_contour_lines_are_each_models_own_and_labelled(two_models):
+    contours = _reliefs_and_contours(two_models)[1]
     for axes, surface in zip(contours, SURFACES.values(), strict=True):
         levels = np.array([float(text.get_text()) for text in axes.texts])
         assert len(levels) >= 3
@@ -115,7 +120,7 @@ def test_contour_lines_are_each_models_own_and_labelled(figures):
         assert (levels < surface.losses.max()).all()
         inner = [np.abs(text.get_position()).max() < 7.5 for text in axes.texts]
         assert all(inner)
-        _assert_legible(axes.texts, figures[0])
+        _assert_legible(axes.texts, two_models)
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -154,7 +154,7 @@ def test_a_cut_goes_through_the_attacks_images():
 
 def test_each_image_is_told_of():
     model, x, y = fitted()
-    told = []
+    told: list[int] = []
     _both(model, x[:7], y[:7], batch_size=4, progress=told.append)
     assert told == [1] * 14
 

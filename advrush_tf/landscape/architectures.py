@@ -16,11 +16,14 @@ from advrush_tf.attacks.victim import Victim
 from advrush_tf.crafting import SignAscent
 from advrush_tf.data import ImageDataset
 from advrush_tf.genotypes import Genotype, random_genotype
-from advrush_tf.landscape.curvature import PROBE_LENGTH
+from advrush_tf.landscape.curvature import PROBE_LENGTH, CurvatureMeter
 from advrush_tf.landscape.weight_sharing import SharedNetwork
 from advrush_tf.search import AdvRushSearchModel
 
+_TRAINING_BATCH = 64
 _STEPS = 10
+# Of a Hessian with a vector, for its largest eigenvalue alone.
+_PRODUCTS = 10
 # How far the attack's steps reach together, in radii of the ball.
 _REACH = 2.5
 
@@ -77,8 +80,8 @@ class ArchitectureSampler:
         test_images: how many for the accuracies.
         curvature_images: how many for the curvature.
         h: length of the penalty's probe, in [0, 1] units.
-        batches: training batches for batch normalisation, at most.
-        batch_size: images in each of them, and at a time in all that is measured.
+        batches: training batches of 64 images for batch normalisation, at most.
+        batch_size: images at a time in all that is measured.
         seed: of the first genotype and of all other random numbers.
 
     Raises:
@@ -100,12 +103,17 @@ class ArchitectureSampler:
         self._seed = seed
         self._supernet = model.supernet
         self._network = SharedNetwork(model)
-        self._batches = _training_batches(dataset, batches, batch_size, seed)
+        self._batches = _training_batches(dataset, batches, seed)
         self._x = dataset.test_images[:test_images].astype(np.float32) / 255
         self._y = dataset.test_labels[:test_images]
         noise = np.random.default_rng(seed).uniform(-epsilon, epsilon, self._x.shape)
         self._start = (self._x + noise).astype(np.float32)
-        self._victim = Victim(self._network, dataset.image_shape, batch_size)
+        size = min(batch_size, len(self._x))
+        self._victim = Victim(self._network, dataset.image_shape, size)
+        self._curved = self._x[:curvature_images], self._y[:curvature_images]
+        self._meter = CurvatureMeter(
+            self._network, min(curvature_images, batch_size), h, 1, _PRODUCTS, seed=seed
+        )
         attack = SignAscent(epsilon, _REACH * epsilon / _STEPS, _STEPS)
 
         @tf.function(autograph=False)
@@ -147,12 +155,15 @@ class ArchitectureSampler:
         with self._network.adopted(genotype, self._batches):
             right = is_right(self._victim, self._x, self._y)
             robust = right & is_right(self._victim, self._crafted(), self._y)
-            curvature = self._curvature.measure(...)
+            curvature = self._meter.measure(*self._curved)
         return Sampled(
             seed,
             genotype,
             float(right.mean()),
             float(robust.mean()),
+            float(curvature.eigenvalues[:, 0].mean()),
+            float(curvature.penalties.mean()),
+            float(curvature.gradient_norms.mean()),
         )
 
     def _crafted(self) -> np.ndarray:
@@ -168,10 +179,10 @@ class ArchitectureSampler:
 
 
 def _training_batches(
-    dataset: ImageDataset, batches: int, batch_size: int, seed: int
+    dataset: ImageDataset, batches: int, seed: int
 ) -> list[np.ndarray]:
     images = dataset.train_images
-    size = min(batch_size, len(images))
+    size = min(_TRAINING_BATCH, len(images))
     count = min(batches, len(images) // size)
     order = np.random.default_rng(seed).permutation(len(images))
     rows = order[: count * size].reshape(count, size)

@@ -124,15 +124,14 @@ def _draw_distribution(axes: Axes, values: np.ndarray, row: int) -> None:
     axes.hlines([row, row], [low, third], [first, high], color="black", lw=1)
     # Else an axis may begin at the box, whose points are near on a linear scale.
     axes.use_sticky_edges = False
-    box = {"facecolor": "none", "edgecolor": "black", "lw": 1}
-    axes.barh(row, third - first, 0.6, first, **box)
+    axes.barh(row, third - first, 0.6, first, fc="none", ec="black", lw=1)
     axes.vlines(median, row - 0.3, row + 0.3, color="black", lw=2.5)
     axes.plot(values.mean(), row, "D", color="white", mec="black", ms=5)
 
 
 def _spread(axes: Axes, values: np.ndarray) -> None:
     """Makes the horizontal axis logarithmic if the values' sizes ask for it."""
-    sizes = np.abs(values[np.isfinite(values) & (values != 0)])
+    sizes = np.abs(values[values != 0])
     if not len(sizes) or sizes.max() < _WIDE * np.quantile(sizes, 0.1):
         return
     if values.min() > 0:
@@ -150,5 +149,5 @@ def _set_symlog(axes: Axes, threshold: float, largest: float) -> None:
     stride = max(1, -(-(highest - lowest) // _TICKS))
     powers = 10.0 ** np.arange(highest, lowest - 1, -stride)
     limits = axes.get_xlim()
-    axes.set_xticks([*-powers, 0, *powers], minor=False)
+    axes.set_xticks([*-powers, 0, *powers])
     axes.set_xlim(limits)

@@ -115,15 +115,16 @@ def _draw_relief(axes: Axes3D, surface: Surface, colours: ScalarMappable) -> Non
         lw=0.15,
     )
     axes.set(**_AXES, zlabel=_LOSS, zlim=colours.get_clim())
+    axes.yaxis.labelpad = 9  # points, such that the ticks have room
     axes.locator_params(nbins=5)
 
 
 def _draw_contour(axes: Axes, surface: Surface, colours: ScalarMappable) -> None:
     plane, losses = _plane(surface), surface.losses
-    axes.pcolormesh(
-        *plane, losses, norm=colours.norm, cmap=colours.cmap, shading="gouraud"
-    )
-    levels = MaxNLocator(_LINES).tick_values(losses.min(), losses.max())
+    mesh = axes.pcolormesh(*plane, losses, shading="gouraud")
+    mesh.set(norm=colours.norm, cmap=colours.cmap)
+    ticks = MaxNLocator(_LINES).tick_values(losses.min(), losses.max())
+    levels = np.asarray(ticks)
     inks = [ink(colour) for colour in colours.to_rgba(levels)]
     lines = axes.contour(*plane, losses, levels, colors=inks, linewidths=0.7)
     axes.clabel(lines, fontsize="small", manual=_inner_places(lines, plane[0].max()))
@@ -132,9 +133,9 @@ def _draw_contour(axes: Axes, surface: Surface, colours: ScalarMappable) -> None
     axes.locator_params(nbins=5)
 
 
-def _plane(surface: Surface) -> list[np.ndarray]:
+def _plane(surface: Surface) -> tuple[np.ndarray, ...]:
     axes = _LEVELS * surface.first, _LEVELS * surface.second
-    return np.meshgrid(*axes, indexing="ij")
+    return tuple(np.meshgrid(*axes, indexing="ij"))
 
 
 def _inner_places(lines: ContourSet, radius: float) -> list[np.ndarray]:
