@@ -46,7 +46,7 @@ class Cut:
 
     Attributes:
         steps: (m,), in multiples of the way to the adversarial image: 0 is the clean
-            image and 1 the adversarial one, epsilon away.
+            image and 1 the adversarial one, at most epsilon away.
         losses: (images, m), nats.
     """
 
