@@ -1,6 +1,7 @@
 """The curvature of the loss during `fit`, as a Keras callback."""
 
 import contextlib
+from typing import Any
 
 import keras
 import numpy as np
@@ -50,8 +51,8 @@ class CurvatureMetric(keras.callbacks.Callback):
         if every_epochs < 1:
             raise ValueError(f"every_epochs must be 1 or more, not {every_epochs}")
         self._x, self._y, self._every_epochs = x, y, every_epochs
-        self._settings = {"h": h, "steps": steps, "batch_size": batch_size}
-        self._settings |= {"top": 1, "seed": seed}
+        self._settings: dict[str, Any] = {"h": h, "steps": steps, "top": 1}
+        self._settings |= {"batch_size": batch_size, "seed": seed}
 
     def on_train_begin(self, logs=None):
         # Compiles at the first measurement: the model may have no weights yet.

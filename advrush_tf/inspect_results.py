@@ -148,7 +148,7 @@ def as_json(
         results["architectures"] = {
             "count": len(samples),
             "rank_correlations": {
-                name: correlation._asdict()
+                name: dataclasses.asdict(correlation)
                 for name, correlation in correlations.items()
             },
             "found": found.to_dict() if found else None,

@@ -52,17 +52,21 @@ def read_section(workdir: Path) -> Section:
         UserError: the folder holds no run that can be told of, or a file is damaged.
         OSError: a file cannot be read.
     """
-    if is_search(workdir):
-        return _search(workdir, read_history(workdir))
-    for name, read in _READERS.items():
-        if (path := workdir / name).is_file():
-            try:
+    # It names a damaged file by itself.
+    history = read_history(workdir) if is_search(workdir) else None
+    path = workdir / "genotypes"
+    try:
+        if history is not None:
+            return _search(workdir, history)
+        for name, read in _READERS.items():
+            path = workdir / name
+            if path.is_file():
                 return read(workdir, json.loads(path.read_text("utf-8")))
-            except (ValueError, LookupError, TypeError, AttributeError) as error:
-                raise UserError(
-                    f"{path} or a picture beside it is damaged ({reason(error)}). Run "
-                    "its command again, or leave the folder out of the report."
-                ) from None
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} or a picture beside it is damaged ({reason(error)}). Run its "
+            "command again, or leave the folder out of the report."
+        ) from None
     raise UserError(
         f"{workdir} holds nothing to report. Give the --workdir of a search with a "
         f"finished epoch (genotypes/), of a finished fit ({FIT}), evaluation "
@@ -116,10 +120,32 @@ def _history_figures(history: SearchHistory) -> list[Figure]:
 
 
 def _fit(workdir: Path, report: Mapping[str, Any]) -> Section:
-    settings, test = report["settings"], report["test"]
+    settings = report["settings"]
+    accuracies, measurements = _accuracies(workdir, report)
+    return Section(
+        "Fit",
+        workdir,
+        f"Objective {settings['objective']} on {settings['dataset']}, "
+        f"{len(report['history'])} epochs; {_network(settings)}, "
+        f"{report['parameters']:,} parameters; seed {settings['seed']}; "
+        f"{report['seconds']:.0f} s.",
+        command("fit", settings, workdir),
+        settings,
+        _library(report),
+        _pictures(workdir, [CURVES]),
+        [accuracies, _history(report)],
+        measurements=measurements,
+    )
+
+
+def _accuracies(
+    workdir: Path, report: Mapping[str, Any]
+) -> tuple[Table, list[Measurement]]:
+    """Of the best weights and, if they are others, of the last."""
+    test, last = report["test"], report["history"][-1]
     measured = {BEST: (report["best"], test["best"])}
-    if report["history"][-1]["epoch"] != report["best"]["epoch"]:
-        measured[LAST] = (report["history"][-1], test["last"])
+    if last["epoch"] != report["best"]["epoch"]:
+        measured[LAST] = (last, test["last"])
     attack = f"PGD-{test['attack']['steps']}, epsilon {test['attack']['epsilon']:.4g}"
     rows, measurements = [], []
     for name, (row, result) in measured.items():
@@ -135,23 +161,8 @@ def _fit(workdir: Path, report: Mapping[str, Any]) -> Section:
             Measurement(model, str(path), f"{attack} (fit)", robust),
         ]
     head = ("weights", "epoch", "clean accuracy", f"accuracy under {attack}")
-    return Section(
-        "Fit",
-        workdir,
-        f"Objective {settings['objective']} on {settings['dataset']}, "
-        f"{len(report['history'])} epochs; {_network(settings)}, "
-        f"{report['parameters']:,} parameters; seed {settings['seed']}; "
-        f"{report['seconds']:.0f} s.",
-        command("fit", settings, workdir),
-        settings,
-        _library(report),
-        _pictures(workdir, [CURVES]),
-        [
-            Table(f"On {test['images']} test images, with 95 % intervals", head, rows),
-            _history(report),
-        ],
-        measurements=measurements,
-    )
+    caption = f"On {test['images']} test images, with 95 % intervals"
+    return Table(caption, head, rows), measurements
 
 
 def _network(settings: Mapping[str, Any]) -> str:
@@ -228,12 +239,18 @@ def _inspection(workdir: Path, results: Mapping[str, Any]) -> Section:
     tables = [_curvatures(models)]
     if architectures := results.get("architectures"):
         tables.append(_correlations(architectures))
-    # What --run gave has a section of its own.
-    shown = sorted(
-        path.name
-        for path in workdir.glob("*.png")
-        if not path.name.startswith("search_")
-    )
+    names = sorted(path.name for path in workdir.glob("*.png"))
+    measurements = [
+        Measurement(
+            model,
+            path,
+            "top eigenvalue",
+            mean_text(found["curvature"]["top_eigenvalue"]),
+        )
+        for model, path, found in zip(
+            settings["sha256"], settings["model"], models.values(), strict=True
+        )
+    ]
     return Section(
         "Inspection",
         workdir,
@@ -243,19 +260,10 @@ def _inspection(workdir: Path, results: Mapping[str, Any]) -> Section:
         command("inspect", settings, workdir),
         settings,
         _library(results) | results["versions"],
-        _pictures(workdir, shown),
+        # The searches that it drew have sections of their own.
+        _pictures(workdir, [name for name in names if not name.startswith("search_")]),
         tables,
-        measurements=[
-            Measurement(
-                model,
-                path,
-                "top eigenvalue",
-                mean_text(found["curvature"]["top_eigenvalue"]),
-            )
-            for model, path, found in zip(
-                settings["sha256"], settings["model"], models.values(), strict=True
-            )
-        ],
+        measurements=measurements,
     )
 
 

@@ -188,9 +188,9 @@ class Supernet(Block):
         return cells
 
     def call(self, x, training=False):
-        tables = (self.alphas_normal, self.alphas_reduce)
-        weights = [tf.nn.softmax(alphas.value) for alphas in tables]
-        return self.mix(x, *weights, training=training)
+        normal = tf.nn.softmax(self.alphas_normal.value)
+        reduce = tf.nn.softmax(self.alphas_reduce.value)
+        return self.mix(x, normal, reduce, training=training)
 
     def mix(self, x, normal, reduce, training=False):
         """Logits under given mixing weights in place of the softmax of the alphas.

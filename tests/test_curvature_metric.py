@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from small_networks import tiny_batch, tiny_network
 from tiny_search import random_batch, random_pair, tiny_compiled
 
@@ -50,7 +51,8 @@ def _means(model, x, y):
 
 def _fit(model, callbacks, data=None, epochs=2):
     x, y = data or tiny_batch(1)
-    return model.fit(x, y, epochs=epochs, verbose=0, callbacks=callbacks).history
+    settings = {"batch_size": len(x), "epochs": epochs, "verbose": 0}
+    return model.fit(x, y, callbacks=callbacks, **settings).history
 
 
 def test_the_history_holds_the_means_after_each_epoch():
@@ -106,7 +108,7 @@ def test_callbacks_after_it_see_its_values_and_other_epochs_none(tmp_path):
 def test_a_fit_model_is_measured_as_it_is_evaluated(ema_decay):
     images, network = tiny_batch(size=3), tiny_network()
     model = AdvRushFitModel(network, Standard(), ema_decay=ema_decay)
-    model.compile()
+    model.compile(run_eagerly=True)
     history = _fit(model, [CurvatureMetric(*images, **SETTINGS)], epochs=1)
     with model.averaged():
         expected = _means(network, *images)
@@ -117,7 +119,8 @@ def test_a_fit_model_is_measured_as_it_is_evaluated(ema_decay):
 def test_a_search_model_is_measured_in_images_of_its_input():
     images, model = random_batch(0, 3), tiny_compiled(warmup_epochs=9)
     metric = CurvatureMetric(*images, **SETTINGS)
-    history = model.fit([random_pair()], epochs=1, verbose=0, callbacks=metric).history
+    pairs = tf.data.Dataset.from_tensors(random_pair())
+    history = model.fit(pairs, verbose=0, callbacks=metric).history
     found = [history[key][0] for key in KEYS]
     np.testing.assert_allclose(found, _means(model, *images), rtol=1e-3)
 

@@ -194,6 +194,19 @@ def test_a_damaged_report_is_named(tmp_path, name, text):
         read_section(tmp_path)
 
 
+def test_a_search_without_all_settings_is_named(tmp_path):
+    path = make_search(tmp_path, epochs=1) / "genotypes" / "epoch_0001.json"
+    path.write_text(path.read_text().replace('"num_cells"', '"num_cell"'))
+    with pytest.raises(UserError, match=r"genotypes or .* damaged .*'num_cells'"):
+        read_section(tmp_path)
+
+
+def test_a_damaged_epoch_of_a_search_is_named(tmp_path):
+    (make_search(tmp_path) / "genotypes" / "epoch_0002.json").write_text("{")
+    with pytest.raises(UserError, match=r"epoch_0002\.json is damaged"):
+        read_section(tmp_path)
+
+
 def test_a_damaged_picture_is_named(tmp_path):
     (make_fit(tmp_path) / "curves.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"damaged .*curves\.png is no PNG file"):

@@ -80,7 +80,7 @@ def _draw_points(
 
 def _finish_scatter(axes: Axes) -> None:
     axes.set(xlabel=_EIGENVALUE, ylabel=_ROBUST)
-    if min(line.get_xdata().min() for line in axes.lines) > 0:
+    if min(np.min(line.get_xdata()) for line in axes.lines) > 0:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(LogFormatter())
         axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
@@ -91,13 +91,18 @@ def _finish_scatter(axes: Axes) -> None:
 def _draw_distributions(axes: dict[str, Axes], points: np.ndarray) -> None:
     """Histograms in the margins, with bins of one width on the scatter's axes."""
     above, beside = axes["above"], axes["beside"]
-    style = {"color": _DRAWN["color"], "alpha": 0.8, "ec": "white", "lw": 0.5}
+    style: dict[str, Any] = {
+        "color": _DRAWN["color"],
+        "alpha": 0.8,
+        "ec": "white",
+        "lw": 0.5,
+    }
     x, y = points.T
     if above.get_xscale() == "log":
         bins = 10 ** np.histogram_bin_edges(np.log10(x), _BINS)
     else:
         bins = np.histogram_bin_edges(x, _BINS)
-    above.hist(x, bins, **style)
+    above.hist(x, bins.tolist(), **style)
     beside.hist(y, _BINS, orientation="horizontal", **style)
     above.set_ylabel("genotypes")
     beside.set_xlabel("genotypes")

@@ -1,19 +1,20 @@
 """Rank correlation with a confidence interval."""
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 FEWEST = 4
 _RESAMPLES = 9999
 _BATCH = 500  # resamples at a time, which bounds the memory
 
 
-class RankCorrelation(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class RankCorrelation:
     """Spearman's rank correlation of pairs.
 
     Attributes:

@@ -83,7 +83,7 @@ def lanczos(
             break
         full = norm <= _ROUNDINGS * np.finfo(products.dtype).eps * largest
         norms[full, step] = 0
-        for row in np.flatnonzero(full):
+        for row in np.flatnonzero(full).tolist():
             generator = np.random.default_rng([*seeds[row], step + 1])
             fresh = generator.standard_normal((1, size))
             rest[row] = _outside(fresh, basis[row : row + 1, : step + 1])[0]

@@ -91,7 +91,8 @@ class SharedNetwork:
         self._observe = observe
 
     def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        return self._model.mixed_logits(x, *self._mixing, training=training)
+        normal, reduce = self._mixing
+        return self._model.mixed_logits(x, normal, reduce, training=training)
 
     @contextlib.contextmanager
     def adopted(
