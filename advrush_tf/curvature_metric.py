@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from advrush_tf.landscape.curvature import PROBE_LENGTH, Curvature, CurvatureMeter
+from advrush_tf.landscape.curvature import PROBE_LENGTH, CurvatureMeter
 
 
 class CurvatureMetric(keras.callbacks.Callback):
@@ -63,14 +63,6 @@ class CurvatureMetric(keras.callbacks.Callback):
             return
         averaged = getattr(self.model, "averaged", contextlib.nullcontext)
         with averaged():
-            logs.update(_means(self._meter.measure(self._x, self._y)))
-
-
-def _means(curvature: Curvature) -> dict[str, float]:
-    values = {
-        "top_eigenvalue": curvature.eigenvalues[:, 0],
-        "trace": curvature.traces,
-        "penalty": curvature.penalties,
-        "gradient_norm": curvature.gradient_norms,
-    }
-    return {f"curvature_{name}": float(np.mean(v)) for name, v in values.items()}
+            curvature = self._meter.measure(self._x, self._y)
+        for name, values in curvature.quantities.items():
+            logs[f"curvature_{name}"] = float(np.mean(values))

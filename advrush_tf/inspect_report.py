@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.files import write_text
-from advrush_tf.inspect_results import Inspected, as_json, markdown, quantities
+from advrush_tf.inspect_results import Inspected, as_json, markdown
 from advrush_tf.inspect_settings import InspectSettings
 from advrush_tf.jsonable import json_text
 from advrush_tf.landscape import (
@@ -113,7 +113,7 @@ def _write_tensorboard(
     writer = tf.summary.create_file_writer(str(folder))
     with writer.as_default(0):
         for model, inspected in models.items():
-            for name, values in quantities(inspected.curvature).items():
+            for name, values in inspected.curvature.quantities.items():
                 tf.summary.scalar(f"mean {name}/{model}", values.mean())
                 tf.summary.histogram(f"{name}/{model}", values)
         tf.summary.text("inspection", table)

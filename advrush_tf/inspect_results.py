@@ -79,16 +79,6 @@ class Inspected:
 _PARTS: Mapping[str, Any] = {"curvature": Curvature, "surface": Surface, "cut": Cut}
 
 
-def quantities(curvature: Curvature) -> dict[str, np.ndarray]:
-    """The numbers of each image that are reported, (images,) by name."""
-    return {
-        "top_eigenvalue": curvature.eigenvalues[:, 0],
-        "trace": curvature.traces,
-        "penalty": curvature.penalties,
-        "gradient_norm": curvature.gradient_norms,
-    }
-
-
 def summary(values: np.ndarray, seed: int) -> dict[str, float]:
     """Mean with its 95 % bootstrap interval, and quartiles.
 
@@ -164,8 +154,7 @@ def _model(path: str, inspected: Inspected, seed: int) -> dict[str, Any]:
         "images": len(inspected.right),
         "accuracy": float(inspected.right.mean()),
         "curvature": {
-            name: summary(values, seed)
-            for name, values in quantities(curvature).items()
+            name: summary(values, seed) for name, values in curvature.quantities.items()
         },
         # How far a reported eigenvalue is at most from one of the Hessian's.
         "largest_eigenvalue_error": float(curvature.eigenvalue_bounds[:, 0].max()),

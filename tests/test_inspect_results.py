@@ -7,7 +7,6 @@ from advrush_tf.inspect_results import (
     Inspected,
     as_json,
     markdown,
-    quantities,
     summary,
 )
 from advrush_tf.inspect_settings import InspectSettings
@@ -33,12 +32,6 @@ def test_a_damaged_file_is_said_to_be(tmp_path, kept):
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(ValueError, match=r"model_0\.npz is damaged"):
         Inspected.load(path)
-
-
-def test_the_top_eigenvalue_is_the_first():
-    model = inspected()
-    found = quantities(model.curvature)["top_eigenvalue"]
-    np.testing.assert_array_equal(found, model.curvature.eigenvalues[:, 0])
 
 
 def test_the_interval_of_a_mean_is_near_the_normal_one():

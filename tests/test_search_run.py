@@ -8,6 +8,7 @@ from processes import (
     kill_at,
     kill_while_writing,
 )
+from tiny_search import tiny_compiled
 
 from advrush_tf import search_run
 from advrush_tf.checkpoints import CheckpointStore
@@ -79,10 +80,10 @@ def test_a_metric_that_is_not_finite_is_left_out(tmp_path):
     recorder.set_model(tiny_compiled())
     logs = dict.fromkeys(LOGGED, 0.5)
     recorder.on_epoch_end(0, {**logs, "val_loss": np.inf})
-    metrics = Genotype.load(tmp_path / "genotypes" / "epoch_0001.json").provenance[
-        "metrics"
-    ]
-    assert metrics == {name: 0.5 for name in LOGGED if name != "val_loss"}
+    genotype = Genotype.load(tmp_path / "genotypes" / "epoch_0001.json")
+    assert genotype.provenance["metrics"] == {
+        name: 0.5 for name in LOGGED if name != "val_loss"
+    }
 
 
 LOGGED = (

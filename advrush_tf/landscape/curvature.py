@@ -46,6 +46,16 @@ class Curvature:
     ritz_values: np.ndarray
     ritz_weights: np.ndarray
 
+    @property
+    def quantities(self) -> dict[str, np.ndarray]:
+        """What is reported of each image, (images,) by name."""
+        return {
+            "top_eigenvalue": self.eigenvalues[:, 0],
+            "trace": self.traces,
+            "penalty": self.penalties,
+            "gradient_norm": self.gradient_norms,
+        }
+
 
 def hessian_vector_product(
     model_fn: Any, x: tf.Tensor, y: tf.Tensor, v: tf.Tensor
