@@ -68,9 +68,15 @@ def _expected_target(file: str) -> tuple[str, str]:
         return Path(file).parts[-2], "py_library"
     if folder == "tests":
         return stem, "py_test" if stem.startswith("test_") else "py_library"
+    if _is_part_of_a_launcher(file):
+        return stem, "py_library"
     if folder == "launch":
         return f"launch_{stem}", "py_binary"
     return stem, "py_binary" if folder == "testdata" else "py_library"
+
+
+def _is_part_of_a_launcher(file: str) -> bool:
+    return file.startswith("launch/") and file.endswith("_flags.py")
 
 
 def _modules() -> dict[str, str]:
@@ -79,6 +85,8 @@ def _modules() -> dict[str, str]:
     for file in _files():
         name = ".".join(Path(file).with_suffix("").parts)
         name = name.removesuffix(".__init__").removeprefix("tests.")
+        if _is_part_of_a_launcher(file):
+            name = name.removeprefix("launch.")
         modules[name] = _expected_target(file)[0]
     return modules
 
