@@ -23,6 +23,7 @@ from advrush_tf.inspect_settings import InspectSettings
 from advrush_tf.jsonable import json_text
 from advrush_tf.landscape.architectures import ArchitectureSampler, Sampled
 from advrush_tf.landscape.curvature import measure_curvature
+from advrush_tf.landscape.path_training import train_paths
 from advrush_tf.landscape.surfaces import loss_cut, loss_surface
 from advrush_tf.model_files import (
     load_classifier,
@@ -36,7 +37,7 @@ from advrush_tf.search_files import load_supernet, newest_checkpoint
 from advrush_tf.search_history import is_search
 from advrush_tf.settings import record_settings
 
-_MEASURED, _SAMPLED = "measured", "sampled.json"
+_MEASURED, _SAMPLED, _PATHS = "measured", "sampled.json", "paths"
 
 
 def run_inspect(
@@ -200,6 +201,7 @@ class _Inspection:
             The random ones, and the search's own if it has ended with one.
         """
         count = self._settings.sample_genotypes
+        self._train_paths(supernet)
         self._say(f"{count} random genotypes with the weights of {search} ...")
         sampler = self._sampler(supernet)
         path = self._folder / _SAMPLED
@@ -213,6 +215,19 @@ class _Inspection:
                 bar.update()
         own = search / "genotype.json"
         return samples, sampler.measure(get_genotype(own)) if own.exists() else None
+
+    def _train_paths(self, supernet: AdvRushSearchModel) -> None:
+        epochs, folder = self._settings.path_epochs, self._folder / _PATHS
+        self._say(f"{epochs} epochs of single architectures with shared weights ...")
+        with progress_bar(epochs, "single architectures", "epoch") as bar:
+            train_paths(
+                supernet,
+                self._dataset,
+                epochs,
+                folder,
+                seed=self._settings.seed,
+                progress=bar.update,
+            )
 
     def _sampler(self, supernet: AdvRushSearchModel) -> ArchitectureSampler:
         settings = self._settings

@@ -25,6 +25,8 @@ class InspectSettings(Settings):
         cut_points: points of a cut, one more than a multiple of 3.
         sample_genotypes: random genotypes that share the weights of the supernet,
             which then is the only search's workdir among the models; 0 for none.
+        path_epochs: epochs in which the supernet's weights are trained for single
+            architectures before any is sampled, see `train_paths`; 0 for none.
         sample_images: test images for the accuracies of each of them.
         sample_curvature_images: test images for the curvature of each of them.
         seed: of all random numbers.
@@ -46,6 +48,7 @@ class InspectSettings(Settings):
     surface_points: int = 21
     cut_points: int = 31
     sample_genotypes: int = 0
+    path_epochs: int = 20
     sample_images: int = 256
     sample_curvature_images: int = 16
     seed: int = 0
@@ -58,6 +61,7 @@ class InspectSettings(Settings):
         # Of fewer there is no rank correlation.
         enough = self.sample_genotypes == 0 or self.sample_genotypes >= 4
         self.require("sample_genotypes", enough, "0, or 4 or more")
+        self.require_not_negative("path_epochs")
         self.require_seed()
         self.require(
             "lanczos_steps",

@@ -49,6 +49,8 @@ for _name, _help in {
     "cut_points": "Points of a cut along the attack's direction.",
     "sample_genotypes": "Random genotypes that are measured with the weights of a "
     "supernet: one of the models is then a search's workdir. 0 for none.",
+    "path_epochs": "Epochs in which the supernet's weights first learn to serve single "
+    "architectures, a random one a step; 0 for none.",
     "sample_images": "Test images for the accuracies of each sampled genotype.",
     "sample_curvature_images": "Test images for the curvature of each of them.",
     "seed": "Seed of all random numbers.",

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 
 import keras
 import numpy as np
@@ -29,6 +30,7 @@ SMALL = {
     "epsilon": "0.1",
     "surface_points": 3,
     "cut_points": 4,
+    "path_epochs": 1,
     "sample_images": 8,
     "sample_curvature_images": 2,
 }
@@ -128,7 +130,8 @@ def test_a_finished_inspection_is_told_again(finished, settings):
 def test_damaged_measurements_are_made_anew(finished, settings, tmp_path):
     (tmp_path / "measured").mkdir()
     source = finished[0] / "measured"
-    for path in source.iterdir():
+    shutil.copytree(source / "paths", tmp_path / "measured" / "paths")
+    for path in source.glob("*.*"):
         (tmp_path / "measured" / path.name).write_bytes(path.read_bytes())
     damaged = tmp_path / "measured" / "model_0.npz"
     damaged.write_bytes(damaged.read_bytes()[:50])

@@ -114,7 +114,7 @@ class SharedNetwork:
         """
         if not batches:
             raise ValueError("batch normalisation needs at least one training batch")
-        self._mix(genotype)
+        self.mix(genotype)
         before = [variable.numpy() for variable in self._statistics]
         try:
             self._recalibrate(batches)
@@ -123,7 +123,12 @@ class SharedNetwork:
             for variable, value in zip(self._statistics, before, strict=True):
                 variable.assign(value)
 
-    def _mix(self, genotype: Genotype) -> None:
+    def mix(self, genotype: Genotype) -> None:
+        """Gives the weights of a genotype, without statistics for inference.
+
+        Raises:
+            ValueError: the genotype does not fit the supernet.
+        """
         supernet = self._model.supernet
         if genotype.num_nodes != supernet.num_nodes:
             raise ValueError(
