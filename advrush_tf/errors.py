@@ -9,7 +9,7 @@ class UserError(ValueError):
 
 
 class NonFiniteLossError(ArithmeticError):
-    """A loss or a weight became NaN or infinite during a search or a fit.
+    """A loss, a derivative or a weight is NaN or infinite.
 
     Launchers print the message without a traceback and exit with code 1.
     """

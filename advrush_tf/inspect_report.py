@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from advrush_tf.data_source import reason
+from advrush_tf.errors import UserError
 from advrush_tf.files import write_text
 from advrush_tf.inspect_results import Inspected, as_json, markdown
 from advrush_tf.inspect_settings import InspectSettings
@@ -139,11 +141,16 @@ def draw_search(run: Path, workdir: Path, say: Callable[[str], None]) -> None:
     """
     history = read_history(run)
     workdir.mkdir(parents=True, exist_ok=True)
-    stem = f"search_{run.name}"
-    pictures = {f"{stem}/history": draw_history(history, workdir / f"{stem}.png")}
-    for kind in ("normal", "reduce"):
-        path = workdir / f"{stem}_alphas_{kind}.png"
-        pictures[f"{stem}/alphas_{kind}"] = draw_alphas(history, kind, path)
+    stem = f"search_{run.resolve().name}"
+    try:
+        pictures = {f"{stem}/history": draw_history(history, workdir / f"{stem}.png")}
+        for kind in ("normal", "reduce"):
+            path = workdir / f"{stem}_alphas_{kind}.png"
+            pictures[f"{stem}/alphas_{kind}"] = draw_alphas(history, kind, path)
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"The history in {run} is damaged ({reason(error)}); copy it again."
+        ) from None
     writer = tf.summary.create_file_writer(str(workdir / "tensorboard"))
     with writer.as_default(0):
         for name, picture in pictures.items():

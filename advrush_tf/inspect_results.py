@@ -20,6 +20,7 @@ from advrush_tf.version import __version__
 
 _LIBRARIES = ("keras", "tensorflow", "numpy", "scipy")
 _RESAMPLES = 2000
+_BATCH = 50  # resamples at a time, which bounds the memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +93,7 @@ def summary(values: np.ndarray, seed: int) -> dict[str, float]:
             (values,),
             np.mean,
             n_resamples=_RESAMPLES,
+            batch=_BATCH,
             method="percentile",
             rng=np.random.default_rng(seed),
         )
@@ -192,6 +194,8 @@ def markdown(results: Mapping[str, Any]) -> str:
             "weights, Spearman's rank correlation with the robust accuracy:",
             "",
         ]
+        if not architectures["rank_correlations"]:
+            lines.append("none is defined: all have the same robust accuracy.")
         lines += [
             f"- {name.replace('_', ' ')}: {found['rho']:.2f} "
             f"({found['low']:.2f} to {found['high']:.2f})"

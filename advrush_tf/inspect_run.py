@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from advrush_tf.model_files import (
     sha256,
     short_names,
 )
+from advrush_tf.report_sections import check_workdir
 from advrush_tf.running import print_line, progress_bar, told_again, write_failure
 from advrush_tf.search import AdvRushSearchModel
 from advrush_tf.search_files import load_supernet, newest_checkpoint
@@ -67,18 +69,41 @@ def run_inspect(
         UserError: the input is at fault; one clear line.
     """
     results = None
+    runs = list(dict.fromkeys(runs))
+    _check(runs, report)
     try:
         if settings is not None:
             results = _inspect(settings, workdir, data_dir, say)
-        for run in runs:
-            if is_search(run):
-                draw_search(run, workdir, say)
-        if report is not None:
-            write_html([*runs, *([workdir] if settings else [])], report)
-            say(f"Report       {report}")
+        for run in filter(is_search, runs):
+            draw_search(run, workdir, say)
     except OSError as error:
         raise UserError(write_failure(workdir, error)) from None
+    if report is not None:
+        _write_report([*runs, *([workdir] if settings else [])], report, say)
     return results
+
+
+def _check(runs: Sequence[Path], report: Path | None) -> None:
+    """Raises UserError, before any work, where runs or report cannot be used."""
+    for run in runs:
+        check_workdir(run)
+    if report is not None and (report.is_dir() or not report.name):
+        raise UserError(
+            f"--report is {report}, a folder; it must be a file such as report.html."
+        )
+
+
+def _write_report(
+    workdirs: Sequence[Path], report: Path, say: Callable[[str], None]
+) -> None:
+    try:
+        write_html(list(dict.fromkeys(workdirs)), report)
+    except OSError as error:
+        raise UserError(
+            f"Writing the report {report} failed: {error.strerror or error}. Give "
+            "--report a file in a folder that can be written; the rest is done."
+        ) from None
+    say(f"Report       {report}")
 
 
 def _inspect(
@@ -96,6 +121,10 @@ def _inspect(
             "--sample_genotypes samples from one supernet: give one --model that is a "
             f"search's workdir; there are {len(searches)}."
         )
+    values = math.prod(dataset.image_shape)
+    settings.require(
+        "top", settings.top <= values, f"{values} or less, an image's size"
+    )
     hashes = tuple(sha256(_weights_file(path)) for path in paths)
     settings = dataclasses.replace(settings, sha256=hashes)
     record_settings(settings, workdir)

@@ -52,6 +52,7 @@ def read_section(workdir: Path) -> Section:
         UserError: the folder holds no run that can be told of, or a file is damaged.
         OSError: a file cannot be read.
     """
+    check_workdir(workdir)
     # It names a damaged file by itself.
     history = read_history(workdir) if is_search(workdir) else None
     path = workdir / "genotypes"
@@ -67,11 +68,17 @@ def read_section(workdir: Path) -> Section:
             f"{path} or a picture beside it is damaged ({reason(error)}). Run its "
             "command again, or leave the folder out of the report."
         ) from None
-    raise UserError(
-        f"{workdir} holds nothing to report. Give the --workdir of a search with a "
-        f"finished epoch (genotypes/), of a finished fit ({FIT}), evaluation "
-        f"({EVALUATION}) or inspection ({INSPECTION})."
-    )
+    raise AssertionError("check_workdir found one of these files")
+
+
+def check_workdir(workdir: Path) -> None:
+    """Raises UserError unless a folder holds a run that can be told of."""
+    if not is_search(workdir) and not any((workdir / n).is_file() for n in _READERS):
+        raise UserError(
+            f"{workdir} holds nothing to report. Give the --workdir of a search with a "
+            f"finished epoch (genotypes/), of a finished fit ({FIT}), evaluation "
+            f"({EVALUATION}) or inspection ({INSPECTION})."
+        )
 
 
 def _search(workdir: Path, history: SearchHistory) -> Section:
@@ -132,7 +139,7 @@ def _fit(workdir: Path, report: Mapping[str, Any]) -> Section:
         command("fit", settings, workdir),
         settings,
         _library(report),
-        _pictures(workdir, [CURVES]),
+        [*_own_drawings(workdir), *_pictures(workdir, [CURVES])],
         [accuracies, _history(report)],
         measurements=measurements,
     )
@@ -163,6 +170,12 @@ def _accuracies(
     head = ("weights", "epoch", "clean accuracy", f"accuracy under {attack}")
     caption = f"On {test['images']} test images, with 95 % intervals"
     return Table(caption, head, rows), measurements
+
+
+def _own_drawings(workdir: Path) -> list[Figure]:
+    """Of a fit's genotype; a ResNet has none."""
+    path = workdir / "genotype.json"
+    return _drawings(Genotype.load(path)) if path.is_file() else []
 
 
 def _network(settings: Mapping[str, Any]) -> str:
@@ -255,7 +268,7 @@ def _inspection(workdir: Path, results: Mapping[str, Any]) -> Section:
         "Inspection",
         workdir,
         f"{len(models)} {'models' if len(models) > 1 else 'model'} on the first "
-        f"{settings['test_images']} images of the test split of {settings['dataset']}; "
+        f"{_images(models)} images of the test split of {settings['dataset']}; "
         f"epsilon {settings['epsilon']}; seed {settings['seed']}.",
         command("inspect", settings, workdir),
         settings,
@@ -265,6 +278,10 @@ def _inspection(workdir: Path, results: Mapping[str, Any]) -> Section:
         tables,
         measurements=measurements,
     )
+
+
+def _images(models: Mapping[str, Any]) -> int:
+    return max(found["images"] for found in models.values())
 
 
 def _curvatures(models: Mapping[str, Any]) -> Table:

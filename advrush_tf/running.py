@@ -54,7 +54,7 @@ def told_again(
     try:
         report = json.loads(path.read_text("utf-8"))
         tell(report, path.parent, lambda line: None)
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} is damaged ({reason(error)}). Delete it and run the same command "
             "to write it anew."

@@ -13,6 +13,7 @@ from advrush_tf import inspect_run
 from advrush_tf.errors import UserError
 from advrush_tf.inspect_settings import InspectSettings
 from advrush_tf.launching import define_data_dir, define_workdir
+from advrush_tf.search_history import is_search
 
 _DEFAULTS = InspectSettings(model=("-",))
 
@@ -41,7 +42,7 @@ for _name, _help in {
     flags.DEFINE_string(_name, getattr(_DEFAULTS, _name), _help)
 for _name, _help in {
     "test_images": "Images of the test split that are looked at, from its first on.",
-    "batch_size": "Images at a time.",
+    "batch_size": "Images at a time, of the models.",
     "top": "Number of eigenvalues of each image's Hessian.",
     "lanczos_steps": "Hessian-vector products of each image and probe.",
     "probes": "Random starts of each image, for the trace and the spectral density.",
@@ -73,6 +74,8 @@ def main() -> None:
             "Nothing to inspect: give --model=PATH (a .keras file or a search's "
             "workdir) or --run=WORKDIR, each as often as wanted."
         )
+    if not models and not _REPORT.value and not any(map(is_search, runs)):
+        raise UserError("--run without a search, and no --report: nothing to write.")
     report = None if _REPORT.value is None else Path(_REPORT.value)
     settings = _settings() if models else None
     inspect_run.run_inspect(

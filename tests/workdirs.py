@@ -124,7 +124,12 @@ def make_inspection(workdir, sha256="ab"):
         "library": "advrush_tf 1.2.3",
         "versions": {"keras": "3.0"},
         "settings": settings.to_dict(),
-        "models": {"one/model.keras": {"curvature": dict.fromkeys(names, number)}},
+        "models": {
+            "one/model.keras": {
+                "images": 64,
+                "curvature": dict.fromkeys(names, number),
+            }
+        },
         "architectures": {
             "count": 7,
             "rank_correlations": {

@@ -15,6 +15,7 @@ from advrush_tf.attacks.victim import LogitsFn, as_logits_fn
 from advrush_tf.errors import NonFiniteLossError
 from advrush_tf.inputs import as_labels, check_images
 from advrush_tf.landscape.lanczos import Ritz, lanczos, ritz
+from advrush_tf.landscape.second_derivatives import check_second_derivatives
 from advrush_tf.penalty import curvature_penalty, input_gradient
 
 # AdvRush's h, 1.5 in CIFAR-10 images normalised by standard deviations of 0.247.
@@ -62,9 +63,8 @@ def hessian_vector_product(
 ) -> tf.Tensor:
     """Hessian of each example's cross-entropy in its own image, times a vector.
 
-    Exact where the network is smooth; where it is piecewise linear, of the piece. As in
-    TensorFlow at large, max pooling with stride 1 and padding "same" must be that of
-    `advrush_tf.kernels`.
+    Exact where the network is smooth; where it is piecewise linear, of the piece. What
+    `check_second_derivatives` refuses, as `CurvatureMeter` does, comes out wrong here.
 
     Args:
         model_fn: a Keras classifier, or a function from images to logits (batch,
@@ -226,30 +226,17 @@ def _compiled(logits_fn: LogitsFn, h: float) -> tuple[Callable, Callable]:
 
     @tf.function(autograph=False)
     def product(x: tf.Tensor, y: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
-        products = hessian_vector_product(logits, x, y, v)
+        try:
+            products = hessian_vector_product(logits, x, y, v)
+        except LookupError as error:
+            raise ValueError(
+                f"TensorFlow cannot differentiate the model twice: {error}"
+            ) from None
         if not tf.executing_eagerly():
-            _check_poolings(tf.compat.v1.get_default_graph())
+            check_second_derivatives(tf.compat.v1.get_default_graph())
         return products
 
     return slopes, product
-
-
-def _check_poolings(graph: tf.Graph) -> None:
-    """Raises ValueError where TensorFlow's second derivative of max pooling is wrong.
-
-    Its CPU kernel writes over the input that it still reads, if both have one shape.
-    """
-    definition = graph.as_graph_def()
-    functions = (function.node_def for function in definition.library.function)
-    for node in [*definition.node, *(n for nodes in functions for n in nodes)]:
-        if node.op == "MaxPoolGradGrad":
-            strides = node.attr["strides"].list.i
-            if max(strides) == 1 and node.attr["padding"].s == b"SAME":
-                raise ValueError(
-                    "the model has a max pooling with stride 1 and padding 'same', "
-                    "whose second derivative is wrong in TensorFlow; use "
-                    "advrush_tf.kernels.max_pool_3x3 in its place"
-                )
 
 
 def _checked(x: Any, y: Any, top: int) -> tuple[np.ndarray, np.ndarray]:
