@@ -71,6 +71,10 @@ def run_inspect(
     results = None
     runs = list(dict.fromkeys(runs))
     _check(runs, report)
+    if settings is None and report is None and not any(map(is_search, runs)):
+        raise UserError(
+            "There is nothing to draw: --run names no search. Give --report=FILE.html."
+        )
     try:
         if settings is not None:
             results = _inspect(settings, workdir, data_dir, say)

@@ -13,7 +13,6 @@ from advrush_tf import inspect_run
 from advrush_tf.errors import UserError
 from advrush_tf.inspect_settings import InspectSettings
 from advrush_tf.launching import define_data_dir, define_workdir
-from advrush_tf.search_history import is_search
 
 _DEFAULTS = InspectSettings(model=("-",))
 
@@ -74,9 +73,7 @@ def main() -> None:
             "Nothing to inspect: give --model=PATH (a .keras file or a search's "
             "workdir) or --run=WORKDIR, each as often as wanted."
         )
-    if not models and not _REPORT.value and not any(map(is_search, runs)):
-        raise UserError("--run without a search, and no --report: nothing to write.")
-    report = None if _REPORT.value is None else Path(_REPORT.value)
+    report = Path(_REPORT.value) if _REPORT.value else None
     settings = _settings() if models else None
     inspect_run.run_inspect(
         settings, Path(_WORKDIR.value), runs, report, _DATA_DIR.value

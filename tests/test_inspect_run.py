@@ -152,6 +152,31 @@ def test_the_numbers_do_not_depend_on_the_batch(finished, classifier, tmp_path):
         )
 
 
+def test_without_models_a_report_tells_of_runs(search, tmp_path):
+    report = tmp_path / "new" / "report.html"
+    run = inspect_run.run_inspect
+    assert run(None, tmp_path, [search, search], report, say=_quiet) is None
+    assert report.read_text().count("<h2") == 1
+    assert (tmp_path / "search_search.png").exists()
+
+
+def test_what_cannot_be_told_of_is_one_line(search, tmp_path):
+    def refused(words, runs, report=None):
+        with pytest.raises(UserError, match=words):
+            inspect_run.run_inspect(None, tmp_path, runs, report, say=_quiet)
+
+    file = tmp_path / "file"
+    file.write_text("a file")
+    refused("none holds nothing to report", [tmp_path / "none"])
+    refused("a folder; it must be a file", [search], tmp_path)
+    refused("Writing the report .* failed", [search], file / "report.html")
+    fit = tmp_path / "fit"
+    fit.mkdir()
+    (fit / "fit.json").write_text("{}")
+    refused("There is nothing to draw", [fit])
+    refused("fit.json or a picture beside it is damaged", [fit], tmp_path / "r.html")
+
+
 def test_what_cannot_be_inspected_is_one_line(classifier, search, tmp_path):
     def refused(words, **changes):
         values = {"model": (str(classifier),), **SMALL, **changes}
@@ -162,3 +187,4 @@ def test_what_cannot_be_inspected_is_one_line(classifier, search, tmp_path):
     refused("no model file none.keras", model=("none.keras",))
     refused("one --model that is a search's workdir", sample_genotypes=4)
     refused("is no search's folder", model=(str(tmp_path),))
+    refused("--top is 65; it must be 64 or less", top=65, lanczos_steps=65)
