@@ -32,6 +32,7 @@ _COMPARED = ("top_eigenvalue", "penalty", "gradient_norm")
 def write_results(
     settings: InspectSettings,
     models: Mapping[str, Inspected],
+    size: int,
     samples: Sequence[Sampled],
     found: Sampled | None,
     workdir: Path,
@@ -42,6 +43,7 @@ def write_results(
     Args:
         settings: of the inspection.
         models: what was found of each model, by its name in figures.
+        size: number of an image's values.
         samples: of the random genotypes, none if there were none.
         found: the search's own genotype, measured as they were.
         workdir: receives the files.
@@ -55,7 +57,7 @@ def write_results(
     """
     correlations = _correlations(samples, settings.seed)
     results = as_json(settings, models, samples, found, correlations)
-    pictures = _draw(settings, models, workdir)
+    pictures = _draw(settings, models, size, workdir)
     if samples:
         pictures["architectures"] = architecture_figures.draw_architectures(
             samples,
@@ -83,7 +85,10 @@ def _correlations(samples: Sequence[Sampled], seed: int) -> dict[str, RankCorrel
 
 
 def _draw(
-    settings: InspectSettings, models: Mapping[str, Inspected], workdir: Path
+    settings: InspectSettings,
+    models: Mapping[str, Inspected],
+    size: int,
+    workdir: Path,
 ) -> dict[str, np.ndarray]:
     curvatures = {name: model.curvature for name, model in models.items()}
     return {
@@ -92,6 +97,9 @@ def _draw(
         ),
         "spectra": curvature_figures.draw_spectra(
             mean_spectra(curvatures), workdir / "spectra.png"
+        ),
+        "eigenvalues": curvature_figures.draw_counts(
+            curvatures, size, workdir / "eigenvalues.png"
         ),
         "surfaces": surface_figures.draw_surfaces(
             {name: model.surface for name, model in models.items()},
@@ -159,6 +167,9 @@ def draw_search(run: Path, workdir: Path, say: Callable[[str], None]) -> None:
     say(f"History      {', '.join(str(workdir / f'{stem}{end}.png') for end in _ENDS)}")
 
 
+_FIGURES = (
+    *("curvature", "spectra", "eigenvalues", "surfaces", "cuts", "architectures"),
+)
 _ENDS = ("", "_alphas_normal", "_alphas_reduce")
 
 
@@ -172,7 +183,7 @@ def tell(results: Mapping[str, Any], workdir: Path, say: Callable[[str], None]) 
     """
     say(f"\n{markdown(results)}\n")
     say(f"Results      {workdir / RESULTS}, {workdir / TABLE}")
-    for name in ("curvature", "spectra", "surfaces", "cuts", "architectures"):
+    for name in _FIGURES:
         if (path := workdir / f"{name}.png").exists():
             say(f"             {path}")
     say(f"\nNext: tensorboard --logdir {workdir / 'tensorboard'}")

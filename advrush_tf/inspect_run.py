@@ -145,7 +145,7 @@ def _inspect(
     if settings.sample_genotypes:
         supernet = victims[paths.index(searches[0])].model
         samples, found = inspection.sample(supernet, searches[0])
-    return write_results(settings, models, samples, found, workdir, say)
+    return write_results(settings, models, values, samples, found, workdir, say)
 
 
 def _open(

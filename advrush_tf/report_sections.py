@@ -37,6 +37,7 @@ _CAPTIONS = {
     TRIPLES: "Images, their adversarial images and the scaled differences",
     "curvature.png": "Curvature of the loss as a function of the input, per image",
     "spectra.png": "Spectral density of the input Hessian, mean over the images",
+    "eigenvalues.png": "Eigenvalues of an image beyond each size, mean over the images",
     "surfaces.png": "Mean loss over the plane of the gradient's sign and a random "
     "direction",
     "cuts.png": "Loss along each model's own attack",

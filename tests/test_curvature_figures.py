@@ -1,4 +1,5 @@
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -6,7 +7,11 @@ from figure_spy import spy_on_figures
 from matplotlib.image import imread
 
 from advrush_tf.landscape.curvature import Curvature
-from advrush_tf.landscape.curvature_figures import draw_curvature, draw_spectra
+from advrush_tf.landscape.curvature_figures import (
+    draw_counts,
+    draw_curvature,
+    draw_spectra,
+)
 
 NAME = "digits_standard/model.keras"
 LONG = "runs/of_a_year/cifar_adversarial/checkpoints/model.keras"
@@ -170,7 +175,7 @@ def test_spectra_are_what_was_given(figures):
     draw_spectra(densities, None)
     (axes,) = figures[0].axes
     assert axes.get_xlabel() == f"eigenvalue of the input Hessian, {BEND}"
-    assert axes.get_ylabel() == "spectral density"
+    assert axes.get_ylabel() == "density of eigenvalues (integral 1)"
     assert (axes.get_xscale(), axes.get_yscale()) == ("linear", "log")
     texts = figures[0].legends[0].get_texts()
     assert [text.get_text() for text in texts] == list(densities)
@@ -230,3 +235,19 @@ def test_without_a_path_nothing_is_written(tmp_path, monkeypatch, draw):
     monkeypatch.chdir(tmp_path)
     draw(None)
     assert not os.listdir(tmp_path)
+
+
+def test_counts_of_eigenvalues_are_those_of_the_quadrature(figures):
+    # One image of 10 values: two eigenvalues of size 4, one of 1, seven of 0.
+    curvature = SimpleNamespace(
+        ritz_values=np.array([[-4.0, 0.0, 1.0]]),
+        ritz_weights=np.array([[0.2, 0.7, 0.1]]),
+    )
+    draw_counts({"a": curvature}, 10, None)
+    (axes,) = figures[0].axes
+    sizes, counts = axes.lines[0].get_data()
+    np.testing.assert_allclose(counts[sizes < 0.999], 3)
+    np.testing.assert_allclose(counts[(sizes > 1.001) & (sizes < 3.999)], 2)
+    assert counts[-1] == 0
+    assert axes.get_xscale() == axes.get_yscale() == "log"
+    assert "nats per squared [0, 1] unit" in axes.get_xlabel()

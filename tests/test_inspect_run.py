@@ -88,7 +88,8 @@ def test_an_inspection_leaves_its_results(finished, search):
     names = list(results["models"])
     assert [name.split("/")[-1] for name in names] == ["model.keras", search.name]
     figures = {path.stem for path in workdir.glob("*.png")}
-    assert {"curvature", "spectra", "surfaces", "cuts", "architectures"} <= figures
+    assert {"curvature", "spectra", "eigenvalues", "surfaces", "cuts"} <= figures
+    assert "architectures" in figures
     assert {"search_search", "search_search_alphas_normal"} <= figures
     assert os.listdir(workdir / "tensorboard")
     html = (workdir / "report.html").read_text()

@@ -5,6 +5,7 @@ from advrush_tf.landscape.curvature import Curvature
 from advrush_tf.landscape.lanczos import lanczos, ritz
 from advrush_tf.landscape.spectrum import (
     density_grid,
+    eigenvalues_beyond,
     mean_spectra,
     spectral_density,
 )
@@ -79,6 +80,22 @@ def test_the_spike_at_zero_does_not_hide_single_eigenvalues():
 def test_a_width_must_be_positive(width):
     with pytest.raises(ValueError, match="width must be more than 0"):
         spectral_density(np.ones((1, 1)), np.ones((1, 1)), np.zeros(2), width)
+
+
+def test_counts_worked_by_hand():
+    # Two images of 8 values: the first has 2 eigenvalues of size 3 and 6 zeros, the
+    # second 4 of size 1 and 4 zeros.
+    values, weights = (
+        np.array([[-3.0, 0], [0, 1]]),
+        np.array([[0.25, 0.75], [0.5, 0.5]]),
+    )
+    counts = eigenvalues_beyond(values, weights, 8, np.array([0, 0.5, 1, 2, 3, 9]))
+    np.testing.assert_allclose(counts, [3, 3, 1, 1, 0, 0])
+
+
+def test_counts_near_the_exact_ones_with_many_starts():
+    counts = eigenvalues_beyond(*_quadratures(4000), SIZE, np.array([1e-6, 0.7, 2, 4]))
+    np.testing.assert_allclose(counts, [3, 2, 1, 0], atol=0.06)
 
 
 def test_each_model_has_a_grid_of_its_own():

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from advrush_tf.landscape.curvature import Curvature
+from advrush_tf.landscape.spectrum import eigenvalues_beyond
 from advrush_tf.plotting import DPI, colour, curve_style, picture
 
 _SLOPE, _BEND = "nats per [0, 1] unit", "nats per squared [0, 1] unit"
@@ -19,6 +20,8 @@ _DECADES = 1e6  # largest over smallest number of a logarithmic side of zero
 _TICKS = 3  # on each such side, about
 _DENSITIES = 1e6  # highest over lowest density shown
 _KEY = "points: images; boxes: quartiles; whiskers: 5 % to 95 %; diamonds: means"
+_THRESHOLDS = 400
+_FEWEST = 1e-2  # eigenvalues an image that are shown
 _GOLDEN = (5**0.5 - 1) / 2
 
 
@@ -102,8 +105,45 @@ def draw_spectra(
     if max(extents) > _WIDE * min(extents):
         _set_symlog(axes, min(extents), max(extents))
     axes.set(
-        xlabel=f"eigenvalue of the input Hessian, {_BEND}", ylabel="spectral density"
+        xlabel=f"eigenvalue of the input Hessian, {_BEND}",
+        ylabel="density of eigenvalues (integral 1)",
     )
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside upper center", fontsize="small", handlelength=3)
+    return picture(figure, path)
+
+
+def draw_counts(
+    curvatures: Mapping[str, Curvature], size: int, path: Path | None
+) -> np.ndarray:
+    """Draws how many eigenvalues an image has, on average, beyond each size.
+
+    Unlike a density it needs no smoothing, and eigenvalues of 0 do not hide the others.
+
+    Args:
+        curvatures: model's name -> curvature of its images.
+        size: number of an image's values, and so of its eigenvalues.
+        path: of a PNG file, replaced if it is there; None to write none.
+
+    Returns:
+        The RGB picture, uint8, (height, width, 3).
+
+    Raises:
+        OSError: the file could not be written.
+    """
+    figure = Figure((6.8, 4 + 0.2 * len(curvatures)), layout="constrained", dpi=DPI)
+    axes = figure.add_subplot()
+    for number, (name, curvature) in enumerate(curvatures.items()):
+        values, weights = curvature.ritz_values, curvature.ritz_weights
+        # Of a Hessian of zeros, any size will do.
+        largest = float(np.abs(values).max()) or 1.0
+        thresholds = np.geomspace(largest / _DECADES, largest, _THRESHOLDS)
+        counts = eigenvalues_beyond(values, weights, size, thresholds)
+        style = {**curve_style(number), "marker": ""}
+        axes.plot(thresholds, counts, label=name, **style)
+    axes.set(xscale="log", yscale="log")
+    axes.set(xlabel=f"size of the eigenvalue, {_BEND}", ylabel="eigenvalues beyond it")
+    axes.set_ylim(_FEWEST, size)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside upper center", fontsize="small", handlelength=3)
     return picture(figure, path)

@@ -1,9 +1,9 @@
-"""The eigenvalues of the input Hessians of many images, as densities.
+"""The eigenvalues of the input Hessians of many images, as densities and as counts.
 
 A piecewise linear network with K classes has at most K - 1 eigenvalues that are not
 zero in each image: nearly all the density is a spike at 0. So a density is drawn on a
 logarithmic axis (as Ghorbani et al., arXiv 1901.10159, and Yao et al., PyHessian, arXiv
-1912.07145, do for Hessians in the weights).
+1912.07145, do for Hessians in the weights), and counts tell what lies beside the spike.
 
 Source: Lin, Saad and Yang, Approximating spectral densities of large matrices, SIAM
 Review 58, 2016, for stochastic Lanczos quadrature.
@@ -87,3 +87,30 @@ def spectral_density(
         distances = (points - values[:, np.newaxis]) / width
         density += weights @ np.exp(-(distances**2) / 2)
     return density / (len(ritz_values) * width * np.sqrt(2 * np.pi))
+
+
+def eigenvalues_beyond(
+    ritz_values: np.ndarray,
+    ritz_weights: np.ndarray,
+    size: int,
+    thresholds: np.ndarray,
+) -> np.ndarray:
+    """How many eigenvalues an image has, on average, of more than some sizes.
+
+    Needs no smoothing and leaves out the spike at 0: for two logarithmic axes.
+
+    Args:
+        ritz_values, ritz_weights: see `spectral_density`.
+        size: number of an image's values (pixels times channels), and so of its
+            eigenvalues.
+        thresholds: (thresholds,), 0 or more.
+
+    Returns:
+        (thresholds,), from 0 to `size`.
+    """
+    sizes = np.abs(ritz_values).ravel()
+    order = np.argsort(sizes)
+    # At each place the weight of all sizes from there on.
+    beyond = np.append(np.cumsum(ritz_weights.ravel()[order][::-1])[::-1], 0)
+    first = np.searchsorted(sizes[order], thresholds, side="right")
+    return beyond[first] * size / len(ritz_values)
