@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from advrush_tf.attacks.cascade import is_right
+from advrush_tf.attacks.checks import probabilities
 from advrush_tf.attacks.victim import Victim
 from advrush_tf.data import ImageDataset, load_dataset
 from advrush_tf.errors import UserError
@@ -197,6 +198,8 @@ class _Inspection:
         settings, x, y = self._settings, self._x, self._y
         model, size, seed = victim.model, settings.batch_size, settings.seed
         self._say(f"{name} on {len(x)} test images ...")
+        if probabilities(victim.predict(x)):
+            raise ValueError("it gives probabilities; save it without the softmax")
         with self._bar("curvature") as bar:
             curvature = measure_curvature(
                 model,

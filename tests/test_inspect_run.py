@@ -153,6 +153,16 @@ def test_the_numbers_do_not_depend_on_the_batch(finished, classifier, tmp_path):
         )
 
 
+def test_a_model_of_probabilities_is_refused(tmp_path):
+    layers = keras.layers
+    softmax = [keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(10, "softmax")]
+    path = tmp_path / "softmax.keras"
+    keras.Sequential(softmax).save(path)
+    settings = InspectSettings(model=(str(path),), **SMALL)
+    with pytest.raises(UserError, match="softmax.keras cannot be .* probabilities"):
+        inspect_run.run_inspect(settings, tmp_path / "run", say=_quiet)
+
+
 def test_without_models_a_report_tells_of_runs(search, tmp_path):
     report = tmp_path / "new" / "report.html"
     run = inspect_run.run_inspect
