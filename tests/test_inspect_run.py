@@ -159,7 +159,7 @@ def test_a_model_of_probabilities_is_refused(tmp_path):
     path = tmp_path / "softmax.keras"
     keras.Sequential(softmax).save(path)
     settings = InspectSettings(model=(str(path),), **SMALL)
-    with pytest.raises(UserError, match="softmax.keras cannot be .* probabilities"):
+    with pytest.raises(UserError, match=r"softmax\.keras cannot be .* probabilities"):
         inspect_run.run_inspect(settings, tmp_path / "run", say=_quiet)
 
 
