@@ -100,8 +100,8 @@ def _draw_distributions(axes: dict[str, Axes], points: np.ndarray) -> None:
     x, y = points.T
     if above.get_xscale() == "log":
         bins = 10 ** np.histogram_bin_edges(np.log10(x), _BINS)
-        # Not the rounded ends, beyond which a point would be left out.
-        bins[[0, -1]] = x.min(), x.max()
+        # Rounding may have put an end inside, and left out a point.
+        bins[0], bins[-1] = min(bins[0], x.min()), max(bins[-1], x.max())
     else:
         bins = np.histogram_bin_edges(x, _BINS)
     above.hist(x, bins.tolist(), **style)
