@@ -26,7 +26,7 @@ from advrush_tf.search_figures import draw_alphas, draw_history
 from advrush_tf.search_history import read_history
 
 RESULTS, TABLE = "inspection.json", "inspection.md"
-_COMPARED = ("top_eigenvalue", "penalty", "gradient_norm")
+_COMPARED = ("top_eigenvalue", "penalty", "gradient_norm", "clean")
 
 
 def write_results(
