@@ -6,7 +6,7 @@ from pathlib import Path
 from advrush_tf.attacks.catalogue import check_attack_name, named_attack
 from advrush_tf.attacks.norms import Norm
 from advrush_tf.errors import UserError
-from advrush_tf.settings import Settings, read_number
+from advrush_tf.settings import Settings, differ, number_or_nan, read_number
 
 # Below it floats do not tell a ball's images apart.
 _SMALLEST = 1e-6
@@ -54,13 +54,13 @@ class AttackSettings(Settings):
     def check(self) -> None:
         self.require("model", bool(self.model), "the path of a .keras file")
         paths = [Path(path).resolve() for path in (self.model, *self.source_model)]
-        self.require("source_model", _differ(paths), "other models, each named once")
+        self.require("source_model", differ(paths), "other models, each named once")
         self.require_not_negative("test_images")
         self.require_positive("batch_size")
         self.require_seed()
         self._check_radii()
         self.require("attacks", bool(self.attacks), "at least one attack")
-        self.require("attacks", _differ(self.attacks), "attacks named once each")
+        self.require("attacks", differ(self.attacks), "attacks named once each")
         try:
             for name in self.attacks:
                 check_attack_name(name)
@@ -70,11 +70,11 @@ class AttackSettings(Settings):
 
     def _check_radii(self) -> None:
         allowed = "in (0, 1], a number or a fraction such as 8/255"
-        self.require("epsilon", _SMALLEST <= _number(self.epsilon) <= 1, allowed)
-        radii = [_number(text) for text in self.epsilons]
+        self.require("epsilon", _SMALLEST <= number_or_nan(self.epsilon) <= 1, allowed)
+        radii = [number_or_nan(text) for text in self.epsilons]
         self.require(
             "epsilons",
-            all(r == 0 or _SMALLEST <= r <= 1 for r in radii) and _differ(radii),
+            all(r == 0 or _SMALLEST <= r <= 1 for r in radii) and differ(radii),
             "different numbers or fractions in [0, 1], such as 0,2/255,8/255",
         )
 
@@ -85,17 +85,5 @@ class AttackSettings(Settings):
     @property
     def curve(self) -> list[str]:
         """All radii of the curve in ascending order, without 0; one is no curve."""
-        radii = {_number(text): text for text in (*self.epsilons, self.epsilon)}
+        radii = {number_or_nan(text): text for text in (*self.epsilons, self.epsilon)}
         return [radii[number] for number in sorted(radii) if number > 0]
-
-
-def _number(text: str) -> float:
-    """Reads a radius; what is no number is out of every range."""
-    try:
-        return read_number(text)
-    except ValueError:
-        return float("nan")
-
-
-def _differ(values) -> bool:
-    return len(set(values)) == len(values)

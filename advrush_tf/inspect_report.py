@@ -167,9 +167,7 @@ def draw_search(run: Path, workdir: Path, say: Callable[[str], None]) -> None:
     say(f"History      {', '.join(str(workdir / f'{stem}{end}.png') for end in _ENDS)}")
 
 
-_FIGURES = (
-    *("curvature", "spectra", "eigenvalues", "surfaces", "cuts", "architectures"),
-)
+_FIGURES = ["curvature", "spectra", "eigenvalues", "surfaces", "cuts", "architectures"]
 _ENDS = ("", "_alphas_normal", "_alphas_reduce")
 
 

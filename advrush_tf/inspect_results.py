@@ -150,7 +150,8 @@ def as_json(
 
 
 def _model(path: str, inspected: Inspected, seed: int) -> dict[str, Any]:
-    curvature = inspected.curvature
+    curvature, cut = inspected.curvature, inspected.cut
+    clean, attacked = np.interp((0, 1), cut.steps, cut.losses.mean(0))
     return {
         "path": path,
         "images": len(inspected.right),
@@ -160,15 +161,8 @@ def _model(path: str, inspected: Inspected, seed: int) -> dict[str, Any]:
         },
         # How far a reported eigenvalue is at most from one of the Hessian's.
         "largest_eigenvalue_error": float(curvature.eigenvalue_bounds[:, 0].max()),
-        "loss_on_its_attack": {
-            "clean": float(np.interp(0, inspected.cut.steps, _mean(inspected.cut))),
-            "attacked": float(np.interp(1, inspected.cut.steps, _mean(inspected.cut))),
-        },
+        "loss_on_its_attack": {"clean": clean, "attacked": attacked},
     }
-
-
-def _mean(cut: Cut) -> np.ndarray:
-    return cut.losses.mean(0)
 
 
 def markdown(results: Mapping[str, Any]) -> str:

@@ -237,7 +237,8 @@ class _Inspection:
             The random ones, and the search's own if it has ended with one.
         """
         count = self._settings.sample_genotypes
-        self._train_paths(supernet)
+        if self._settings.path_epochs:
+            self._train_paths(supernet)
         self._say(f"{count} random genotypes with the weights of {search} ...")
         sampler = self._sampler(supernet)
         path = self._folder / _SAMPLED

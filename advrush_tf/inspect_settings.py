@@ -3,7 +3,7 @@
 import dataclasses
 
 from advrush_tf.landscape.curvature import PROBE_LENGTH
-from advrush_tf.settings import Settings, read_number
+from advrush_tf.settings import Settings, differ, number_or_nan, read_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ class InspectSettings(Settings):
 
     def check(self) -> None:
         self.require("model", bool(self.model), "one or more models")
-        self.require("model", _differ(self.model), "different models")
+        self.require("model", differ(self.model), "different models")
         self.require_positive(*_POSITIVE)
         # Of fewer there is no rank correlation.
         enough = self.sample_genotypes == 0 or self.sample_genotypes >= 4
@@ -73,7 +73,7 @@ class InspectSettings(Settings):
         thirds = self.cut_points >= 4 and self.cut_points % 3 == 1
         self.require("cut_points", thirds, "4, 7, 10 or so on")
         self.require(
-            "epsilon", 0 < _radius(self.epsilon) <= 1, "in (0, 1], such as 8/255"
+            "epsilon", 0 < number_or_nan(self.epsilon) <= 1, "in (0, 1], such as 8/255"
         )
 
     @property
@@ -86,15 +86,3 @@ _POSITIVE = (
     *("test_images", "batch_size", "h", "top", "probes"),
     *("sample_images", "sample_curvature_images"),
 )
-
-
-def _radius(text: str) -> float:
-    """Reads a radius; what is no number is out of range."""
-    try:
-        return read_number(text)
-    except ValueError:
-        return float("nan")
-
-
-def _differ(values: tuple[str, ...]) -> bool:
-    return len(set(values)) == len(values)

@@ -60,16 +60,14 @@ def read_section(workdir: Path) -> Section:
     try:
         if history is not None:
             return _search(workdir, history)
-        for name, read in _READERS.items():
-            path = workdir / name
-            if path.is_file():
-                return read(workdir, json.loads(path.read_text("utf-8")))
+        name = next(name for name in _READERS if (workdir / name).is_file())
+        path = workdir / name
+        return _READERS[name](workdir, json.loads(path.read_text("utf-8")))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} or a picture beside it is damaged ({reason(error)}). Run its "
             "command again, or leave the folder out of the report."
         ) from None
-    raise AssertionError("check_workdir found one of these files")
 
 
 def check_workdir(workdir: Path) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import enum
 import json
 import math
+from collections.abc import Collection
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,19 @@ def read_number(text: str) -> float:
         return float(Fraction(text)) if "/" in text else float(text)
     except ArithmeticError as error:
         raise ValueError(f"{text} is not a number: {error}") from None
+
+
+def number_or_nan(text: str) -> float:
+    """As `read_number`; what is no number is NaN, which is out of every range."""
+    try:
+        return read_number(text)
+    except ValueError:
+        return math.nan
+
+
+def differ(values: Collection[Any]) -> bool:
+    """Whether no two of the values are equal."""
+    return len(set(values)) == len(values)
 
 
 @dataclasses.dataclass(frozen=True)

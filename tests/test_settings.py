@@ -1,4 +1,5 @@
 import json
+import math
 import os
 
 import pytest
@@ -6,7 +7,7 @@ import pytest
 from advrush_tf import settings as settings_module
 from advrush_tf.errors import UserError
 from advrush_tf.search_settings import SearchSettings
-from advrush_tf.settings import record_settings
+from advrush_tf.settings import differ, number_or_nan, record_settings
 
 
 def test_settings_are_recorded_once_and_compared(tmp_path):
@@ -54,3 +55,14 @@ def test_a_folder_that_became_read_only_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(settings_module, "write_text", refuse)
     with pytest.raises(UserError, match="Permission denied"):
         record_settings(SearchSettings(), tmp_path)
+
+
+def test_what_is_no_number_is_out_of_every_range():
+    assert number_or_nan("8/255") == 8 / 255
+    for text in ("eight", "1/0", ""):
+        assert math.isnan(number_or_nan(text))
+
+
+def test_equal_values_do_not_differ():
+    assert differ(("a", "b"))
+    assert not differ(("a", "b", "a"))

@@ -91,13 +91,7 @@ def draw_spectra(
     Raises:
         OSError: the file could not be written.
     """
-    height = 4 + 0.2 * len(densities)
-    figure = Figure((6.8, height), layout="constrained", dpi=DPI)
-    axes = figure.add_subplot()
-    for number, (name, (points, density)) in enumerate(densities.items()):
-        # Markers would hide narrow peaks.
-        style = {**curve_style(number), "marker": ""}
-        axes.plot(points, density, label=name, **style)
+    figure, axes = _curves(densities)
     peaks = [density.max() for _, density in densities.values()]
     axes.set_yscale("log")
     axes.set_ylim(min(peaks) / _DENSITIES, 2 * max(peaks))
@@ -108,8 +102,6 @@ def draw_spectra(
         xlabel=f"eigenvalue of the input Hessian, {_BEND}",
         ylabel="density of eigenvalues (integral 1)",
     )
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside upper center", fontsize="small", handlelength=3)
     return picture(figure, path)
 
 
@@ -131,22 +123,34 @@ def draw_counts(
     Raises:
         OSError: the file could not be written.
     """
-    figure = Figure((6.8, 4 + 0.2 * len(curvatures)), layout="constrained", dpi=DPI)
-    axes = figure.add_subplot()
-    for number, (name, curvature) in enumerate(curvatures.items()):
+    counts = {}
+    for name, curvature in curvatures.items():
         values, weights = curvature.ritz_values, curvature.ritz_weights
         # Of a Hessian of zeros, any size will do.
         largest = float(np.abs(values).max()) or 1.0
         thresholds = np.geomspace(largest / _DECADES, largest, _THRESHOLDS)
-        counts = eigenvalues_beyond(values, weights, size, thresholds)
-        style = {**curve_style(number), "marker": ""}
-        axes.plot(thresholds, counts, label=name, **style)
+        beyond = eigenvalues_beyond(values, weights, size, thresholds)
+        counts[name] = thresholds, beyond
+    figure, axes = _curves(counts)
     axes.set(xscale="log", yscale="log")
     axes.set(xlabel=f"size of the eigenvalue, {_BEND}", ylabel="eigenvalues beyond it")
     axes.set_ylim(_FEWEST, size)
+    return picture(figure, path)
+
+
+def _curves(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+) -> tuple[Figure, Axes]:
+    """A figure with a line for each model's (x, y), and their names above."""
+    height = 4 + 0.2 * len(curves)
+    figure = Figure((6.8, height), layout="constrained", dpi=DPI)
+    axes = figure.add_subplot()
+    for number, (name, points) in enumerate(curves.items()):
+        # Markers would hide narrow peaks.
+        axes.plot(*points, label=name, **{**curve_style(number), "marker": ""})
     axes.grid(alpha=0.3)
     figure.legend(loc="outside upper center", fontsize="small", handlelength=3)
-    return picture(figure, path)
+    return figure, axes
 
 
 def _wrapped(name: str) -> str:
