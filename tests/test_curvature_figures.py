@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from figure_spy import spy_on_figures
+from figure_spy import assert_legible, spy_on_figures
 from matplotlib.image import imread
 
 from advrush_tf.landscape.curvature import Curvature
@@ -46,18 +46,6 @@ def _density(scale, count=301):
     peaks = [(0.99, 0.0), (0.01, 0.9 * scale)]
     bells = [w * np.exp(-(((points - c) / width) ** 2) / 2) for w, c in peaks]
     return points, np.sum(bells, 0) / width / np.sqrt(2 * np.pi)
-
-
-def _assert_legible(texts, figure):
-    """The texts lie within the figure and apart from each other."""
-    renderer = figure.canvas.get_renderer()
-    texts = [text for text in texts if text.get_text() and text.get_visible()]
-    boxes = [text.get_window_extent(renderer) for text in texts]
-    assert boxes
-    for number, box in enumerate(boxes):
-        assert box.x0 >= 0 and box.y0 >= 0, texts[number]
-        assert box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1, texts[number]
-        assert not box.count_overlaps(boxes[:number]), texts[number]
 
 
 def _ticks(axis):
@@ -167,7 +155,7 @@ def test_texts_of_curvature_are_apart(figures, count, negative):
     for axes in figures[0].axes[::2]:
         assert len(_ticks(axes.yaxis)) == count
         texts += _ticks(axes.yaxis)
-    _assert_legible(texts, figures[0])
+    assert_legible(texts, figures[0])
 
 
 def test_spectra_are_what_was_given(figures):
@@ -207,7 +195,7 @@ def test_texts_of_spectra_are_apart(figures, scales):
     (axes,) = figures[0].axes
     texts = [axes.xaxis.label, axes.yaxis.label, *_ticks(axes.xaxis)]
     texts += [*_ticks(axes.yaxis), *figures[0].legends[0].get_texts()]
-    _assert_legible(texts, figures[0])
+    assert_legible(texts, figures[0])
 
 
 DRAWINGS = {

@@ -3,7 +3,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from figure_spy import spy_on_figures
+from figure_spy import assert_legible, spy_on_figures
 from matplotlib.image import imread
 
 from advrush_tf.attacks.figures import (
@@ -39,20 +39,6 @@ def _titles(figure):
 def _pixels(axes):
     (image,) = axes.images
     return np.asarray(image.get_array())
-
-
-def _boxes(texts, figure):
-    renderer = figure.canvas.get_renderer()
-    return [text.get_window_extent(renderer) for text in texts]
-
-
-def _assert_legible(texts, figure):
-    """The texts lie within the figure and apart from each other."""
-    boxes = _boxes(texts, figure)
-    for number, box in enumerate(boxes):
-        assert box.x0 >= 0 and box.y0 >= 0, texts[number]
-        assert box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1, texts[number]
-        assert not box.count_overlaps(boxes[:number]), texts[number]
 
 
 def _draw(count=2, channels=3, names=NAMES, path=None, **size):
@@ -127,7 +113,7 @@ def test_long_names_stay_apart(figures, height, width):
         "true: FLAT-COATED RET…\npredicted: FLAT-COATED RET…",
         "adversarial\npredicted: Scottish deerho…",
     ]
-    _assert_legible([axes.title for axes in figures[0].axes], figures[0])
+    assert_legible([axes.title for axes in figures[0].axes], figures[0])
 
 
 EPSILONS = [0, 2 / 255, 4 / 255, 8 / 255]
@@ -211,7 +197,7 @@ def test_multiples_of_a_255th_are_named_if_they_have_room(figures, numerators, n
     assert _fractions(figures[0]) == expected
     if named:
         upper = figures[0].axes[0].child_axes[0]
-        _assert_legible(upper.get_xticklabels(), figures[0])
+        assert_legible(upper.get_xticklabels(), figures[0])
 
 
 def _matrix(count):
@@ -260,7 +246,7 @@ def test_numbers_of_a_matrix_are_apart(figures, count):
     axes = figures[0].axes[0]
     rows = axes.get_yticklabels()
     labels = [axes.xaxis.label, axes.yaxis.label]
-    _assert_legible([*axes.texts, *rows, *labels], figures[0])
+    assert_legible([*axes.texts, *rows, *labels], figures[0])
 
 
 DRAWINGS = {

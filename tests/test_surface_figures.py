@@ -2,7 +2,7 @@ import os
 
 import numpy as np
 import pytest
-from figure_spy import spy_on_figures
+from figure_spy import assert_legible, spy_on_figures
 from matplotlib.image import imread
 from mpl_toolkits.mplot3d.axes3d import Axes3D
 
@@ -42,18 +42,6 @@ def _cut(scale, images=20):
 
 SURFACES = {"standard": _surface(7.0), LONG: _surface(0.2)}
 CUTS = {"standard": _cut(1.0), LONG: _cut(0.01)}
-
-
-def _assert_legible(texts, figure):
-    """The texts lie within the figure and apart from each other."""
-    renderer = figure.canvas.get_renderer()
-    texts = [text for text in texts if text.get_text() and text.get_visible()]
-    boxes = [text.get_window_extent(renderer) for text in texts]
-    assert boxes
-    for number, box in enumerate(boxes):
-        assert box.x0 >= 0 and box.y0 >= 0, texts[number]
-        assert box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1, texts[number]
-        assert not box.count_overlaps(boxes[:number]), texts[number]
 
 
 def _reliefs_and_contours(figure):
@@ -120,7 +108,7 @@ def test_contour_lines_are_each_models_own_and_labelled(two_models):
         assert (levels < surface.losses.max()).all()
         inner = [np.abs(text.get_position()).max() < 7.5 for text in axes.texts]
         assert all(inner)
-        _assert_legible(axes.texts, two_models)
+        assert_legible(axes.texts, two_models)
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -132,7 +120,7 @@ def test_texts_of_surfaces_are_apart(figures, count):
         texts += [axes.yaxis.label, axes.xaxis.label]
         texts += _ticks(axes.xaxis) + _ticks(axes.yaxis)
     texts += [axes.zaxis.label for axes in reliefs]
-    _assert_legible(texts, figures[0])
+    assert_legible(texts, figures[0])
 
 
 def _ticks(axis):
@@ -201,7 +189,7 @@ def test_texts_of_cuts_are_apart(figures, count):
         texts += [axes.xaxis.label, axes.yaxis.label]
         texts += _ticks(axes.xaxis) + _ticks(axes.yaxis)
         texts += axes.child_axes[0].get_xticklabels()
-    _assert_legible(texts, figures[0])
+    assert_legible(texts, figures[0])
 
 
 DRAWINGS = {
