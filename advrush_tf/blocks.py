@@ -29,13 +29,23 @@ class Block(keras.layers.Layer):
 
     A subclass names its constructor's arguments in `arguments` and keeps each in an
     attribute of that name, for `get_config`.
+
+    Args:
+        synchronized: whether, under a `tf.distribute` strategy, batch normalisation
+            uses the statistics of all replicas' batches together.
     """
 
     arguments: tuple[str, ...] = ()
 
-    def __init__(self, **kwargs: Any):
+    def __init__(self, synchronized: bool = True, **kwargs: Any):
         kwargs.setdefault("autocast", False)
         super().__init__(**kwargs)
+        self.synchronized = synchronized
+
+    @property
+    def inherited(self) -> dict[str, Any]:
+        """What a block hands on to the blocks that it is made of."""
+        return {"dtype": self.dtype_policy, "synchronized": self.synchronized}
 
     def add_kernel(self, name: str, shape: tuple[int, ...], fan_in: int):
         """A convolution kernel with PyTorch's default initialisation."""
@@ -65,7 +75,7 @@ class Block(keras.layers.Layer):
 
     def get_config(self):
         values = {name: getattr(self, name) for name in self.arguments}
-        return {**super().get_config(), **values}
+        return {**super().get_config(), "synchronized": self.synchronized, **values}
 
 
 def update_running(variable: keras.Variable, batch_value: tf.Tensor) -> None:
@@ -145,7 +155,9 @@ class ConvBatchNorm(Block):
             scale, offset = self.gamma.value, self.beta.value
         if training:
             y = self._convolve(x, self.kernel.value)
-            y, mean, variance = kernels.batch_normalize(y, scale, offset)
+            y, mean, variance = kernels.batch_normalize(
+                y, scale, offset, self.synchronized
+            )
             update_running(self.moving_mean, mean)
             update_running(self.moving_variance, variance)
             return y
@@ -213,7 +225,7 @@ class SeparableBlock(_Separable):
             width,
             groups=self.groups,
             affine=self.affine,
-            dtype=self.dtype_policy,
+            **self.inherited,
             name="pointwise",
         )
         self.pointwise.build((*input_shape[:-1], width))
@@ -246,7 +258,7 @@ class SeparableConv(_Separable):
                 stride,
                 self.groups,
                 self.affine,
-                dtype=self.dtype_policy,
+                **self.inherited,
                 name=name,
             )
             for name, stride in (("first", self.stride), ("second", 1))
@@ -302,7 +314,7 @@ class RectangularBlock(Block):
             strides=(self.stride, 1),
             groups=self.groups,
             affine=self.affine,
-            dtype=self.dtype_policy,
+            **self.inherited,
             name="vertical",
         )
         self.vertical.build((*input_shape[:-1], width))
@@ -341,7 +353,7 @@ class Preprocess(Block):
             self.channels,
             groups=groups,
             affine=self.affine,
-            dtype=self.dtype_policy,
+            **self.inherited,
             name="convolution",
         )
         self.convolution.build((*input_shape[:-1], groups * input_shape[-1]))

@@ -23,6 +23,7 @@ class ImageClassifier(keras.Model):
             network. None does not normalise.
         provenance: what made the weights (settings, epoch, accuracies): a mapping that
             JSON can hold. It is saved with the network and may be replaced.
+        synchronized: see `Block`.
 
     Call arguments:
         x: (batch, height, width, channels), float in [0, 1].
@@ -43,6 +44,7 @@ class ImageClassifier(keras.Model):
         mean: Sequence[float] | None,
         std: Sequence[float] | None,
         provenance: Mapping[str, Any] | None,
+        synchronized: bool = True,
         **kwargs: Any,
     ):
         kwargs.setdefault("autocast", False)
@@ -54,6 +56,15 @@ class ImageClassifier(keras.Model):
             "image_shape": tuple(image_shape),
             "mean": None if mean is None else tuple(mean),
             "std": None if std is None else tuple(std),
+            "synchronized": synchronized,
+        }
+
+    @property
+    def inherited(self) -> dict[str, Any]:
+        """What the network hands on to the blocks that it is made of."""
+        return {
+            "dtype": self.dtype_policy,
+            "synchronized": self._config["synchronized"],
         }
 
     @property

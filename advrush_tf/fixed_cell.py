@@ -57,7 +57,7 @@ class Operation(Block):
 
     def _make_block(self):
         name, channels = self.operation, self.channels
-        common = {"affine": True, "dtype": self.dtype_policy, "name": name}
+        common = {"affine": True, "name": name, **self.inherited}
         if name in POOLINGS or self.identity:
             return None
         if name == "skip_connect":
@@ -121,9 +121,8 @@ class FixedCell(Block):
         self.halve_first = halve_first
 
     def build(self, first_shape, second_shape):
-        common = {"dtype": self.dtype_policy}
         self.preprocess = [
-            Preprocess(self.channels, halve, affine=True, **common)
+            Preprocess(self.channels, halve, affine=True, **self.inherited)
             for halve in (self.halve_first, False)
         ]
         for layer, shape in zip(
@@ -136,7 +135,7 @@ class FixedCell(Block):
                 self.channels,
                 2 if self.reduction and state < 2 else 1,
                 name=f"edge_{index}",
-                **common,
+                **self.inherited,
             )
             for index, (name, state) in enumerate(self.edges)
         ]

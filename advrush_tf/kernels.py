@@ -10,6 +10,7 @@ import functools
 import numpy as np
 import tensorflow as tf
 
+from advrush_tf import replication
 from advrush_tf.constants import constant
 
 BN_EPSILON = 1e-5
@@ -277,7 +278,10 @@ def add_bias(x: tf.Tensor, bias: tf.Tensor):
 
 
 def batch_normalize(
-    x: tf.Tensor, scale: tf.Tensor | None = None, offset: tf.Tensor | None = None
+    x: tf.Tensor,
+    scale: tf.Tensor | None = None,
+    offset: tf.Tensor | None = None,
+    synchronized: bool = False,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Normalises by the batch's own statistics, then scales and shifts.
 
@@ -285,11 +289,14 @@ def batch_normalize(
         x: (batch, height, width, channels).
         scale: (channels,); None means ones.
         offset: (channels,); None means zeros.
+        synchronized: whether the statistics are those of the batches of all replicas.
 
     Returns:
         The normalised tensor, the batch mean and the *unbiased* batch variance (what
         PyTorch feeds to its running average).
     """
+    if synchronized and replication.num_replicas() > 1:
+        return _synchronized_batch_norm(x, scale, offset)
     if x.dtype == tf.float64:
         return _plain_batch_norm(x, scale, offset)
     if tf.config.list_physical_devices("GPU"):
@@ -306,6 +313,24 @@ def _plain_batch_norm(x, scale, offset):
     y = (x - mean) * tf.math.rsqrt(variance + BN_EPSILON)
     y = y if scale is None else y * scale
     return y if offset is None else y + offset, mean, variance * _bessel(x)
+
+
+def _synchronized_batch_norm(x, scale, offset):
+    """As `_plain_batch_norm`, of the batches of all replicas together.
+
+    The variance is that around the common mean, not a difference of large sums.
+    """
+    dtype = x.dtype if x.dtype.size > 2 else tf.float32
+    z = tf.cast(x, dtype)
+    count = replication.total(tf.cast(tf.size(z) / z.shape[-1], dtype))
+    mean = replication.total(tf.reduce_sum(z, [0, 1, 2])) / count
+    centred = z - mean
+    variance = replication.total(tf.reduce_sum(tf.square(centred), [0, 1, 2])) / count
+    factor = tf.math.rsqrt(variance + BN_EPSILON)
+    y = centred * (factor if scale is None else factor * scale)
+    y = y if offset is None else y + offset
+    unbiased = variance * count / tf.maximum(count - 1, 1)
+    return tf.cast(y, x.dtype), mean, unbiased
 
 
 def _bessel(x: tf.Tensor) -> tf.Tensor:

@@ -97,7 +97,7 @@ class MixedEdges(Block):
         self.built = True
 
     def _common(self, name: str) -> dict[str, Any]:
-        return {"groups": self.num_edges, "dtype": self.dtype_policy, "name": name}
+        return {"groups": self.num_edges, "name": name, **self.inherited}
 
     def _build_reduction(self, input_shape) -> ConvBatchNorm:
         """Factorized reductions: two half-width convolutions an edge."""
@@ -181,7 +181,9 @@ class MixedEdges(Block):
 
     def _normalize_pool(self, pooled, mean, variance):
         """Normalises a pooling; every edge records the same batch statistics."""
-        y, batch_mean, batch_variance = kernels.batch_normalize(pooled)
+        y, batch_mean, batch_variance = kernels.batch_normalize(
+            pooled, synchronized=self.synchronized
+        )
         edges = constant((self.num_edges,))
         update_running(mean, tf.tile(batch_mean, edges))
         update_running(variance, tf.tile(batch_variance, edges))

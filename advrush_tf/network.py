@@ -72,17 +72,19 @@ class AuxiliaryHead(Block):
                 f"and needs {smallest}x{smallest}: use larger images, or no head with "
                 "auxiliary=False (--auxiliary_weight=0)"
             )
-        common = {"dtype": self.dtype_policy}
+        common = self.inherited
         self.first = ConvBatchNorm(128, affine=True, name="first", **common)
         self.first.build(input_shape)
         if imagenet:
-            self.second = keras.layers.Conv2D(768, 2, use_bias=False, **common)
+            self.second = keras.layers.Conv2D(
+                768, 2, use_bias=False, dtype=self.dtype_policy
+            )
         else:
             self.second = ConvBatchNorm(
                 768, (2, 2), affine=True, padded=False, name="second", **common
             )
         self.second.build((None, None, None, 128))
-        self.classifier = keras.layers.Dense(self.num_classes, **common)
+        self.classifier = keras.layers.Dense(self.num_classes, dtype=self.dtype_policy)
         self.classifier.build((None, 768))
         self.built = True
 
@@ -169,7 +171,7 @@ class CellNetwork(ImageClassifier):
         self.seed_generator = keras.random.SeedGenerator(self._config["seed"])
 
     def build(self, input_shape):
-        config, common = self._config, {"dtype": self.dtype_policy}
+        config, common = self._config, self.inherited
         self.stem_blocks = _stem_blocks(config["stem"], config["init_channels"], common)
         shape = tuple(input_shape)
         for block in self.stem_blocks:
@@ -180,7 +182,7 @@ class CellNetwork(ImageClassifier):
         self.cells = self._build_cells(width)
         last = self.cells[-1]
         self.classifier = keras.layers.Dense(
-            config["num_classes"], name="classifier", **common
+            config["num_classes"], name="classifier", dtype=self.dtype_policy
         )
         self.classifier.build((None, len(last.concat) * last.channels))
         self.auxiliary_head = None
@@ -204,7 +206,7 @@ class CellNetwork(ImageClassifier):
                 channels,
                 reduction,
                 halve_first,
-                dtype=self.dtype_policy,
+                **self.inherited,
                 name=f"cell_{position}",
             )
             cell.build(*((None, None, None, width) for width in widths[-2:]))

@@ -11,12 +11,33 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from advrush_tf import replication
 from advrush_tf.blocks import PACKAGE
 from advrush_tf.constants import constant
 
 
+class _Optimizer(keras.optimizers.Optimizer):
+    """Base of the optimizers: right under a `tf.distribute` strategy.
+
+    As with Keras' own, `apply` takes each replica's share of the gradient. The shares
+    are added up once and first of all, so that a clipped norm is the whole gradient's;
+    then every replica makes the same update of its own copies.
+    """
+
+    def apply(self, grads, trainable_variables=None):
+        whole = self._clip(replication.total(list(grads)))
+        super().apply(whole, trainable_variables)
+
+    def _clip(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+        return gradients
+
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        for gradient, variable in zip(grads, trainable_variables, strict=True):
+            self.update_step(gradient, variable, learning_rate)
+
+
 @keras.saving.register_keras_serializable(PACKAGE)
-class MomentumSGD(keras.optimizers.Optimizer):
+class MomentumSGD(_Optimizer):
     """Clip, add L2, then v <- momentum * v + g and w <- w - learning_rate * v.
 
     Args:
@@ -48,12 +69,12 @@ class MomentumSGD(keras.optimizers.Optimizer):
         super().build(variables)
         self.velocities = self.add_optimizer_variables(variables, "velocity")
 
-    def apply(self, grads, trainable_variables=None):
-        if self.clip_norm is not None:
-            norm = tf.linalg.global_norm(grads)
-            factor = tf.minimum(self.clip_norm / (norm + 1e-6), 1.0)
-            grads = [gradient * factor for gradient in grads]
-        super().apply(grads, trainable_variables)
+    def _clip(self, gradients):
+        if self.clip_norm is None:
+            return gradients
+        norm = tf.linalg.global_norm(gradients)
+        factor = tf.minimum(self.clip_norm / (norm + 1e-6), 1.0)
+        return [gradient * factor for gradient in gradients]
 
     def update_step(self, gradient, variable, learning_rate):
         velocity = self.velocities[self._get_variable_index(variable)]
@@ -77,7 +98,7 @@ class MomentumSGD(keras.optimizers.Optimizer):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class L2Adam(keras.optimizers.Adam):
+class L2Adam(_Optimizer, keras.optimizers.Adam):
     """Adam whose gradient includes L2 regularisation (not decoupled weight decay).
 
     Args:

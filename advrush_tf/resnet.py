@@ -53,7 +53,7 @@ class ResidualBlock(Block):
             kernel_size,
             strides,
             affine=True,
-            dtype=self.dtype_policy,
+            **self.inherited,
             name=name,
         )
         block.build(input_shape)
@@ -104,7 +104,7 @@ class ResNet18(ImageClassifier):
         self.build((None, *image_shape))
 
     def build(self, input_shape):
-        width, common = self._config["init_channels"], {"dtype": self.dtype_policy}
+        width, common = self._config["init_channels"], self.inherited
         self.stem = ConvBatchNorm(width, (3, 3), affine=True, name="stem", **common)
         self.stem.build(input_shape)
         channels, self.blocks = width, []
@@ -120,7 +120,7 @@ class ResNet18(ImageClassifier):
                 channels = block.channels
                 self.blocks.append(block)
         self.classifier = keras.layers.Dense(
-            self.num_classes, name="classifier", **common
+            self.num_classes, name="classifier", dtype=self.dtype_policy
         )
         self.classifier.build((None, channels))
         self.built = True

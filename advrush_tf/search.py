@@ -1,13 +1,13 @@
 """AdvRushSearchModel: differentiable architecture search as a Keras model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from advrush_tf import optimizers
+from advrush_tf import optimizers, replication
 from advrush_tf.blocks import PACKAGE
 from advrush_tf.cells import PRIMITIVES, check_primitives
 from advrush_tf.errors import NonFiniteLossError
@@ -38,6 +38,7 @@ class AdvRushSearchModel(keras.Model):
         primitives: candidate operations.
         mean, std: per channel, in [0, 1]; the images are normalised by them inside the
             model. None does not normalise.
+        synchronized: see `Block`.
 
     Call arguments:
         x: (batch, height, width, channels), float in [0, 1].
@@ -63,6 +64,7 @@ class AdvRushSearchModel(keras.Model):
         primitives: Sequence[str] = PRIMITIVES,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        synchronized: bool = True,
         **kwargs: Any,
     ):
         kwargs.setdefault("autocast", False)
@@ -92,6 +94,7 @@ class AdvRushSearchModel(keras.Model):
             "primitives": tuple(primitives),
             "mean": None if mean is None else tuple(mean),
             "std": None if std is None else tuple(std),
+            "synchronized": synchronized,
         }
         self.supernet = Supernet(
             num_classes,
@@ -101,6 +104,7 @@ class AdvRushSearchModel(keras.Model):
             stem_multiplier,
             tuple(primitives),
             dtype=self.dtype_policy,
+            synchronized=synchronized,
             name="supernet",
         )
         self._build_trackers()
@@ -209,8 +213,11 @@ class AdvRushSearchModel(keras.Model):
                 max poolings XLA has no second derivative).
 
         Raises:
-            ValueError: a number is out of range.
+            ValueError: a number is out of range, or there are several replicas and XLA,
+                which cannot add up over devices.
         """
+        if jit_compile and self.distribute_strategy.num_replicas_in_sync > 1:
+            raise ValueError("jit_compile works on one replica only")
         for name, value in (("gamma", gamma), ("warmup_epochs", warmup_epochs)):
             if not 0 <= value < np.inf:
                 raise ValueError(f"{name} must be 0 or more and finite, not {value}")
@@ -251,7 +258,9 @@ class AdvRushSearchModel(keras.Model):
             "penalty_gradients": self._penalty_gradients,
             "update_alphas": self._update_alphas,
             "update_weights": self._update_weights,
+            "track": self._track,
         }
+        steps = {name: self._on_replicas(step) for name, step in steps.items()}
         if not self.run_eagerly:
             # XLA has no kernel for the second derivative of max pooling.
             steps = {
@@ -263,6 +272,16 @@ class AdvRushSearchModel(keras.Model):
                 for name, step in steps.items()
             }
         self.steps = steps
+
+    def _on_replicas(self, step: Callable) -> Callable:
+        """Runs a step on every replica, each with its part of the batch."""
+        strategy = self.distribute_strategy
+
+        def run(*arguments):
+            results = strategy.run(step, arguments)
+            return replication.first_result(strategy, results)
+
+        return run
 
     @property
     def checkpoint_groups(self) -> dict[str, list[keras.Variable]]:
@@ -357,8 +376,7 @@ class AdvRushSearchModel(keras.Model):
         }
         self._check_finite(loss=loss)
         self.last_step = values
-        for name, value in values.items():
-            self._trackers[name].update_state(value)
+        self.steps["track"](values)
         return self.get_metrics_result()
 
     def _check_finite(self, **losses: Any) -> None:
@@ -379,8 +397,9 @@ class AdvRushSearchModel(keras.Model):
                 )
 
     def _loss(self, x, y, training):
+        """The shares in the mean loss and in the accuracy of the whole batch."""
         losses, hits = self._example_losses(x, y, training)
-        return tf.reduce_mean(losses), tf.reduce_mean(hits)
+        return replication.batch_share(losses), replication.batch_share(hits)
 
     def _example_losses(self, x, y, training):
         """Cross-entropy and 0 or 1 for a hit, of each example."""
@@ -401,7 +420,14 @@ class AdvRushSearchModel(keras.Model):
         return loss, *others, gradients
 
     def _alpha_gradients(self, x, y):
-        return self._gradients(lambda: self._loss(x, y, training=True), self.alphas)
+        shares = self._gradients(lambda: self._loss(x, y, training=True), self.alphas)
+        self._agree_on_statistics()
+        return replication.total(shares)
+
+    def _agree_on_statistics(self) -> None:
+        """Averages running statistics that each replica made of its own examples."""
+        if not self._config["synchronized"]:
+            replication.average(self.supernet.non_trainable_variables)
 
     def _penalty_gradients(self, x, y):
         """The penalty lambda * mean(r), and gamma times its gradient."""
@@ -414,13 +440,17 @@ class AdvRushSearchModel(keras.Model):
                 self._penalty["h"],
                 self._penalty["squared"],
             )
-            return [self._penalty["lambda_"] * tf.reduce_mean(values)]
+            return [self._penalty["lambda_"] * replication.batch_share(values)]
 
-        penalty, gradients = self._gradients(loss, self.alphas)
+        shares = self._gradients(loss, self.alphas)
+        penalty, gradients = replication.total(shares)
         return penalty, [self.gamma * g for g in gradients]
 
     def _update_alphas(self, gradients):
-        self.alpha_optimizer.apply(gradients, self.alphas)
+        # Optimizers add up what the replicas give them.
+        replicas = replication.num_replicas()
+        shares = [gradient / replicas for gradient in gradients]
+        self.alpha_optimizer.apply(shares, self.alphas)
 
     def _update_weights(self, x, y):
         weights = self.network_weights
@@ -428,7 +458,12 @@ class AdvRushSearchModel(keras.Model):
             lambda: self._loss(x, y, training=True), weights
         )
         self.optimizer.apply(gradients, weights)
-        return loss, accuracy
+        self._agree_on_statistics()
+        return replication.total((loss, accuracy))
+
+    def _track(self, values):
+        for name, value in values.items():
+            self._trackers[name].update_state(value)
 
     def test_step(self, data):
         x, y, weights = keras.utils.unpack_x_y_sample_weight(data)

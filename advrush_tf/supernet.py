@@ -56,9 +56,8 @@ class SearchCell(Block):
         self.primitives = tuple(primitives)
 
     def build(self, first_shape, second_shape):
-        common = {"dtype": self.dtype_policy}
         self.preprocess = [
-            Preprocess(self.channels, halve, **common)
+            Preprocess(self.channels, halve, **self.inherited)
             for halve in (self.halve_first, False)
         ]
         for layer, shape in zip(
@@ -70,7 +69,7 @@ class SearchCell(Block):
             leaving = len(leaving_edges(state, self.num_nodes))
             stride = 2 if self.reduction and state < 2 else 1
             mixed = MixedEdges(
-                self.channels, leaving, stride, self.primitives, **common
+                self.channels, leaving, stride, self.primitives, **self.inherited
             )
             mixed.build((None, None, None, self.channels))
             self.edges.append(mixed)
@@ -144,7 +143,6 @@ class Supernet(Block):
         self.primitives = tuple(primitives)
 
     def build(self, input_shape):
-        common = {"dtype": self.dtype_policy}
         shape = (num_edges(self.num_nodes), len(self.primitives))
         self.alphas_normal, self.alphas_reduce = (
             self.add_weight(
@@ -156,11 +154,13 @@ class Supernet(Block):
             for name in ("alphas_normal", "alphas_reduce")
         )
         width = self.stem_multiplier * self.init_channels
-        self.stem = ConvBatchNorm(width, (3, 3), affine=True, name="stem", **common)
+        self.stem = ConvBatchNorm(
+            width, (3, 3), affine=True, name="stem", **self.inherited
+        )
         self.stem.build(input_shape)
         self.cells = self._build_cells(width)
         self.classifier = keras.layers.Dense(
-            self.num_classes, name="classifier", **common
+            self.num_classes, name="classifier", dtype=self.dtype_policy
         )
         self.classifier.build((None, self.cells[-1].channels * self.num_nodes))
         self.built = True
@@ -178,7 +178,7 @@ class Supernet(Block):
                 reduction,
                 halve_first,
                 self.primitives,
-                dtype=self.dtype_policy,
+                **self.inherited,
                 name=f"cell_{position}",
             )
             cell.build(*((None, None, None, width) for width in widths[-2:]))

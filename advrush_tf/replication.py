@@ -1,0 +1,77 @@
+"""What a step does differently where it is one of several replicas' step.
+
+A strategy cuts every batch into equal, consecutive pieces, one for each replica. What
+is here makes the replicas compute together what one would compute from the whole
+batch; without a strategy all of it does nothing. To be called in a replica's context:
+in what `tf.distribute.Strategy.run` runs, outside of loops and conditions.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+def num_replicas() -> int:
+    """How many replicas run this step together, 1 without a strategy."""
+    context = tf.distribute.get_replica_context()
+    return context.num_replicas_in_sync if context else 1
+
+
+def total(values: Any) -> Any:
+    """The sum over the replicas of each tensor of a structure, on every replica.
+
+    Differentiable.
+    """
+    if num_replicas() == 1:
+        return values
+    context = tf.distribute.get_replica_context()
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+
+def batch_share(values: tf.Tensor) -> tf.Tensor:
+    """This replica's share in the mean over the whole batch: its `total` is the mean.
+
+    Args:
+        values: (batch,), of this replica's examples.
+    """
+    if num_replicas() == 1:
+        return tf.reduce_mean(values)
+    return tf.reduce_sum(values) / total(tf.cast(tf.shape(values)[0], values.dtype))
+
+
+def own_rows(draw: Callable[[tf.Tensor], tf.Tensor], rows: tf.Tensor) -> tf.Tensor:
+    """This replica's rows of what is drawn for the whole batch.
+
+    Random numbers then do not depend on how many replicas there are.
+
+    Args:
+        draw: makes (n, ...) from n, the same on every replica.
+        rows: how many examples this replica has, as many as the others.
+    """
+    if num_replicas() == 1:
+        return draw(rows)
+    first = tf.distribute.get_replica_context().replica_id_in_sync_group * rows
+    return draw(rows * num_replicas())[first : first + rows]
+
+
+def average(variables: Sequence[keras.Variable]) -> None:
+    """Sets every replica's copies of variables to the mean over the replicas."""
+    if num_replicas() == 1 or not variables:
+        return
+    values = [tf.convert_to_tensor(variable.value) for variable in variables]
+    for variable, value in zip(variables, total(values), strict=True):
+        variable.assign(value / num_replicas())
+
+
+def first_result(strategy: tf.distribute.Strategy, results: Any) -> Any:
+    """What the first of a strategy's local replicas returned.
+
+    Args:
+        strategy: that ran a step.
+        results: what its `run` gave.
+    """
+    return tf.nest.map_structure(
+        lambda value: strategy.experimental_local_results(value)[0], results
+    )
