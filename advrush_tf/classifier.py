@@ -64,7 +64,7 @@ class ImageClassifier(keras.Model):
         """What the network hands on to the blocks that it is made of."""
         return {
             "dtype": self.dtype_policy,
-            "synchronized": self._config["synchronized"],
+            "synchronized": self.synchronized,
         }
 
     @property
@@ -76,6 +76,11 @@ class ImageClassifier(keras.Model):
     def num_classes(self) -> int:
         """Number of classes."""
         return self._config["num_classes"]
+
+    @property
+    def synchronized(self) -> bool:
+        """Whether batch normalisation's statistics are those of all replicas."""
+        return self._config["synchronized"]
 
     @property
     def provenance(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from advrush_tf import replication
 from advrush_tf.blocks import PACKAGE
 
 LossFn = Callable[[tf.Tensor], tf.Tensor]
@@ -72,13 +73,18 @@ class SignAscent:
 
     def noise(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """What `craft` adds to the images before the first step."""
-        shape = tf.shape(x)
-        if self.start is Start.GAUSSIAN:
-            normal = tf.random.stateless_normal(shape, seed, dtype=x.dtype)
-            return _GAUSSIAN_DEVIATION * normal
-        return tf.random.stateless_uniform(
-            shape, seed, -self.epsilon, self.epsilon, dtype=x.dtype
-        )
+        size = tf.shape(x)
+
+        def draw(rows):
+            shape = tf.concat([[rows], size[1:]], 0)
+            if self.start is Start.GAUSSIAN:
+                normal = tf.random.stateless_normal(shape, seed, dtype=x.dtype)
+                return _GAUSSIAN_DEVIATION * normal
+            return tf.random.stateless_uniform(
+                shape, seed, -self.epsilon, self.epsilon, dtype=x.dtype
+            )
+
+        return replication.own_rows(draw, size[0])
 
     def ascend(self, loss_fn: LossFn, x: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
         """Takes the steps from a given start, which itself may lie outside [0, 1].

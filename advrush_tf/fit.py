@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from advrush_tf import replication
 from advrush_tf.averaging import WeightAverage
 from advrush_tf.blocks import PACKAGE
 from advrush_tf.crafting import SignAscent
@@ -99,7 +100,12 @@ class AdvRushFitModel(keras.Model):
         """Sets the optimizer of the weights, by default `MomentumSGD()`.
 
         The rest is Keras'; XLA is off unless asked for.
+
+        Raises:
+            ValueError: there are several replicas and XLA, which cannot add up over
+                devices.
         """
+        replication.check_jit_compile(self.distribute_strategy, jit_compile)
         super().compile(
             optimizer=optimizer or MomentumSGD(),
             run_eagerly=run_eagerly,
@@ -182,21 +188,29 @@ class AdvRushFitModel(keras.Model):
         if self.awp_gamma:
             # This pass must leave no trace in the running statistics.
             with kept(self.network.non_trainable_variables):
-                ascent = self._gradients(*batch, crafted)[-1]
+                ascent = replication.total(self._gradients(*batch, crafted)[-1])
             with moved(self.trainable_variables, ascent, self.awp_gamma):
                 results = self._gradients(*batch, crafted)
         else:
             results = self._gradients(*batch, crafted)
-        loss, logits, gradients = results
+        losses, logits, gradients = results
         self.optimizer.apply(gradients, self.trainable_variables)
+        self._agree_on_statistics()
         if self.average:
             self.average.update(self.optimizer.iterations - 1)
-        return self._track(loss, batch[1], logits, sample_weight)
+        return self._track(losses, batch[1], logits, sample_weight)
+
+    def _agree_on_statistics(self) -> None:
+        """Averages what each replica recorded of its own examples."""
+        if not getattr(self.network, "synchronized", False):
+            states = self.network.non_trainable_variables
+            replication.average([v for v in states if v.value.dtype.is_floating])
 
     def _gradients(self, x, y, sample_weight, crafted):
-        """Mean loss, the classifier's logits by metric, the gradients of the weights.
+        """Losses, the classifier's logits by metric, the weights' gradients.
 
-        Batch normalisation is in training mode.
+        The losses are those of this replica's examples; the gradients its share in
+        those of the whole batch's mean loss. Batch normalisation is in training mode.
         """
         values = [variable.value for variable in self.trainable_variables]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -204,9 +218,9 @@ class AdvRushFitModel(keras.Model):
             losses, logits = self._example_losses(x, y, crafted)
             if sample_weight is not None:
                 losses *= tf.cast(sample_weight, losses.dtype)
-            loss = tf.reduce_mean(losses)
+            share = replication.batch_share(losses)
         zero = tf.UnconnectedGradients.ZERO
-        return loss, logits, tape.gradient(loss, values, unconnected_gradients=zero)
+        return losses, logits, tape.gradient(share, values, unconnected_gradients=zero)
 
     def _example_losses(self, x, y, crafted):
         heads: dict[str, list[tf.Tensor]] = {}
@@ -232,8 +246,8 @@ class AdvRushFitModel(keras.Model):
     def _logits(self, x, training):
         return self.network(x, training=training)
 
-    def _track(self, loss, y, logits, sample_weight):
-        self._trackers["loss"].update_state(loss, sample_weight=tf.shape(y)[0])
+    def _track(self, losses, y, logits, sample_weight):
+        self._trackers["loss"].update_state(losses)
         for name, values in logits.items():
             hits = tf.equal(tf.argmax(values, -1, tf.int32), y)
             self._trackers[name].update_state(hits, sample_weight=sample_weight)
@@ -249,8 +263,8 @@ class AdvRushFitModel(keras.Model):
                 lambda z: cross_entropy(y, self._logits(z, False)), x, _EVALUATION_SEED
             )
             logits["robust_accuracy"] = self._logits(crafted, False)
-        loss = tf.reduce_mean(cross_entropy(y, logits["accuracy"]))
-        return self._track(loss, y, logits, sample_weight)
+        losses = cross_entropy(y, logits["accuracy"])
+        return self._track(losses, y, logits, sample_weight)
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object

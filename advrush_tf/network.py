@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from advrush_tf import replication
 from advrush_tf.blocks import PACKAGE, Block, ConvBatchNorm
 from advrush_tf.cells import reduction_cells
 from advrush_tf.classifier import ImageClassifier
@@ -273,8 +274,11 @@ class CellNetwork(ImageClassifier):
     def _drop(self, x):
         """Drops an operation's output for some examples, and scales up the others."""
         keep = 1 - self.drop_path_rate.value
-        uniform = keras.random.uniform(
-            (tf.shape(x)[0], 1, 1, 1), dtype=keep.dtype, seed=self.seed_generator
+        uniform = replication.own_rows(
+            lambda rows: keras.random.uniform(
+                (rows, 1, 1, 1), dtype=keep.dtype, seed=self.seed_generator
+            ),
+            tf.shape(x)[0],
         )
         mask = tf.cast(uniform < keep, keep.dtype) / keep
         return x * tf.cast(mask, x.dtype)

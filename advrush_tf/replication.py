@@ -48,12 +48,14 @@ def own_rows(draw: Callable[[tf.Tensor], tf.Tensor], rows: tf.Tensor) -> tf.Tens
 
     Args:
         draw: makes (n, ...) from n, the same on every replica.
-        rows: how many examples this replica has, as many as the others.
+        rows: how many examples this replica has.
     """
-    if num_replicas() == 1:
+    if (replicas := num_replicas()) == 1:
         return draw(rows)
-    first = tf.distribute.get_replica_context().replica_id_in_sync_group * rows
-    return draw(rows * num_replicas())[first : first + rows]
+    own = tf.distribute.get_replica_context().replica_id_in_sync_group
+    counts = total(tf.one_hot(own, replicas, on_value=rows, off_value=0))
+    first = tf.reduce_sum(counts[:own])
+    return draw(tf.reduce_sum(counts))[first : first + rows]
 
 
 def average(variables: Sequence[keras.Variable]) -> None:
@@ -75,3 +77,12 @@ def first_result(strategy: tf.distribute.Strategy, results: Any) -> Any:
     return tf.nest.map_structure(
         lambda value: strategy.experimental_local_results(value)[0], results
     )
+
+
+def check_jit_compile(strategy: tf.distribute.Strategy, jit_compile: bool) -> None:
+    """Raises ValueError where XLA would have to add up over devices."""
+    if jit_compile and strategy.num_replicas_in_sync > 1:
+        raise ValueError(
+            f"jit_compile works on one replica only, not on the "
+            f"{strategy.num_replicas_in_sync} of this strategy"
+        )

@@ -216,8 +216,7 @@ class AdvRushSearchModel(keras.Model):
             ValueError: a number is out of range, or there are several replicas and XLA,
                 which cannot add up over devices.
         """
-        if jit_compile and self.distribute_strategy.num_replicas_in_sync > 1:
-            raise ValueError("jit_compile works on one replica only")
+        replication.check_jit_compile(self.distribute_strategy, jit_compile)
         for name, value in (("gamma", gamma), ("warmup_epochs", warmup_epochs)):
             if not 0 <= value < np.inf:
                 raise ValueError(f"{name} must be 0 or more and finite, not {value}")
