@@ -4,6 +4,7 @@ A checkpoint is one .npz file without pickled objects, written beside its final 
 and moved there when it is complete and on disk.
 """
 
+import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,7 @@ import numpy as np
 
 from advrush_tf.files import replacing
 
-_NOTES = "notes"
+_NOTES, _EPOCH = "notes", "epoch"
 _NAME = re.compile(r"epoch_(\d+)\.npz")
 
 
@@ -51,6 +52,7 @@ class CheckpointStore:
         path = self.folder / f"epoch_{epoch:04d}.npz"
         arrays = {name: np.asarray(v) for name, v in _variables(model)}
         arrays[_NOTES] = np.asarray(json.dumps(notes or {}))
+        arrays[_EPOCH] = np.asarray(epoch)
         with replacing(path) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
         # Those beyond this epoch were passed over by `restore`: they are damaged.
@@ -62,28 +64,43 @@ class CheckpointStore:
         return path
 
     def restore(
-        self, model: Any, warn: Callable[[str], None]
+        self,
+        model: Any,
+        warn: Callable[[str], None],
+        from_chief: Callable[[Callable[[], bytes]], bytes] = lambda make: make(),
     ) -> tuple[int, dict[str, Any]]:
         """Sets a model to the newest readable checkpoint.
 
         Args:
             model: the compiled model to set.
             warn: called with a sentence for each damaged checkpoint.
+            from_chief: see `Devices`; the chief alone need see the folder.
 
         Returns:
             The number of finished epochs, 0 if there is no checkpoint, and the notes.
         """
         variables = dict(_variables(model))
-        for epoch, path in self._files():
+        content = from_chief(lambda: self._newest_readable(variables, warn))
+        if not content:
+            return 0, {}
+        arrays, notes = _parse(content, variables)
+        for name, variable in variables.items():
+            variable.assign(arrays[name])
+        return int(arrays[_EPOCH]), notes
+
+    def _newest_readable(
+        self, variables: dict[str, keras.Variable], warn: Callable[[str], None]
+    ) -> bytes:
+        """The newest checkpoint that fits the variables; nothing if there is none."""
+        for _, path in self._files():
             try:
-                arrays, notes = _read(path, variables)
+                content = path.read_bytes()
+                _parse(content, variables)
             except Exception as e:  # A damaged archive raises nearly everything.
                 warn(f"Checkpoint {path} is damaged ({e}); trying the one before it.")
                 continue
-            for name, variable in variables.items():
-                variable.assign(arrays[name])
-            return epoch, notes
-        return 0, {}
+            return content
+        return b""
 
     def newest(self) -> Path | None:
         """The file of the newest checkpoint, readable or not, if there is one."""
@@ -103,12 +120,12 @@ def _variables(model: Any) -> Iterator[tuple[str, keras.Variable]]:
             yield f"{group}_{index:04d}", variable
 
 
-def _read(
-    path: Path, variables: dict[str, keras.Variable]
+def _parse(
+    content: bytes, variables: dict[str, keras.Variable]
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Reads all arrays, which also verifies their checksums, and their shapes."""
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in variables}
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        arrays = {name: file[name] for name in (*variables, _EPOCH)}
         notes = json.loads(file[_NOTES].item())
     for name, variable in variables.items():
         if arrays[name].shape != tuple(variable.shape):

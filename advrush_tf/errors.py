@@ -8,6 +8,13 @@ class UserError(ValueError):
     """
 
 
+class WorkerLostError(RuntimeError):
+    """A run on many machines ended because one of its workers did.
+
+    Launchers print the message without a traceback and exit with code 1.
+    """
+
+
 class NonFiniteLossError(ArithmeticError):
     """A loss, a derivative or a weight is NaN or infinite.
 

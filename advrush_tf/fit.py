@@ -15,6 +15,7 @@ from advrush_tf.inputs import as_labels, check_images
 from advrush_tf.network import CellNetwork
 from advrush_tf.objectives import Objective, cross_entropy
 from advrush_tf.optimizers import MomentumSGD
+from advrush_tf.replicated_model import ReplicatedModel
 from advrush_tf.weight_perturbation import kept, moved
 
 # Robust accuracy is always measured from the same start.
@@ -22,7 +23,7 @@ _EVALUATION_SEED = (20, 20)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class AdvRushFitModel(keras.Model):
+class AdvRushFitModel(ReplicatedModel):
     """Fits the weights of a classifier under an objective, in `fit`.
 
     The network is what is saved and attacked afterwards; this model only fits it.
@@ -95,24 +96,15 @@ class AdvRushFitModel(keras.Model):
         optimizer: Any = None,
         run_eagerly: bool = False,
         jit_compile: bool = False,
-        steps_per_execution: int = 1,
     ) -> None:
         """Sets the optimizer of the weights, by default `MomentumSGD()`.
 
-        The rest is Keras'; XLA is off unless asked for.
+        XLA is off unless asked for.
 
         Raises:
-            ValueError: there are several replicas and XLA, which cannot add up over
-                devices.
+            ValueError: see `ReplicatedModel`.
         """
-        replication.check_jit_compile(self.distribute_strategy, jit_compile)
-        super().compile(
-            optimizer=optimizer or MomentumSGD(),
-            run_eagerly=run_eagerly,
-            jit_compile=jit_compile,
-            steps_per_execution=steps_per_execution,
-            auto_scale_loss=False,
-        )
+        super().compile(optimizer or MomentumSGD(), run_eagerly, jit_compile)
         self.optimizer.build(self.trainable_variables)
 
     @property
@@ -127,7 +119,6 @@ class AdvRushFitModel(keras.Model):
             "optimizer": keras.saving.serialize_keras_object(self.optimizer),
             "run_eagerly": self.run_eagerly,
             "jit_compile": self.jit_compile,
-            "steps_per_execution": self.steps_per_execution,
         }
 
     def compile_from_config(self, config):

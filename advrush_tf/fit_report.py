@@ -103,7 +103,7 @@ class EpochRecorder(keras.callbacks.Callback):
         if not np.isfinite(loss := float(logs.get(name, 0.0))):
             raise NonFiniteLossError(
                 f"{name} became {loss} in epoch {len(self._record.history) + 1}, after "
-                f"{int(self.model.optimizer.iterations)} steps"
+                f"{int(self.model.optimizer.iterations.numpy())} steps"
             )
 
     def on_epoch_end(self, epoch, logs=None):

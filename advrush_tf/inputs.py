@@ -131,8 +131,11 @@ def check_pairs_for_fit(x: Any, y: Any, steps_per_epoch: int | None) -> None:
         )
 
 
+_DATASETS = tf.data.Dataset, tf.distribute.DistributedDataset
+
+
 def _could_be_pairs(x: Any) -> bool:
-    if not isinstance(x, tf.data.Dataset):
+    if not isinstance(x, _DATASETS):
         return x is not None and not hasattr(x, "shape")
     spec = x.element_spec
     return (

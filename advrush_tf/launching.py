@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 from absl import app, flags
 
-from advrush_tf.errors import NonFiniteLossError, UserError
+from advrush_tf.devices import Devices, StrategyName
+from advrush_tf.errors import NonFiniteLossError, UserError, WorkerLostError
 from advrush_tf.settings import read_number
 
 
@@ -13,7 +14,7 @@ def run(body: Callable[[], object]) -> None:
     """Runs a launcher, and ends the program with its exit code.
 
     A mistake of the user's, in a flag or later, is one line and code 2; a loss that
-    is not finite is one line and code 1.
+    is not finite, or a worker that is gone, is one line and code 1.
 
     Args:
         body: what the program does once the flags are set.
@@ -28,6 +29,8 @@ def _exit_code(body: Callable[[], object], argv: list[str]) -> int:
         body()
     except UserError as error:
         return _failed(str(error), 2)
+    except WorkerLostError as error:
+        return _failed(f"{error}.", 1)
     except NonFiniteLossError as error:
         return _failed(f"{error}; what was saved before is kept.", 1)
     return 0
@@ -64,6 +67,29 @@ def define_data_dir() -> flags.FlagHolder[str | None]:
     return flags.DEFINE_string(
         "data_dir", None, "tfds' folder of prepared data sets; by default tfds' own."
     )
+
+
+SYNC_BATCH_NORM = (
+    "With several replicas, normalise by the statistics of the whole batch; otherwise "
+    "each by its own piece's, which is faster."
+)
+
+
+def define_devices() -> Callable[[], Devices]:
+    """Defines --strategy and --virtual_cpus; gives what makes the devices they name."""
+    strategy = flags.DEFINE_enum_class(
+        "strategy",
+        StrategyName.NONE,
+        StrategyName,
+        "One device, all GPUs of this machine, or the machines that TF_CONFIG names.",
+    )
+    virtual_cpus = flags.DEFINE_integer(
+        "virtual_cpus",
+        0,
+        "Divide the processor into so many devices, to try a strategy without GPUs.",
+        lower_bound=0,
+    )
+    return lambda: Devices(strategy.value, virtual_cpus.value)
 
 
 class _NumberParser(flags.ArgumentParser):

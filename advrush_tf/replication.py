@@ -65,24 +65,3 @@ def average(variables: Sequence[keras.Variable]) -> None:
     values = [tf.convert_to_tensor(variable.value) for variable in variables]
     for variable, value in zip(variables, total(values), strict=True):
         variable.assign(value / num_replicas())
-
-
-def first_result(strategy: tf.distribute.Strategy, results: Any) -> Any:
-    """What the first of a strategy's local replicas returned.
-
-    Args:
-        strategy: that ran a step.
-        results: what its `run` gave.
-    """
-    return tf.nest.map_structure(
-        lambda value: strategy.experimental_local_results(value)[0], results
-    )
-
-
-def check_jit_compile(strategy: tf.distribute.Strategy, jit_compile: bool) -> None:
-    """Raises ValueError where XLA would have to add up over devices."""
-    if jit_compile and strategy.num_replicas_in_sync > 1:
-        raise ValueError(
-            f"jit_compile works on one replica only, not on the "
-            f"{strategy.num_replicas_in_sync} of this strategy"
-        )

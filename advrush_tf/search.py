@@ -1,6 +1,6 @@
 """AdvRushSearchModel: differentiable architecture search as a Keras model."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -21,11 +21,12 @@ from advrush_tf.inputs import (
     normalise,
 )
 from advrush_tf.penalty import curvature_penalty
+from advrush_tf.replicated_model import ReplicatedModel
 from advrush_tf.supernet import Supernet
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class AdvRushSearchModel(keras.Model):
+class AdvRushSearchModel(ReplicatedModel):
     """A supernet that `fit` searches: its weights and its alphas are trained in turn.
 
     Args:
@@ -213,22 +214,15 @@ class AdvRushSearchModel(keras.Model):
                 max poolings XLA has no second derivative).
 
         Raises:
-            ValueError: a number is out of range, or there are several replicas and XLA,
-                which cannot add up over devices.
+            ValueError: a number is out of range; see also `ReplicatedModel`.
         """
-        replication.check_jit_compile(self.distribute_strategy, jit_compile)
         for name, value in (("gamma", gamma), ("warmup_epochs", warmup_epochs)):
             if not 0 <= value < np.inf:
                 raise ValueError(f"{name} must be 0 or more and finite, not {value}")
         for name, value in (("lambda_", lambda_), ("h", h)):
             if not 0 < value < np.inf:
                 raise ValueError(f"{name} must be positive and finite, not {value}")
-        super().compile(
-            optimizer=optimizer or optimizers.MomentumSGD(),
-            run_eagerly=run_eagerly,
-            jit_compile=jit_compile,
-            auto_scale_loss=False,
-        )
+        super().compile(optimizer or optimizers.MomentumSGD(), run_eagerly, jit_compile)
         self.alpha_optimizer = keras.optimizers.get(
             alpha_optimizer or optimizers.L2Adam()
         )
@@ -252,35 +246,18 @@ class AdvRushSearchModel(keras.Model):
         The penalty's graph is by far the largest: apart from the others it is traced
         only when the warm-up ends, and nothing else is traced again then.
         """
-        steps: dict[str, Any] = {
-            "alpha_gradients": self._alpha_gradients,
-            "penalty_gradients": self._penalty_gradients,
-            "update_alphas": self._update_alphas,
-            "update_weights": self._update_weights,
-            "track": self._track,
+        steps = {
+            "alpha_gradients": self.on_replicas(self._alpha_gradients),
+            "penalty_gradients": self.on_replicas(self._penalty_gradients),
+            "update_alphas": self.on_replicas(self._update_alphas),
+            "update_weights": self.on_replicas(self._update_weights),
+            "track": self.measured(self._track),
         }
-        steps = {name: self._on_replicas(step) for name, step in steps.items()}
-        if not self.run_eagerly:
-            # XLA has no kernel for the second derivative of max pooling.
-            steps = {
-                name: tf.function(
-                    step,
-                    jit_compile=self.jit_compile and name != "penalty_gradients",
-                    autograph=False,
-                )
-                for name, step in steps.items()
-            }
-        self.steps = steps
-
-    def _on_replicas(self, step: Callable) -> Callable:
-        """Runs a step on every replica, each with its part of the batch."""
-        strategy = self.distribute_strategy
-
-        def run(*arguments):
-            results = strategy.run(step, arguments)
-            return replication.first_result(strategy, results)
-
-        return run
+        # XLA has no kernel for the second derivative of max pooling.
+        self.steps = {
+            name: self.as_graph(step, self.jit_compile and name != "penalty_gradients")
+            for name, step in steps.items()
+        }
 
     @property
     def checkpoint_groups(self) -> dict[str, list[keras.Variable]]:
@@ -375,16 +352,15 @@ class AdvRushSearchModel(keras.Model):
         }
         self._check_finite(loss=loss)
         self.last_step = values
-        self.steps["track"](values)
-        return self.get_metrics_result()
+        return self.steps["track"](values)
 
     def _check_finite(self, **losses: Any) -> None:
         for name, loss in losses.items():
             if not np.isfinite(value := float(loss)):
                 raise NonFiniteLossError(
                     f"{name} became {value} in epoch {self.epoch + 1}, after "
-                    f"{int(self.alpha_optimizer.iterations)} alpha steps and "
-                    f"{int(self.optimizer.iterations)} weight steps"
+                    f"{int(self.alpha_optimizer.iterations.numpy())} alpha steps and "
+                    f"{int(self.optimizer.iterations.numpy())} weight steps"
                 )
 
     def check_finite_variables(self) -> None:
@@ -463,6 +439,7 @@ class AdvRushSearchModel(keras.Model):
     def _track(self, values):
         for name, value in values.items():
             self._trackers[name].update_state(value)
+        return values
 
     def test_step(self, data):
         x, y, weights = keras.utils.unpack_x_y_sample_weight(data)

@@ -6,11 +6,13 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from advrush_tf import optimizers
 from advrush_tf.augmentation import Augmentation
 from advrush_tf.checkpoints import CheckpointStore
 from advrush_tf.data import ImageDataset, load_dataset
+from advrush_tf.devices import Devices
 from advrush_tf.drawing import draw_cells
 from advrush_tf.errors import UserError
 from advrush_tf.genotypes import Genotype
@@ -53,6 +55,7 @@ def build_model(settings: SearchSettings, dataset: ImageDataset) -> AdvRushSearc
             primitives=settings.primitives,
             mean=dataset.mean,
             std=dataset.std,
+            synchronized=settings.sync_batch_norm,
             dtype=settings.precision.value,
         )
     except ValueError as error:
@@ -89,7 +92,7 @@ def compile_model(
 
 
 def make_pairs(
-    settings: SearchSettings, dataset: ImageDataset, initial_epoch: int = 0
+    settings: SearchSettings, dataset: ImageDataset, initial_epoch: int = 0, part=(0, 1)
 ) -> tuple[Any, int]:
     """The bilevel pairs of a search, see `bilevel_pairs`.
 
@@ -110,15 +113,18 @@ def make_pairs(
             )
         elif settings.cutout:
             augmentation = Augmentation(cutout=settings.cutout)
-        return bilevel_pairs(
-            dataset.train_images,
-            dataset.train_labels,
-            settings.batch_size,
-            settings.train_portion,
-            settings.seed,
-            augmentation,
-            initial_epoch,
-            dataset.mean,
+        return _cut(
+            part,
+            *bilevel_pairs(
+                dataset.train_images,
+                dataset.train_labels,
+                settings.batch_size,
+                settings.train_portion,
+                settings.seed,
+                augmentation,
+                initial_epoch,
+                dataset.mean,
+            ),
         )
     except ValueError as error:
         raise UserError(str(error)) from None
@@ -128,6 +134,7 @@ def run_search(
     settings: SearchSettings,
     workdir: str | Path,
     data_dir: str | None = None,
+    devices: Devices | None = None,
     say: Callable[[str], None] = print_line,
 ) -> Genotype:
     """Runs a search, or resumes the one that `workdir` holds.
@@ -135,8 +142,10 @@ def run_search(
     Args:
         settings: the search's settings.
         workdir: folder that receives settings.json, checkpoints/, tensorboard/,
-            genotypes/ (one per epoch), genotype.json and the drawings of its cells.
+            genotypes/ (one per epoch), genotype.json and the drawings of its cells;
+            of several workers the chief alone uses it.
         data_dir: tfds' folder of prepared data sets.
+        devices: on which to run; one device if None.
         say: receives the lines for the user.
 
     Returns:
@@ -145,39 +154,61 @@ def run_search(
     Raises:
         UserError: the input is at fault; one clear line.
         NonFiniteLossError: a loss became NaN or infinite; the last checkpoint stays.
+        WorkerLostError: another worker of the run is gone.
     """
-    workdir = Path(workdir)
+    devices = devices or Devices()
+    say = devices.chiefs(say)
+    with devices.watched():
+        return _run_search(settings, Path(workdir), data_dir, devices, say)
+
+
+def _run_search(
+    settings: SearchSettings,
+    workdir: Path,
+    data_dir: str | None,
+    devices: Devices,
+    say: Callable[[str], None],
+) -> Genotype:
     dataset = load_dataset(settings.dataset, data_dir)
-    model = build_model(settings, dataset)
-    _, steps = make_pairs(settings, dataset)
-    compile_model(model, settings, steps)
+    devices.check_batch(settings.batch_size)
+    devices.agree(settings.to_dict())
+    with devices.scope():
+        model = build_model(settings, dataset)
+        _, steps = make_pairs(settings, dataset)
+        compile_model(model, settings, steps)
     # Only now: settings that do not fit the data must not mark the workdir.
-    record_settings(settings, workdir)
+    devices.on_chief(lambda: record_settings(settings, workdir))
     store = CheckpointStore(workdir / "checkpoints")
-    epoch, _ = store.restore(model, say)
+    epoch, _ = store.restore(model, say, devices.from_chief)
     if epoch:
         say(f"Resuming {workdir} after epoch {epoch} of {settings.epochs}.")
-    pairs, _ = make_pairs(settings, dataset, epoch)
-    recorder = EpochRecorder(settings, workdir, store, say)
+    pairs = devices.distribute(
+        lambda part: make_pairs(settings, dataset, epoch, part)[0]
+    )
     try:
         with ProgressBar(steps) as bar:
+            # The checkpoint first: what TensorBoard shows is then never repeated.
+            writers = [
+                bar,
+                EpochRecorder(settings, workdir, store, say),
+                SearchTensorBoard(workdir / "tensorboard", settings.to_dict()),
+            ]
             model.fit(
                 pairs,
                 steps_per_epoch=steps,
                 initial_epoch=epoch,
                 epochs=settings.epochs,
                 verbose=0,
-                validation_data=_validation(settings, dataset),
-                # The checkpoint first: what TensorBoard shows is then never repeated.
-                callbacks=[
-                    bar,
-                    recorder,
-                    SearchTensorBoard(workdir / "tensorboard", settings.to_dict()),
-                ],
+                validation_data=devices.distribute(
+                    lambda part: _validation(settings, dataset, part)
+                ),
+                validation_steps=int(_validation(settings, dataset).cardinality()),
+                callbacks=writers if devices.chief else [],
             )
-        return _finish(model, settings, workdir, say)
+        devices.on_chief(lambda: _finish(model, settings, workdir, say))
     except OSError as error:
         raise UserError(write_failure(workdir, error)) from None
+    return model.genotype(_provenance(model, settings, settings.epochs))
 
 
 def dry_run(
@@ -221,13 +252,29 @@ def dry_run(
     say(f"total           {total / 3600:.2f} h for {settings.epochs} epochs of {steps}")
 
 
-def _validation(settings: SearchSettings, dataset: ImageDataset):
+def _cut(part, batches, steps=None):
+    index, count = part
+
+    def rows(x):
+        n = -(-tf.shape(x)[0] // count)
+        return x[index * n : (index + 1) * n]
+
+    batches = (
+        batches.map(lambda *b: tf.nest.map_structure(rows, b)) if count > 1 else batches
+    )
+    return batches if steps is None else (batches, steps)
+
+
+def _validation(settings: SearchSettings, dataset: ImageDataset, part=(0, 1)):
     """The alpha half without augmentation: the test split is not for the search."""
     _, half = stratified_split(
         dataset.train_labels, settings.train_portion, settings.seed
     )
-    return evaluation_batches(
-        dataset.train_images[half], dataset.train_labels[half], _EVALUATION_BATCH
+    return _cut(
+        part,
+        evaluation_batches(
+            dataset.train_images[half], dataset.train_labels[half], _EVALUATION_BATCH
+        ),
     )
 
 
@@ -246,7 +293,7 @@ def _provenance(
     }
 
 
-def _finish(model, settings, workdir, say) -> Genotype:
+def _finish(model, settings, workdir, say) -> None:
     genotype = model.genotype(_provenance(model, settings, settings.epochs))
     path = workdir / "genotype.json"
     genotype.save(path)
@@ -258,7 +305,6 @@ def _finish(model, settings, workdir, say) -> Genotype:
     say(f"Checkpoints  {workdir / 'checkpoints'}")
     say(f"\nNext: tensorboard --logdir {workdir / 'tensorboard'}")
     say(f"      python launch/fit.py --genotype={path} --dataset={settings.dataset}")
-    return genotype
 
 
 class EpochRecorder(keras.callbacks.Callback):

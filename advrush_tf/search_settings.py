@@ -43,6 +43,7 @@ class SearchSettings(Settings):
         seed: of split, order, augmentation and initial weights.
         precision: arithmetic of the supernet.
         jit_compile: whether to compile with XLA, all but the penalty.
+        sync_batch_norm: whether replicas share batch normalisation's statistics.
 
     Raises:
         UserError: a value is out of range.
@@ -76,6 +77,7 @@ class SearchSettings(Settings):
     seed: int = 0
     precision: Precision = Precision.FLOAT32
     jit_compile: bool = False
+    sync_batch_norm: bool = True
 
     def check(self) -> None:
         self.require_positive(*_POSITIVE)

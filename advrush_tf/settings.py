@@ -4,7 +4,7 @@ import dataclasses
 import enum
 import json
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -123,13 +123,17 @@ def record_settings(settings: Settings, workdir: Path) -> None:
             f"Cannot use the workdir {workdir}: {error.strerror}. Give a folder that "
             "can be written, --workdir=PATH."
         ) from None
-    differences = [
-        f"{name} is {recorded.get(name)!r} there and {wanted.get(name)!r} here"
-        for name in sorted({*recorded, *wanted})
-        if recorded.get(name) != wanted.get(name)
-    ]
-    if differences:
+    if different := differences(recorded, wanted):
         raise UserError(
-            f"{workdir} holds a run with other settings: {'; '.join(differences)}. "
+            f"{workdir} holds a run with other settings: {'; '.join(different)}. "
             "Give another --workdir, or the same settings to resume."
         )
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """What differs between settings as JSON types, a phrase each."""
+    return [
+        f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
+        for name in sorted({*there, *here})
+        if there.get(name) != here.get(name)
+    ]

@@ -103,7 +103,7 @@ class RunTensorBoard(keras.callbacks.Callback):
 
     @property
     def _step(self) -> int:
-        return int(self.model.optimizer.iterations)
+        return int(self.model.optimizer.iterations.numpy())
 
     def _learning_rates(self) -> dict[str, float]:
         return {

@@ -7,7 +7,13 @@ from absl import flags
 
 from advrush_tf import search_run
 from advrush_tf.cells import ALL_PRIMITIVES
-from advrush_tf.launching import define_data_dir, define_workdir, run
+from advrush_tf.launching import (
+    SYNC_BATCH_NORM,
+    define_data_dir,
+    define_devices,
+    define_workdir,
+    run,
+)
 from advrush_tf.search_settings import Penalty, SearchSettings
 from advrush_tf.settings import Precision
 
@@ -15,6 +21,7 @@ _DEFAULTS = SearchSettings()
 
 _WORKDIR = define_workdir("runs/search")
 _DATA_DIR = define_data_dir()
+_DEVICES = define_devices()
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Only measure and print what the search would cost."
 )
@@ -67,6 +74,7 @@ flags.DEFINE_bool("augment", _DEFAULTS.augment, "Crop, and flip where it makes s
 flags.DEFINE_bool(
     "jit_compile", _DEFAULTS.jit_compile, "Compile with XLA, all but the penalty."
 )
+flags.DEFINE_bool("sync_batch_norm", _DEFAULTS.sync_batch_norm, SYNC_BATCH_NORM)
 
 
 def _settings() -> SearchSettings:
@@ -82,7 +90,8 @@ def main() -> None:
     if _DRY_RUN.value:
         search_run.dry_run(_settings(), _DATA_DIR.value)
     else:
-        search_run.run_search(_settings(), _WORKDIR.value, _DATA_DIR.value)
+        settings, devices = _settings(), _DEVICES()
+        search_run.run_search(settings, _WORKDIR.value, _DATA_DIR.value, devices)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,91 @@
+"""A Keras model whose steps run on every replica of its `tf.distribute` strategy."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+class ReplicatedModel(keras.Model):
+    """Base of the models that `fit` trains, on one device or under a strategy.
+
+    Made and compiled in a strategy's scope, a model reports the metrics of all
+    replicas' examples. (Keras' own loop averages over the replicas, however many
+    examples each had, and fails with several workers.) A subclass is built in its
+    constructor.
+    """
+
+    def compile(
+        self, optimizer: Any, run_eagerly: bool = False, jit_compile: bool = False
+    ) -> None:
+        """Sets the optimizer, and whether steps become graphs and those XLA's.
+
+        Raises:
+            ValueError: there are several replicas and XLA, which cannot add up over
+                devices.
+        """
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        if jit_compile and replicas > 1:
+            raise ValueError(
+                f"jit_compile works on one replica, not on this strategy's {replicas}"
+            )
+        super().compile(
+            optimizer=optimizer,
+            run_eagerly=run_eagerly,
+            jit_compile=jit_compile,
+            auto_scale_loss=False,
+        )
+
+    def as_graph(self, function: Callable, jit_compile: bool = False) -> Callable:
+        """The function as a graph, unless the model is to run eagerly."""
+        if self.run_eagerly:
+            return function
+        return tf.function(function, autograph=False, jit_compile=jit_compile)
+
+    def on_replicas(self, step: Callable) -> Callable:
+        """Runs a step on every replica; gives what it returns on the first one.
+
+        Args:
+            step: what a replica does with its pieces of the batches.
+        """
+        strategy = self.distribute_strategy
+
+        def run(*arguments):
+            results = strategy.run(step, arguments)
+            return tf.nest.map_structure(
+                lambda value: strategy.experimental_local_results(value)[0], results
+            )
+
+        return run
+
+    def measured(self, step: Callable) -> Callable:
+        """Runs a step on every replica; gives its metrics, of all their examples.
+
+        Args:
+            step: updates metrics and returns a dictionary with their names.
+        """
+        run = self.on_replicas(step)
+
+        def measure(*arguments):
+            names = run(*arguments)
+            return {m.name: m.result() for m in self.metrics if m.name in names}
+
+        return measure
+
+    def make_train_function(self, force=False):
+        if self.train_function is None or force:
+            self.train_function = self._function(self.train_step)
+        return self.train_function
+
+    def make_test_function(self, force=False):
+        if self.test_function is None or force:
+            self.test_function = self._function(self.test_step)
+        return self.test_function
+
+    def _function(self, step: Callable) -> Callable:
+        measure = self.as_graph(self.measured(step), self.jit_compile)
+        return lambda iterator: measure(next(iterator))
+
+    def _maybe_symbolic_build(self, *arguments, **keywords):
+        """Nothing: these models are built, and Keras' attempt fails with workers."""
