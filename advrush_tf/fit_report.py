@@ -64,6 +64,27 @@ class FitRecord:
         return better
 
 
+class FiniteLosses(keras.callbacks.Callback):
+    """Raises NonFiniteLossError when a loss is NaN or infinite."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch + 1
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._check("loss", logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        # The last step's weights have given no training loss yet.
+        self._check("val_loss", logs)
+
+    def _check(self, name: str, logs: Mapping[str, float]) -> None:
+        if not np.isfinite(loss := float(logs.get(name, 0.0))):
+            steps = int(self.model.optimizer.iterations.numpy())
+            raise NonFiniteLossError(
+                f"{name} became {loss} in epoch {self._epoch}, after {steps} steps"
+            )
+
+
 class EpochRecorder(keras.callbacks.Callback):
     """After each epoch, saves the best weights and a checkpoint and tells of it.
 
@@ -96,19 +117,7 @@ class EpochRecorder(keras.callbacks.Callback):
             keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
         )
 
-    def on_train_batch_end(self, batch, logs=None):
-        self._check_finite("loss", logs)
-
-    def _check_finite(self, name: str, logs: Mapping[str, float]) -> None:
-        if not np.isfinite(loss := float(logs.get(name, 0.0))):
-            raise NonFiniteLossError(
-                f"{name} became {loss} in epoch {len(self._record.history) + 1}, after "
-                f"{int(self.model.optimizer.iterations.numpy())} steps"
-            )
-
     def on_epoch_end(self, epoch, logs=None):
-        # The last step's weights have given no training loss yet.
-        self._check_finite("val_loss", logs)
         row = {
             "epoch": epoch + 1,
             **{name: float(value) for name, value in logs.items()},

@@ -1,5 +1,6 @@
 """A whole fit: from settings to a model in a folder, resumable."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,15 +8,25 @@ from typing import Any
 import keras
 
 from advrush_tf import optimizers
+from advrush_tf._cut import cut
 from advrush_tf.augmentation import Augmentation
 from advrush_tf.checkpoints import CheckpointStore
 from advrush_tf.classifier import ImageClassifier
 from advrush_tf.data import ImageDataset, load_dataset
+from advrush_tf.devices import Devices
 from advrush_tf.errors import UserError
 from advrush_tf.fit import AdvRushFitModel
-from advrush_tf.fit_report import REPORT, EpochRecorder, FitRecord, tell, write_report
+from advrush_tf.fit_report import (
+    REPORT,
+    EpochRecorder,
+    FiniteLosses,
+    FitRecord,
+    tell,
+    write_report,
+)
 from advrush_tf.fit_settings import FitSettings
 from advrush_tf.genotypes import Genotype, get_genotype
+from advrush_tf.jsonable import json_text
 from advrush_tf.network import CellNetwork
 from advrush_tf.pipeline import evaluation_batches, stratified_split, training_batches
 from advrush_tf.profiling import (
@@ -66,6 +77,7 @@ def build_network(
         "mean": dataset.mean if settings.normalise else None,
         "std": dataset.std if settings.normalise else None,
         "dtype": settings.precision.value,
+        "synchronized": settings.sync_batch_norm,
         # Keras' own name counts the networks of a process.
         "name": f"{settings.network}_network",
     }
@@ -158,7 +170,7 @@ class FitData:
                 dataset.train_labels, portion, settings.seed
             )
             self._augmentation = self._make_augmentation()
-            _, self.steps_per_epoch = self.training()
+            _, self.steps_per_epoch = self._training()
         except ValueError as error:
             raise UserError(str(error)) from None
 
@@ -169,8 +181,16 @@ class FitData:
         name, shape = self._dataset.name, self._dataset.image_shape
         return Augmentation.for_dataset(name, shape, cutout)
 
-    def training(self, initial_epoch: int = 0) -> tuple[Any, int]:
-        """Augmented batches of all but the held-out part, and the steps per epoch."""
+    def training(self, initial_epoch: int = 0, part: tuple[int, int] = (0, 1)) -> Any:
+        """Augmented batches of all but the held-out part, without an end.
+
+        Args:
+            initial_epoch: see `training_batches`.
+            part: see `training_batches`.
+        """
+        return cut(part, self._training(initial_epoch)[0])
+
+    def _training(self, initial_epoch: int = 0) -> tuple[Any, int]:
         return training_batches(
             self._dataset.train_images[self._train],
             self._dataset.train_labels[self._train],
@@ -181,12 +201,15 @@ class FitData:
             self._dataset.mean,
         )
 
-    def validation(self) -> Any:
+    def validation(self, part: tuple[int, int] = (0, 1)) -> Any:
         """Batches of the held-out part of the training split."""
-        return evaluation_batches(
-            self._dataset.train_images[self._held_out],
-            self._dataset.train_labels[self._held_out],
-            min(_EVALUATION_BATCH, len(self._held_out)),
+        return cut(
+            part,
+            evaluation_batches(
+                self._dataset.train_images[self._held_out],
+                self._dataset.train_labels[self._held_out],
+                min(_EVALUATION_BATCH, len(self._held_out)),
+            ),
         )
 
     def test(self) -> Any:
@@ -201,6 +224,7 @@ def run_fit(
     settings: FitSettings,
     workdir: str | Path,
     data_dir: str | None = None,
+    devices: Devices | None = None,
     say: Callable[[str], None] = print_line,
 ) -> dict[str, Any]:
     """Runs a fit, or resumes the one that `workdir` holds.
@@ -209,8 +233,9 @@ def run_fit(
         settings: the fit's settings.
         workdir: folder that receives settings.json, genotype.json, checkpoints/,
             tensorboard/, model.keras (the best weights), model_last.keras, fit.json and
-            a drawing of its curves.
+            a drawing of its curves; of several workers the chief alone uses it.
         data_dir: tfds' folder of prepared data sets.
+        devices: on which to run; one device if None.
         say: receives the lines for the user.
 
     Returns:
@@ -219,22 +244,51 @@ def run_fit(
     Raises:
         UserError: the input is at fault; one clear line.
         NonFiniteLossError: a loss became NaN or infinite; the last checkpoint stays.
+        WorkerLostError: another worker of the run is gone.
     """
-    workdir = Path(workdir)
+    devices = devices or Devices()
+    say = devices.chiefs(say)
+    with devices.watched():
+        return _run_fit(settings, Path(workdir), data_dir, devices, say)
+
+
+def _run_fit(
+    settings: FitSettings,
+    workdir: Path,
+    data_dir: str | None,
+    devices: Devices,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
     genotype = find_genotype(settings)
     dataset = load_dataset(settings.dataset, data_dir)
     settings = settings.for_images(dataset.image_shape)
-    network = build_network(settings, dataset, genotype)
-    data = FitData(settings, dataset)
-    model = make_model(settings, network, data.steps_per_epoch)
-    # Only now: settings that do not fit the data must not mark the workdir.
-    record_settings(settings, workdir)
-    try:
+    devices.check_batch(settings.batch_size)
+    # Paths are alike on all workers; what is there need not be.
+    found = None if genotype is None else genotype.to_dict()
+    devices.agree(settings.to_dict() | {"genotype's content": found})
+    with devices.scope():
+        network = build_network(settings, dataset, genotype)
+        data = FitData(settings, dataset)
+        model = make_model(settings, network, data.steps_per_epoch)
+
+    def finished() -> bytes:
+        # Only now: settings that do not fit the data must not mark the workdir.
+        record_settings(settings, workdir)
         _record_genotype(genotype, workdir)
-        if (finished := workdir / REPORT).exists():
-            return told_again(finished, tell, say, "fit")
-        record = _fit(model, data, settings, workdir, say)
-        return write_report(model, data.test(), settings, record, workdir, say)
+        if (report := workdir / REPORT).exists():
+            return json_text(told_again(report, tell, say, "fit")).encode()
+        return b""
+
+    try:
+        if report := devices.from_chief(finished):
+            return json.loads(report)
+        record = _fit(model, data, settings, workdir, devices, say)
+        report = devices.from_chief(
+            lambda: json_text(
+                write_report(model, data.test(), settings, record, workdir, say)
+            ).encode()
+        )
+        return json.loads(report)
     except OSError as error:
         raise UserError(write_failure(workdir, error)) from None
 
@@ -258,31 +312,33 @@ def _fit(
     data: FitData,
     settings: FitSettings,
     workdir: Path,
+    devices: Devices,
     say: Callable[[str], None],
 ) -> FitRecord:
     store = CheckpointStore(workdir / "checkpoints")
-    epoch, notes = store.restore(model, say)
+    epoch, notes = store.restore(model, say, devices.from_chief)
     record = FitRecord.from_notes(notes)
     if epoch:
         say(f"Resuming {workdir} after epoch {epoch} of {settings.epochs}.")
-    batches, steps = data.training(epoch)
-    validation = data.validation()
-    with ProgressBar(steps, int(validation.cardinality())) as bar:
+    validation_steps = int(data.validation().cardinality())
+    with ProgressBar(data.steps_per_epoch, validation_steps) as bar:
+        # The checkpoint first: what TensorBoard shows is then never repeated.
+        writers = [
+            bar,
+            EpochRecorder(settings, workdir, store, record, say),
+            FitTensorBoard(workdir / "tensorboard", settings.to_dict()),
+        ]
         model.fit(
-            batches,
-            steps_per_epoch=steps,
+            devices.distribute(lambda part: data.training(epoch, part)),
+            steps_per_epoch=data.steps_per_epoch,
             initial_epoch=epoch,
             epochs=settings.epochs,
             verbose=0,
             shuffle=False,
-            validation_data=validation,
+            validation_data=devices.distribute(data.validation),
+            validation_steps=validation_steps,
             validation_freq=evaluated_epochs(settings),
-            # The checkpoint first: what TensorBoard shows is then never repeated.
-            callbacks=[
-                bar,
-                EpochRecorder(settings, workdir, store, record, say),
-                FitTensorBoard(workdir / "tensorboard", settings.to_dict()),
-            ],
+            callbacks=[FiniteLosses(), *(writers if devices.chief else [])],
         )
     return record
 
@@ -317,7 +373,7 @@ def dry_run(
     validation, test = (
         int(batches.cardinality()) for batches in (data.validation(), data.test())
     )
-    waiting = measure_input(data.training()[0])
+    waiting = measure_input(data.training())
     say(f"input           {waiting:.2g} s per step, beside the others")
     seconds = measure_evaluation(model, _EVALUATION_BATCH)
     say(f"evaluation      {seconds:.3g} s per batch of {_EVALUATION_BATCH}")

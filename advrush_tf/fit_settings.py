@@ -58,6 +58,7 @@ class FitSettings(Settings):
         seed: of split, order, augmentation, attacks and initial weights.
         precision: arithmetic of the network.
         jit_compile: whether to compile with XLA.
+        sync_batch_norm: whether replicas share batch normalisation's statistics.
 
     Raises:
         UserError: a value is out of range.
@@ -102,6 +103,7 @@ class FitSettings(Settings):
     seed: int
     precision: Precision
     jit_compile: bool
+    sync_batch_norm: bool
 
     def check(self) -> None:
         self.require_positive(*self._given(_POSITIVE))

@@ -54,6 +54,7 @@ COMMON: Mapping[str, Any] = {
     "seed": 0,
     "precision": Precision.FLOAT32,
     "jit_compile": False,
+    "sync_batch_norm": True,
 }
 # The official code's for its PGD and TRADES; DARTS' for standard.
 _STANDARD: dict[str, Any] = {

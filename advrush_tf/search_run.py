@@ -6,9 +6,9 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from advrush_tf import optimizers
+from advrush_tf._cut import cut
 from advrush_tf.augmentation import Augmentation
 from advrush_tf.checkpoints import CheckpointStore
 from advrush_tf.data import ImageDataset, load_dataset
@@ -113,7 +113,7 @@ def make_pairs(
             )
         elif settings.cutout:
             augmentation = Augmentation(cutout=settings.cutout)
-        return _cut(
+        return cut(
             part,
             *bilevel_pairs(
                 dataset.train_images,
@@ -252,25 +252,12 @@ def dry_run(
     say(f"total           {total / 3600:.2f} h for {settings.epochs} epochs of {steps}")
 
 
-def _cut(part, batches, steps=None):
-    index, count = part
-
-    def rows(x):
-        n = -(-tf.shape(x)[0] // count)
-        return x[index * n : (index + 1) * n]
-
-    batches = (
-        batches.map(lambda *b: tf.nest.map_structure(rows, b)) if count > 1 else batches
-    )
-    return batches if steps is None else (batches, steps)
-
-
 def _validation(settings: SearchSettings, dataset: ImageDataset, part=(0, 1)):
     """The alpha half without augmentation: the test split is not for the search."""
     _, half = stratified_split(
         dataset.train_labels, settings.train_portion, settings.seed
     )
-    return _cut(
+    return cut(
         part,
         evaluation_batches(
             dataset.train_images[half], dataset.train_labels[half], _EVALUATION_BATCH

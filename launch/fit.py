@@ -9,7 +9,9 @@ from advrush_tf import fit_run
 from advrush_tf.crafting import Start
 from advrush_tf.fit_settings import FitSettings, fit_settings
 from advrush_tf.launching import (
+    SYNC_BATCH_NORM,
     define_data_dir,
+    define_devices,
     define_number,
     define_numbers,
     define_workdir,
@@ -24,6 +26,7 @@ _RECIPE = " By default the recipe's."
 
 _WORKDIR = define_workdir("runs/fit")
 _DATA_DIR = define_data_dir()
+_DEVICES = define_devices()
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Only measure and print what the fit would cost."
 )
@@ -85,6 +88,7 @@ for _name, _help in {
     "normalise": "Normalise by the data set's mean and deviation." + _RECIPE,
     "augment": "Crop, and flip where it makes sense; on by default.",
     "jit_compile": "Compile with XLA; off by default.",
+    "sync_batch_norm": SYNC_BATCH_NORM,
 }.items():
     flags.DEFINE_bool(_name, None, _help)
 
@@ -102,7 +106,8 @@ def main() -> None:
     if _DRY_RUN.value:
         fit_run.dry_run(_settings(), _DATA_DIR.value)
     else:
-        fit_run.run_fit(_settings(), _WORKDIR.value, _DATA_DIR.value)
+        settings, devices = _settings(), _DEVICES()
+        fit_run.run_fit(settings, _WORKDIR.value, _DATA_DIR.value, devices)
 
 
 if __name__ == "__main__":
