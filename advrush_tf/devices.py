@@ -8,6 +8,7 @@ import contextlib
 import enum
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -70,7 +71,7 @@ class Devices:
         self.strategy: tf.distribute.Strategy = tf.distribute.get_strategy()
         self.chief, self.worker = True, (0, 1)
         if name is StrategyName.MIRRORED:
-            self.strategy = tf.distribute.MirroredStrategy(_local_devices())
+            self.strategy = _mirrored()
         elif name is StrategyName.MULTIWORKER:
             self.worker = _place_in_cluster()
             self.strategy = _connect()
@@ -85,8 +86,18 @@ class Devices:
         """Where models are made and compiled."""
         return self.strategy.scope()
 
-    def check_batch(self, batch_size: int) -> None:
-        """Raises UserError unless the replicas can have equal pieces of a batch."""
+    def check(self, batch_size: int, jit_compile: bool) -> None:
+        """Raises UserError where settings do not go with so many replicas.
+
+        Args:
+            batch_size: of which the replicas must have equal pieces.
+            jit_compile: XLA does not add up over devices.
+        """
+        if jit_compile and self.num_replicas > 1:
+            raise UserError(
+                f"--jit_compile works on one replica, not on {self.num_replicas}; "
+                "leave it out, or --strategy."
+            )
         if batch_size % self.num_replicas:
             raise UserError(
                 f"--batch_size is {batch_size}; it must be a multiple of the "
@@ -203,11 +214,13 @@ class Devices:
 
 
 def _lost_worker(error: tf.errors.OpError) -> WorkerLostError:
-    first = str(error.message).strip().splitlines()[0]
+    # Keras puts many lines before what TensorFlow says.
+    found = re.search(r"aborted by: (.*)", str(error.message))
+    cause = found[1] if found else type(error).__name__
     return WorkerLostError(
-        "Another worker has stopped, so that this one cannot go on "
-        f"({type(error).__name__}: {first[:200]}). Look at that worker's output, then "
-        "run the same command on all workers: it resumes after the last checkpoint"
+        f"another worker has stopped, so that this one cannot go on ({cause[:200]}); "
+        "look at that worker's output, then run the same command on all workers: it "
+        "resumes after the last checkpoint"
     )
 
 
@@ -227,11 +240,14 @@ def _divide_processor(count: int) -> None:
         ) from None
 
 
-def _local_devices() -> list[str] | None:
-    """None for all GPUs; without any the logical devices of the processor."""
+def _mirrored() -> tf.distribute.Strategy:
+    """Over all GPUs; without any over the logical devices of the processor."""
     if tf.config.list_logical_devices("GPU"):
-        return None
-    return [device.name for device in tf.config.list_logical_devices("CPU")]
+        return tf.distribute.MirroredStrategy()
+    processors = [device.name for device in tf.config.list_logical_devices("CPU")]
+    # Plain additions: what is made for GPUs only costs here.
+    additions = tf.distribute.ReductionToOneDevice()
+    return tf.distribute.MirroredStrategy(processors, additions)
 
 
 def _place_in_cluster() -> tuple[int, int]:

@@ -262,7 +262,7 @@ def _run_fit(
     genotype = find_genotype(settings)
     dataset = load_dataset(settings.dataset, data_dir)
     settings = settings.for_images(dataset.image_shape)
-    devices.check_batch(settings.batch_size)
+    devices.check(settings.batch_size, settings.jit_compile)
     # Paths are alike on all workers; what is there need not be.
     found = None if genotype is None else genotype.to_dict()
     devices.agree(settings.to_dict() | {"genotype's content": found})

@@ -318,19 +318,23 @@ def _plain_batch_norm(x, scale, offset):
 def _synchronized_batch_norm(x, scale, offset):
     """As `_plain_batch_norm`, of the batches of all replicas together.
 
-    The variance is that around the common mean, not a difference of large sums.
+    Each replica's moments and count make one tensor, so that there is one exchange.
     """
     dtype = x.dtype if x.dtype.size > 2 else tf.float32
     z = tf.cast(x, dtype)
-    count = replication.total(tf.cast(tf.size(z) / z.shape[-1], dtype))
-    mean = replication.total(tf.reduce_sum(z, [0, 1, 2])) / count
-    centred = z - mean
-    variance = replication.total(tf.reduce_sum(tf.square(centred), [0, 1, 2])) / count
+    own_mean = tf.reduce_mean(z, [0, 1, 2])
+    own_variance = tf.reduce_mean(tf.square(z - own_mean), [0, 1, 2])
+    pixels = tf.fill([x.shape[-1]], tf.cast(tf.size(x) // x.shape[-1], dtype))
+    moments = replication.of_all(tf.stack([own_mean, own_variance, pixels]))
+    means, variances, counts = tf.unstack(moments, axis=1)
+    count = tf.reduce_sum(counts, 0)
+    mean = tf.reduce_sum(counts * means, 0) / count
+    spread = variances + tf.square(means - mean)
+    variance = tf.reduce_sum(counts * spread, 0) / count
     factor = tf.math.rsqrt(variance + BN_EPSILON)
-    y = centred * (factor if scale is None else factor * scale)
+    y = (z - mean) * (factor if scale is None else factor * scale)
     y = y if offset is None else y + offset
-    unbiased = variance * count / tf.maximum(count - 1, 1)
-    return tf.cast(y, x.dtype), mean, unbiased
+    return tf.cast(y, x.dtype), mean, variance * count / tf.maximum(count - 1, 1)
 
 
 def _bessel(x: tf.Tensor) -> tf.Tensor:

@@ -23,6 +23,9 @@ def total(values: Any) -> Any:
     """The sum over the replicas of each tensor of a structure, on every replica.
 
     Differentiable.
+
+    Args:
+        values: tensors, all of them floats or all of them integers.
     """
     if num_replicas() == 1:
         return values
@@ -41,6 +44,18 @@ def batch_share(values: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(values) / total(tf.cast(tf.shape(values)[0], values.dtype))
 
 
+def of_all(values: tf.Tensor) -> tf.Tensor:
+    """(replicas, ...): the tensors of all replicas, in their order, on every replica.
+
+    Differentiable.
+    """
+    if (replicas := num_replicas()) == 1:
+        return values[tf.newaxis]
+    own = tf.distribute.get_replica_context().replica_id_in_sync_group
+    place = tf.one_hot(own, replicas, dtype=values.dtype)
+    return total(tf.tensordot(place, values, 0))
+
+
 def own_rows(draw: Callable[[tf.Tensor], tf.Tensor], rows: tf.Tensor) -> tf.Tensor:
     """This replica's rows of what is drawn for the whole batch.
 
@@ -50,10 +65,10 @@ def own_rows(draw: Callable[[tf.Tensor], tf.Tensor], rows: tf.Tensor) -> tf.Tens
         draw: makes (n, ...) from n, the same on every replica.
         rows: how many examples this replica has.
     """
-    if (replicas := num_replicas()) == 1:
+    if num_replicas() == 1:
         return draw(rows)
+    counts = of_all(rows)
     own = tf.distribute.get_replica_context().replica_id_in_sync_group
-    counts = total(tf.one_hot(own, replicas, on_value=rows, off_value=0))
     first = tf.reduce_sum(counts[:own])
     return draw(tf.reduce_sum(counts))[first : first + rows]
 

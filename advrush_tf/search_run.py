@@ -170,7 +170,7 @@ def _run_search(
     say: Callable[[str], None],
 ) -> Genotype:
     dataset = load_dataset(settings.dataset, data_dir)
-    devices.check_batch(settings.batch_size)
+    devices.check(settings.batch_size, settings.jit_compile)
     devices.agree(settings.to_dict())
     with devices.scope():
         model = build_model(settings, dataset)

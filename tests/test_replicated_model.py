@@ -1,0 +1,200 @@
+"""Searches and fits on several replicas, against the same on one."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from replicas import on_each, pieces, strategy
+from tiny_search import random_batch
+
+from advrush_tf import TRADES, AdvRushFitModel, AdvRushSearchModel, CellNetwork
+from advrush_tf.crafting import SignAscent
+from advrush_tf.genotypes import Genotype
+from advrush_tf.optimizers import L2Adam, MomentumSGD
+from advrush_tf.replicated_model import ReplicatedModel
+
+PRIMITIVES = ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3")
+STEPS, BATCH = 5, 8
+TOLERANCE = {"rtol": 1e-8, "atol": 1e-12}
+
+
+def _search_model(synchronized=True):
+    keras.utils.set_random_seed(0)
+    model = AdvRushSearchModel(
+        *(3, (8, 8, 3), 2, 2, 1, 1),
+        primitives=PRIMITIVES,
+        dtype="float64",
+        synchronized=synchronized,
+    )
+    # Gradients are clipped in most steps, and the second epoch has the penalty.
+    model.compile(
+        MomentumSGD(0.1, clip_norm=0.5), L2Adam(0.01), gamma=0.5, warmup_epochs=1
+    )
+    return model
+
+
+def _data(*seeds):
+    batches = [random_batch(seed, STEPS * BATCH) for seed in seeds]
+    data = tuple(batches) if len(batches) > 1 else batches[0]
+    return tf.data.Dataset.from_tensor_slices(data).batch(BATCH, drop_remainder=True)
+
+
+def _unequal():
+    """A last batch of 3 examples."""
+    return tf.data.Dataset.from_tensor_slices(random_batch(9, 11)).batch(BATCH)
+
+
+@functools.cache
+def _searched(replicas):
+    with strategy(replicas).scope():
+        model = _search_model()
+    history = model.fit(
+        _data(0, 1), epochs=2, verbose=0, validation_data=_unequal()
+    ).history
+    variables = [v.numpy() for g in model.checkpoint_groups.values() for v in g]
+    return model, history, variables
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_ten_steps_of_a_search_are_those_of_one_replica(replicas):
+    model, history, variables = _searched(replicas)
+    _, expected_history, expected = _searched(1)
+    assert model.distribute_strategy.num_replicas_in_sync == replicas
+    assert expected_history["penalty"][1] > 0.01
+    for name, values in expected_history.items():
+        # Keras' metrics are float32.
+        np.testing.assert_allclose(history[name], values, rtol=1e-6, err_msg=name)
+    for got, wanted in zip(variables, expected, strict=True):
+        np.testing.assert_allclose(got, wanted, **TOLERANCE)
+
+
+def test_a_search_moved_what_is_compared():
+    before = [v.numpy() for v in _search_model().supernet.trainable_variables]
+    model, _, _ = _searched(1)
+    after = model.supernet.trainable_variables
+    for first, last in zip(before, after, strict=True):
+        assert np.abs(first - last.numpy()).max() > 1e-4
+
+
+def _fit_model():
+    keras.utils.set_random_seed(0)
+    edges = (("sep_conv_3x3", 0), ("max_pool_3x3", 1))
+    genotype = Genotype(edges, (2,), (("skip_connect", 0), ("dil_conv_3x3", 1)), (2,))
+    network = CellNetwork(
+        *(genotype, 3, (8, 8, 3), 2, 2), drop_path=0.3, seed=3, dtype="float64"
+    )
+    model = AdvRushFitModel(
+        network,
+        TRADES(epsilon=0.1, step_size=0.04, steps=2, start="uniform"),
+        awp_gamma=0.01,
+        ema_decay=0.9,
+        evaluation_attack=SignAscent(0.1, 0.03, 2, "uniform"),
+        dtype="float64",
+    )
+    model.compile(MomentumSGD(0.1, clip_norm=0.5))
+    return model
+
+
+@functools.cache
+def _fitted(replicas):
+    with strategy(replicas).scope():
+        model = _fit_model()
+    history = model.fit(
+        _data(0), epochs=2, verbose=0, shuffle=False, validation_data=_unequal()
+    ).history
+    variables = [v.numpy() for g in model.checkpoint_groups.values() for v in g]
+    return history, variables
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_ten_steps_of_a_fit_are_those_of_one_replica(replicas):
+    """Random starts, dropped paths, perturbed and averaged weights included."""
+    history, variables = _fitted(replicas)
+    expected_history, expected = _fitted(1)
+    for name, values in expected_history.items():
+        np.testing.assert_allclose(history[name], values, rtol=1e-6, err_msg=name)
+    for got, wanted in zip(variables, expected, strict=True):
+        np.testing.assert_allclose(got, wanted, **TOLERANCE)
+
+
+def _statistics_after_one_step(chosen, model, x, y):
+    step = tf.function(chosen.run, autograph=False)
+    step(model._update_weights, pieces(chosen, x, y))
+    return [v.numpy() for v in model.supernet.non_trainable_variables]
+
+
+def test_statistics_that_are_not_synchronized_are_averaged():
+    x, y = random_batch(0, BATCH)
+    halves = [
+        _statistics_after_one_step(strategy(1), _search_model(), *half)
+        for half in zip(np.split(x, 2), np.split(y, 2), strict=True)
+    ]
+    chosen = strategy(2)
+    with chosen.scope():
+        model = _search_model(synchronized=False)
+    found = _statistics_after_one_step(chosen, model, x, y)
+    for got, first, second in zip(found, *halves, strict=True):
+        np.testing.assert_allclose(got, (first + second) / 2, **TOLERANCE)
+    for variable in model.supernet.non_trainable_variables:
+        copies = on_each(chosen, lambda v=variable: tf.identity(v.value))
+        np.testing.assert_array_equal(*copies)
+
+
+def test_a_keras_networks_statistics_are_averaged():
+    def fitted(replicas, size):
+        with strategy(replicas).scope():
+            keras.utils.set_random_seed(0)
+            layers = keras.layers
+            network = keras.Sequential(
+                [
+                    layers.Input((8, 8, 3)),
+                    layers.Flatten(),
+                    layers.BatchNormalization(),
+                    layers.Dense(3),
+                ]
+            )
+            model = AdvRushFitModel(network, TRADES(steps=1))
+            model.compile()
+        x, y = random_batch(0, size)
+        model.fit(x, y, batch_size=size, verbose=0)
+        return network.layers[1].moving_mean.numpy()
+
+    x, _ = random_batch(0, BATCH)
+    found = fitted(2, BATCH)
+    # TRADES looks at the clean and at the crafted images, which differ by 0.03.
+    whole = 0.01 * x.mean(0).ravel()
+    np.testing.assert_allclose(found, whole * (1 + 0.99), atol=0.001)
+    assert np.abs(found - fitted(1, BATCH // 2)).max() > 0.001
+
+
+def test_xla_on_several_replicas_is_refused():
+    with strategy(2).scope():
+        model = _search_model()
+        with pytest.raises(ValueError, match="one replica, not on this strategy's 2"):
+            model.compile(jit_compile=True)
+
+
+def test_metrics_are_those_of_all_examples():
+    class Counting(ReplicatedModel):
+        def __init__(self):
+            super().__init__()
+            self.mean = keras.metrics.Mean(name="mean")
+            self.built = True
+
+        @property
+        def metrics(self):
+            return [self.mean]
+
+        def test_step(self, data):
+            self.mean.update_state(data)
+            return {"mean": self.mean.result()}
+
+    with strategy(2).scope():
+        model = Counting()
+        model.compile("sgd")
+    values = np.asarray([1.0, 2.0, 3.0, 10.0, 20.0], np.float32)
+    data = tf.data.Dataset.from_tensor_slices(values).batch(4)
+    found = model.evaluate(data, verbose=0, return_dict=True)
+    assert found["mean"] == pytest.approx(7.2)
