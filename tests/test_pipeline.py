@@ -3,10 +3,10 @@ import pytest
 import tensorflow as tf
 
 from advrush_tf.augmentation import Augmentation
+from advrush_tf.examples import stratified_split
 from advrush_tf.pipeline import (
     bilevel_pairs,
     evaluation_batches,
-    stratified_split,
     training_batches,
 )
 
