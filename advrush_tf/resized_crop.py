@@ -115,7 +115,8 @@ class ResizedCrop:
     def _random_part(self, inputs: tuple[Any, ...]) -> tf.Tensor:
         encoded, parts, places, jitter = inputs
         image = _decoded(encoded, CHANNELS)
-        top, left, height, width = random_part(tf.shape(image)[:2], parts, places)
+        part = random_part(tf.shape(image)[:2], parts, places)
+        top, left, height, width = tf.unstack(part, num=4)
         image = _resized(
             image[top : top + height, left : left + width], [self.size, self.size]
         )
@@ -132,7 +133,7 @@ def random_part(sides: tf.Tensor, parts: tf.Tensor, places: tf.Tensor) -> tf.Ten
     Returns:
         Top, left, height and width in pixels, int32 (4,).
     """
-    height, width = tf.unstack(tf.cast(sides, tf.float32))
+    height, width = tf.unstack(tf.cast(sides, tf.float32), num=2)
     area = height * width * (_AREA[0] + (_AREA[1] - _AREA[0]) * parts[:, 0])
     low, high = map(math.log, _RATIO)
     ratio = tf.exp(low + (high - low) * parts[:, 1])
@@ -170,7 +171,7 @@ def centre_crops(images: tf.Tensor, size: int) -> tf.Tensor:
         sides = tf.shape(image)[:2]
         short = round(size * _MARGIN)
         sides = sides * short // tf.reduce_min(sides)
-        top, left = tf.unstack((sides - size) // 2)
+        top, left = tf.unstack((sides - size) // 2, num=2)
         resized = _resized(image, sides)
         return _to_bytes(resized[top : top + size, left : left + size])
 
