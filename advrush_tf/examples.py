@@ -7,18 +7,14 @@ its own piece.
 """
 
 import abc
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import tensorflow as tf
 
-from advrush_tf.augmentation import Augmentation, to_unit_range
-
-# (index, count): the index-th of `count` contiguous pieces of every batch.
-Part = tuple[int, int]
-WHOLE: Part = (0, 1)
+from advrush_tf.augmentation import to_unit_range
+from advrush_tf.parts import WHOLE, Part, check_batches, check_numbers, check_part, cut
 
 
 class Streams(NamedTuple):
@@ -77,6 +73,11 @@ class Examples(abc.ABC):
         Raises:
             UserError: If they do not fit in memory.
         """
+
+    def unit_arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """As `arrays`, with images float32 in [0, 1]."""
+        images, labels = self.arrays()
+        return images.astype(np.float32) / 255, labels
 
     @abc.abstractmethod
     def sample(self, count: int, seed: int) -> np.ndarray:
@@ -196,121 +197,6 @@ class Examples(abc.ABC):
         return batches.prefetch(tf.data.AUTOTUNE)
 
 
-class ArrayExamples(Examples):
-    """Examples in memory.
-
-    Args:
-        images: uint8 (N, H, W, C), 0 to 255.
-        labels: Integer classes (N,).
-
-    Raises:
-        ValueError: If the images or labels are misshapen.
-    """
-
-    def __init__(self, images: np.ndarray, labels: np.ndarray):
-        if images.ndim != 4 or images.dtype != np.uint8:
-            raise ValueError(
-                "images must be uint8 of shape (N, H, W, C), not "
-                f"{images.dtype} of shape {images.shape}; see load_dataset."
-            )
-        if labels.shape != images.shape[:1]:
-            raise ValueError(
-                f"labels must be one class per image, of shape {images.shape[:1]}, not "
-                f"{labels.shape}."
-            )
-        self.images, self.labels = images, labels
-        height, width, channels = images.shape[1:]
-        self.image_shape = height, width, channels
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def split(self, portion: float, seed: int) -> tuple[Examples, Examples]:
-        """As `Examples.split`, each class in the same proportion."""
-        first, second = stratified_split(self.labels, portion, seed)
-        return self._taken(first), self._taken(second)
-
-    def _taken(self, rows: np.ndarray | slice) -> Examples:
-        return ArrayExamples(self.images[rows], self.labels[rows])
-
-    def first(self, count: int) -> Examples:
-        return self._taken(slice(count))
-
-    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.images, self.labels
-
-    def sample(self, count: int, seed: int) -> np.ndarray:
-        order = np.random.default_rng(seed).permutation(len(self.images))
-        return self.images[order[:count]]
-
-    def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        return channel_moments([self.images])
-
-    def _shuffled(
-        self, batch_size: int, seed: int, stream: int, first: int, part: Part
-    ) -> tf.data.Dataset:
-        images, labels = self._on_host()
-        low, high = cut(batch_size, part)
-        per_epoch = len(self) // batch_size
-
-        def epoch(number: tf.Tensor) -> tf.data.Dataset:
-            order = tf.random.experimental.stateless_shuffle(
-                np.arange(len(self)), random_key(seed, stream, number)
-            )
-            full = tf.reshape(order[: per_epoch * batch_size], [-1, batch_size])
-            full = tf.ensure_shape(full, [per_epoch, batch_size])
-            return tf.data.Dataset.from_tensor_slices(full[:, low:high])
-
-        epochs = tf.data.Dataset.counter(first // per_epoch).flat_map(epoch)
-        return in_parallel(
-            epochs.skip(first % per_epoch),
-            lambda rows: (tf.gather(images, rows), tf.gather(labels, rows)),
-        )
-
-    def _in_order(self, batch_size: int, part: Part) -> tf.data.Dataset:
-        images, labels = self._on_host()
-        starts = np.arange(0, len(self), batch_size)
-        low, high = cut(np.minimum(batch_size, len(self) - starts), part)
-        bounds = tf.data.Dataset.from_tensor_slices((starts + low, starts + high))
-        return bounds.map(lambda low, high: (images[low:high], labels[low:high]))
-
-    def _on_host(self) -> tuple[tf.Tensor, tf.Tensor]:
-        # tf.data runs on the CPU; a tensor on a GPU would be copied for each batch.
-        # Captured by the map function, the tensors are inputs of its graph, not
-        # constants in it.
-        with tf.device("CPU:0"):
-            return tf.constant(self.images), tf.constant(self.labels, tf.int32)
-
-
-def stratified_split(
-    labels: np.ndarray, portion: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Splits examples in two, each class in the same proportion.
-
-    Args:
-        labels: Integer classes (N,).
-        portion: Share of the first part, strictly between 0 and 1.
-        seed: Seed of the choice, at least 0.
-
-    Returns:
-        The indices of the first part, round(portion * N) of them, and those of the
-        second: disjoint, sorted, together all N. Within each class, the first part's
-        count is less than one away from its exact share.
-
-    Raises:
-        ValueError: If `portion` is outside (0, 1) or leaves a part empty.
-    """
-    total = first_part(len(labels), portion)
-    classes, counts = np.unique(labels, return_counts=True)
-    taken = _largest_remainder(counts * portion, total)
-    generator = np.random.default_rng(seed)
-    first = np.zeros(len(labels), bool)
-    for label, count in zip(classes, taken, strict=True):
-        members = np.flatnonzero(labels == label)
-        first[generator.permutation(members)[:count]] = True
-    return np.flatnonzero(first), np.flatnonzero(~first)
-
-
 def first_part(examples: int, portion: float) -> int:
     """How many of some examples the first part of a split has.
 
@@ -329,80 +215,6 @@ def first_part(examples: int, portion: float) -> int:
             "choose one nearer to 0.5 or give more examples."
         )
     return total
-
-
-def _largest_remainder(shares: np.ndarray, total: int) -> np.ndarray:
-    """Rounds shares to whole numbers that add up to `total`."""
-    counts = np.floor(shares).astype(int)
-    by_remainder = np.argsort(counts - shares, kind="stable")
-    counts[by_remainder[: total - counts.sum()]] += 1
-    return counts
-
-
-def channel_moments(
-    batches: Iterable[np.ndarray],
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel.
-
-    Args:
-        batches: uint8 (B, H, W, C) each.
-
-    Returns:
-        Both in [0, 1]; a deviation is 1 where it would be 0.
-    """
-    # In whole numbers the sums are exact, and no float copy of the images is made.
-    counts = sum(
-        np.stack([np.bincount(c.ravel(), minlength=256) for c in np.rollaxis(b, 3)])
-        for b in batches
-    )
-    levels, means, deviations = np.arange(256), [], []
-    for row in counts:
-        pixels, total = int(row.sum()), int(levels @ row)
-        spread = pixels * int(levels**2 @ row) - total**2
-        means.append(total / pixels / 255)
-        deviations.append(math.sqrt(spread) / pixels / 255 if spread else 1.0)
-    return tuple(means), tuple(deviations)
-
-
-def cut(batch_size: Any, part: Part) -> tuple[Any, Any]:
-    """First row, and the row after the last, of a part of a batch.
-
-    Args:
-        batch_size: Rows of a batch; a number or an array.
-        part: (index, count).
-    """
-    index, count = part
-    rows = -(-batch_size // count)
-    low, high = (np.minimum(place * rows, batch_size) for place in (index, index + 1))
-    return low, high
-
-
-def check_batches(batch_size: int, part: Part, initial_epoch: int = 0) -> None:
-    """Raises ValueError where training batches cannot be made with these numbers."""
-    check_part(part)
-    check_numbers(batch_size, initial_epoch)
-    if batch_size % part[1]:
-        raise ValueError(
-            f"A batch of {batch_size} cannot be cut into {part[1]} equal parts; choose "
-            f"a batch_size that is a multiple of {part[1]}."
-        )
-
-
-def check_numbers(batch_size: int, initial_epoch: int = 0) -> None:
-    """Raises ValueError where a number is too small."""
-    if batch_size < 1 or initial_epoch < 0:
-        raise ValueError(
-            "batch_size must be at least 1 and initial_epoch at least 0, not "
-            f"{batch_size} and {initial_epoch}."
-        )
-
-
-def check_part(part: Part) -> None:
-    """Raises ValueError where there is no such part."""
-    if not 0 <= part[0] < part[1]:
-        raise ValueError(
-            f"part must be (index, count) with an index from 0 to count - 1, not {part}."
-        )
 
 
 def in_parallel(dataset: tf.data.Dataset, function: Any) -> tf.data.Dataset:

@@ -7,17 +7,16 @@ from typing import Any
 import keras
 
 from advrush_tf import optimizers
-from advrush_tf.augmentation import Augmentation
 from advrush_tf.checkpoints import CheckpointStore
 from advrush_tf.classifier import ImageClassifier
 from advrush_tf.data import ImageDataset, load_dataset
 from advrush_tf.errors import UserError
+from advrush_tf.examples import Examples
 from advrush_tf.fit import AdvRushFitModel
 from advrush_tf.fit_report import REPORT, EpochRecorder, FitRecord, tell, write_report
 from advrush_tf.fit_settings import FitSettings
 from advrush_tf.genotypes import Genotype, get_genotype
 from advrush_tf.network import CellNetwork
-from advrush_tf.pipeline import evaluation_batches, stratified_split, training_batches
 from advrush_tf.profiling import (
     count_parameters,
     measure_evaluation,
@@ -25,6 +24,7 @@ from advrush_tf.profiling import (
     measure_input,
     multiply_adds,
 )
+from advrush_tf.reading import reading_examples
 from advrush_tf.recipes import NetworkName, Schedule
 from advrush_tf.resnet import ResNet18
 from advrush_tf.running import ProgressBar, print_line, told_again, write_failure
@@ -125,6 +125,10 @@ def make_schedule(
         )
     if settings.schedule is Schedule.ONE_CYCLE:
         return optimizers.OneCycle(rate, epochs * steps_per_epoch)
+    if settings.schedule is Schedule.EXPONENTIAL:
+        return keras.optimizers.schedules.ExponentialDecay(
+            rate, steps_per_epoch, settings.decay, staircase=True
+        )
     # The first epoch always has the full rate.
     drops = [max(round(share * epochs) - 1, 1) for share in settings.milestones]
     return keras.optimizers.schedules.PiecewiseConstantDecay(
@@ -141,39 +145,34 @@ class FitData:
         settings: the fit's settings.
         dataset: the data set.
 
+    Attributes:
+        train, held_out: the parts of its training examples.
+        steps_per_epoch: number of training batches in an epoch.
+
     Raises:
         UserError: the settings do not fit the data set.
     """
 
     def __init__(self, settings: FitSettings, dataset: ImageDataset):
         self._settings, self._dataset = settings, dataset
-        images, portion = len(dataset.train_labels), 1 - settings.validation_portion
+        images, portion = len(dataset.train), 1 - settings.validation_portion
         settings.require(
             "validation_portion",
             0 < round(portion * images) < images,
             f"a share that leaves neither part of the {images} training images empty",
         )
         try:
-            self._train, self._held_out = stratified_split(
-                dataset.train_labels, portion, settings.seed
+            self.train, self.held_out = dataset.train.split(portion, settings.seed)
+            self._augmentation = dataset.augmentation(
+                settings.augment, settings.cutout or 0
             )
-            self._augmentation = self._make_augmentation()
             _, self.steps_per_epoch = self.training()
         except ValueError as error:
             raise UserError(str(error)) from None
 
-    def _make_augmentation(self) -> Augmentation:
-        cutout = self._settings.cutout or 0
-        if not self._settings.augment:
-            return Augmentation(cutout=cutout)
-        name, shape = self._dataset.name, self._dataset.image_shape
-        return Augmentation.for_dataset(name, shape, cutout)
-
     def training(self, initial_epoch: int = 0) -> tuple[Any, int]:
         """Augmented batches of all but the held-out part, and the steps per epoch."""
-        return training_batches(
-            self._dataset.train_images[self._train],
-            self._dataset.train_labels[self._train],
+        return self.train.training_batches(
             self._settings.batch_size,
             self._settings.seed,
             self._augmentation,
@@ -183,18 +182,16 @@ class FitData:
 
     def validation(self) -> Any:
         """Batches of the held-out part of the training split."""
-        return evaluation_batches(
-            self._dataset.train_images[self._held_out],
-            self._dataset.train_labels[self._held_out],
-            min(_EVALUATION_BATCH, len(self._held_out)),
-        )
+        return _evaluation_batches(self.held_out)
 
     def test(self) -> Any:
         """Batches of the test split, or of its first images: for the report alone."""
-        limit = self._settings.test_images or None
-        images = self._dataset.test_images[:limit]
-        labels = self._dataset.test_labels[:limit]
-        return evaluation_batches(images, labels, min(_EVALUATION_BATCH, len(labels)))
+        test = self._dataset.test
+        return _evaluation_batches(test.first(self._settings.test_images or len(test)))
+
+
+def _evaluation_batches(examples: Examples) -> Any:
+    return examples.evaluation_batches(min(_EVALUATION_BATCH, len(examples)))
 
 
 def run_fit(
@@ -222,7 +219,7 @@ def run_fit(
     """
     workdir = Path(workdir)
     genotype = find_genotype(settings)
-    dataset = load_dataset(settings.dataset, data_dir)
+    dataset = load_dataset(settings.dataset, data_dir, settings.image_size)
     settings = settings.for_images(dataset.image_shape)
     network = build_network(settings, dataset, genotype)
     data = FitData(settings, dataset)
@@ -233,8 +230,9 @@ def run_fit(
         _record_genotype(genotype, workdir)
         if (finished := workdir / REPORT).exists():
             return told_again(finished, tell, say, "fit")
-        record = _fit(model, data, settings, workdir, say)
-        return write_report(model, data.test(), settings, record, workdir, say)
+        with reading_examples():
+            record = _fit(model, data, settings, workdir, say)
+            return write_report(model, data.test(), settings, record, workdir, say)
     except OSError as error:
         raise UserError(write_failure(workdir, error)) from None
 
@@ -304,7 +302,7 @@ def dry_run(
         UserError: the input is at fault.
     """
     genotype = find_genotype(settings)
-    dataset = load_dataset(settings.dataset, data_dir)
+    dataset = load_dataset(settings.dataset, data_dir, settings.image_size)
     settings = settings.for_images(dataset.image_shape)
     network = build_network(settings, dataset, genotype)
     data = FitData(settings, dataset)

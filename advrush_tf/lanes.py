@@ -12,7 +12,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from advrush_tf.examples import Part, cut, random_key
+from advrush_tf.examples import random_key
+from advrush_tf.parts import Part, cut
 from advrush_tf.records import Records
 
 # Machines whose number does not divide this read lanes that they share with others.

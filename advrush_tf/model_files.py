@@ -81,8 +81,8 @@ def open_victim(
     except Exception as error:  # Keras does not say what a wrong shape raises.
         raise UserError(
             f"{path} cannot classify images of shape {dataset.image_shape}, those of "
-            f"{dataset.name} ({reason(error)}). Give the --dataset that it was fitted "
-            "on."
+            f"{dataset.name} ({reason(error)}). Give the --dataset and --image_size "
+            "that it was fitted on."
         ) from None
     if victim.num_classes != dataset.num_classes:
         raise UserError(

@@ -5,18 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from advrush_tf.array_examples import ArrayExamples
 from advrush_tf.augmentation import Augmentation
-from advrush_tf.examples import (
-    ALPHAS,
-    WEIGHTS,
-    WHOLE,
-    ArrayExamples,
-    Augmenting,
-    Examples,
-    Part,
-    check_batches,
-    endless,
-)
+from advrush_tf.examples import ALPHAS, WEIGHTS, Augmenting, Examples, endless
+from advrush_tf.parts import WHOLE, Part, check_batches
 
 
 def bilevel_pairs(

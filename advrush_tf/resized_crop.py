@@ -78,9 +78,7 @@ class ResizedCrop:
             seed: Integer seed (2,).
             image_shape: Batch size, height, width, channels.
         """
-        parts, places, colours, after = tf.unstack(
-            tf.random.split(seed, 4), num=4
-        )
+        parts, places, colours, after = tf.unstack(tf.random.split(seed, 4), num=4)
         batch = image_shape[0]
         return ResizedCropDraws(
             tf.random.stateless_uniform([batch, _ATTEMPTS, 2], parts),

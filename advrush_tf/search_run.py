@@ -8,13 +8,12 @@ import keras
 import numpy as np
 
 from advrush_tf import optimizers
-from advrush_tf.augmentation import Augmentation
 from advrush_tf.checkpoints import CheckpointStore
 from advrush_tf.data import ImageDataset, load_dataset
 from advrush_tf.drawing import draw_cells
 from advrush_tf.errors import UserError
 from advrush_tf.genotypes import Genotype
-from advrush_tf.pipeline import bilevel_pairs, evaluation_batches, stratified_split
+from advrush_tf.pipeline import pairs
 from advrush_tf.profiling import (
     STEPS,
     count_parameters,
@@ -23,6 +22,7 @@ from advrush_tf.profiling import (
     measure_search_step,
     multiply_adds,
 )
+from advrush_tf.reading import reading_examples
 from advrush_tf.running import ProgressBar, print_line, write_failure
 from advrush_tf.search import AdvRushSearchModel
 from advrush_tf.search_settings import Penalty, SearchSettings
@@ -91,32 +91,23 @@ def compile_model(
 def make_pairs(
     settings: SearchSettings, dataset: ImageDataset, initial_epoch: int = 0
 ) -> tuple[Any, int]:
-    """The bilevel pairs of a search, see `bilevel_pairs`.
+    """The bilevel pairs of a search, see `pairs`.
 
     Raises:
         UserError: the settings do not fit the data set.
     """
-    images = len(dataset.train_labels)
+    images = len(dataset.train)
     settings.require(
         "train_portion",
         0 < round(settings.train_portion * images) < images,
         f"a share that leaves neither half of the {images} training images empty",
     )
     try:
-        augmentation = None
-        if settings.augment:
-            augmentation = Augmentation.for_dataset(
-                dataset.name, dataset.image_shape, settings.cutout
-            )
-        elif settings.cutout:
-            augmentation = Augmentation(cutout=settings.cutout)
-        return bilevel_pairs(
-            dataset.train_images,
-            dataset.train_labels,
+        return pairs(
+            *dataset.train.split(settings.train_portion, settings.seed),
             settings.batch_size,
-            settings.train_portion,
             settings.seed,
-            augmentation,
+            dataset.augmentation(settings.augment, settings.cutout),
             initial_epoch,
             dataset.mean,
         )
@@ -147,7 +138,7 @@ def run_search(
         NonFiniteLossError: a loss became NaN or infinite; the last checkpoint stays.
     """
     workdir = Path(workdir)
-    dataset = load_dataset(settings.dataset, data_dir)
+    dataset = load_dataset(settings.dataset, data_dir, settings.image_size)
     model = build_model(settings, dataset)
     _, steps = make_pairs(settings, dataset)
     compile_model(model, settings, steps)
@@ -157,12 +148,12 @@ def run_search(
     epoch, _ = store.restore(model, say)
     if epoch:
         say(f"Resuming {workdir} after epoch {epoch} of {settings.epochs}.")
-    pairs, _ = make_pairs(settings, dataset, epoch)
+    batches, _ = make_pairs(settings, dataset, epoch)
     recorder = EpochRecorder(settings, workdir, store, say)
     try:
-        with ProgressBar(steps) as bar:
+        with reading_examples(), ProgressBar(steps) as bar:
             model.fit(
-                pairs,
+                batches,
                 steps_per_epoch=steps,
                 initial_epoch=epoch,
                 epochs=settings.epochs,
@@ -190,9 +181,9 @@ def dry_run(
     Raises:
         UserError: the input is at fault.
     """
-    dataset = load_dataset(settings.dataset, data_dir)
+    dataset = load_dataset(settings.dataset, data_dir, settings.image_size)
     model = build_model(settings, dataset)
-    pairs, steps = make_pairs(settings, dataset)
+    batches, steps = make_pairs(settings, dataset)
     compile_model(model, settings, steps)
     parameters = count_parameters(model.network_weights)
     say(f"parameters      {parameters:,} (without the alphas)")
@@ -211,7 +202,7 @@ def dry_run(
     if penalised_epochs:
         penalised = weights + costs["penalised alphas"].seconds
         say(f"with penalty    {penalised:.3g} s per step")
-    say(f"input           {measure_input(pairs):.2g} s per step, beside the others")
+    say(f"input           {measure_input(batches):.2g} s per step, beside the others")
     say(f"memory          {max(c.peak_bytes for c in costs.values()) / 1e9:.1f} GB")
     total = steps * (settings.epochs * plain + penalised_epochs * (penalised - plain))
     validation = _validation(settings, dataset)
@@ -223,12 +214,8 @@ def dry_run(
 
 def _validation(settings: SearchSettings, dataset: ImageDataset):
     """The alpha half without augmentation: the test split is not for the search."""
-    _, half = stratified_split(
-        dataset.train_labels, settings.train_portion, settings.seed
-    )
-    return evaluation_batches(
-        dataset.train_images[half], dataset.train_labels[half], _EVALUATION_BATCH
-    )
+    _, half = dataset.train.split(settings.train_portion, settings.seed)
+    return half.evaluation_batches(_EVALUATION_BATCH)
 
 
 def _provenance(

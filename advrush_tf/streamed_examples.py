@@ -1,23 +1,25 @@
 """Examples that are read from their files as they are needed."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import tensorflow as tf
 
-from advrush_tf.examples import (
-    Examples,
-    Part,
-    channel_moments,
-    first_part,
-    in_parallel,
-)
+from advrush_tf.channel_moments import channel_moments
+from advrush_tf.examples import Examples, first_part, in_parallel
 from advrush_tf.lanes import ordered_batches, shuffled_batches
 from advrush_tf.memory import require_memory
+from advrush_tf.parts import Part
+from advrush_tf.reading import reading_examples
 from advrush_tf.records import Records
 from advrush_tf.resized_crop import centre_crops, decode
 
 # The mean and the deviation of channels are those of so many images.
 _MOMENT_EXAMPLES = 4096
 _READ_BATCH = 64
+
+# Bytes of a value in an array that becomes one of float32.
+_BYTES_A_VALUE = 5
 
 
 class StreamedExamples(Examples):
@@ -60,8 +62,8 @@ class StreamedExamples(Examples):
         return self._between(0, min(count, len(self)))
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        values = len(self) * int(np.prod(self.image_shape))
-        require_memory(f"An array of {len(self)} images", values)
+        needed = _BYTES_A_VALUE * len(self) * int(np.prod(self.image_shape))
+        require_memory(f"An array of {len(self)} images", needed)
         images = np.empty((len(self), *self.image_shape), np.uint8)
         labels = np.empty(len(self), np.int32)
         start = 0
@@ -79,16 +81,15 @@ class StreamedExamples(Examples):
         some = self._between(0, min(_MOMENT_EXAMPLES, len(self)))
         return channel_moments(images for images, _ in some._in_file_order())
 
-    def _in_file_order(self):
+    def _in_file_order(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         batches = self._records.in_order().batch(_READ_BATCH)
-        return in_parallel(batches, self._decoded).as_numpy_iterator()
+        with reading_examples():
+            yield from in_parallel(batches, self._decoded).as_numpy_iterator()
 
     def _shuffled(
         self, batch_size: int, seed: int, stream: int, first: int, part: Part
     ) -> tf.data.Dataset:
-        batches = shuffled_batches(
-            self._records, batch_size, seed, stream, first, part
-        )
+        batches = shuffled_batches(self._records, batch_size, seed, stream, first, part)
         return in_parallel(batches, self._parsed if self.varying else self._decoded)
 
     def _in_order(self, batch_size: int, part: Part) -> tf.data.Dataset:

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from advrush_tf import data
+from advrush_tf.array_examples import ArrayExamples
 from advrush_tf.errors import UserError
 
 DIGITS = Path(__file__).resolve().parent.parent / "testdata" / "digits"
@@ -17,9 +18,8 @@ TRAIN_FILE = "digits-train.tfrecord-00000-of-00001"
 
 def _dataset(name, train_images):
     labels = np.zeros(len(train_images), np.int32)
-    return data.ImageDataset(
-        name, train_images, labels, train_images, labels, 2, ("a", "b")
-    )
+    examples = ArrayExamples(train_images, labels)
+    return data.ImageDataset(name, examples, examples, 2, ("a", "b"))
 
 
 @pytest.fixture
@@ -39,16 +39,16 @@ def test_digits_facts(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     digits = data.load_dataset("digits")
     assert digits.name == "digits"
-    assert digits.train_images.shape == (1437, 8, 8, 1)
-    assert digits.test_images.shape == (360, 8, 8, 1)
-    assert digits.train_images.dtype == digits.test_images.dtype == np.uint8
-    assert digits.train_labels.shape == (1437,)
-    assert digits.test_labels.shape == (360,)
-    assert digits.train_labels.dtype == digits.test_labels.dtype == np.int32
+    assert digits.train.images.shape == (1437, 8, 8, 1)
+    assert digits.test.images.shape == (360, 8, 8, 1)
+    assert digits.train.images.dtype == digits.test.images.dtype == np.uint8
+    assert digits.train.labels.shape == (1437,)
+    assert digits.test.labels.shape == (360,)
+    assert digits.train.labels.dtype == digits.test.labels.dtype == np.int32
     assert digits.num_classes == 10
     assert digits.class_names == tuple("0123456789")
     assert digits.image_shape == (8, 8, 1)
-    assert (digits.train_images.min(), digits.train_images.max()) == (0, 255)
+    assert (digits.train.images.min(), digits.train.images.max()) == (0, 255)
 
 
 def test_digits_are_those_of_scikit_learn():
@@ -56,16 +56,16 @@ def test_digits_are_those_of_scikit_learn():
     pixels, labels = datasets.load_digits(return_X_y=True)
     expected = np.column_stack([np.rint(pixels * 255 / 16), labels]).astype(int)
     digits = data.load_dataset("digits")
-    images = np.concatenate([digits.train_images, digits.test_images])
-    found = np.concatenate([digits.train_labels, digits.test_labels])
+    images = np.concatenate([digits.train.images, digits.test.images])
+    found = np.concatenate([digits.train.labels, digits.test.labels])
     found = np.column_stack([images.reshape(-1, 64), found])
     assert sorted(found.tolist()) == sorted(expected.tolist())
 
 
 def test_digits_are_split_evenly():
     digits = data.load_dataset("digits")
-    train = np.bincount(digits.train_labels)
-    shares = train / (train + np.bincount(digits.test_labels))
+    train = np.bincount(digits.train.labels)
+    shares = train / (train + np.bincount(digits.test.labels))
     np.testing.assert_allclose(shares, 1437 / 1797, atol=0.004)
 
 
@@ -76,8 +76,8 @@ def test_images_are_read_in_the_order_of_the_files():
         feature = tf.train.Example.FromString(record).features.feature
         if index in (0, 1, 700, 1436):
             image = tf.io.decode_png(feature["image"].bytes_list.value[0])
-            np.testing.assert_array_equal(digits.train_images[index], image)
-        assert digits.train_labels[index] == feature["label"].int64_list.value[0]
+            np.testing.assert_array_equal(digits.train.images[index], image)
+        assert digits.train.labels[index] == feature["label"].int64_list.value[0]
 
 
 def test_mean_and_std_match_numpy():
@@ -108,8 +108,8 @@ def test_validation_stands_in_for_test(copy):
     _edit(copy / "dataset_info.json", rename)
     name = "digits-{}.tfrecord-00000-of-00001"
     (copy / name.format("test")).rename(copy / name.format("validation"))
-    expected = data.load_dataset("digits").test_images
-    np.testing.assert_array_equal(data.load_dataset(str(copy)).test_images, expected)
+    expected = data.load_dataset("digits").test.images
+    np.testing.assert_array_equal(data.load_dataset(str(copy)).test.images, expected)
 
 
 @pytest.mark.parametrize(
@@ -185,4 +185,4 @@ def test_too_large_for_memory_is_refused_before_reading(monkeypatch):
     with pytest.raises(UserError, match=r"digits needs 0.0 GB.*75% of the free memory"):
         data.load_dataset("digits")
     free.available = needed / 0.75 + 100
-    assert len(data.load_dataset("digits").train_images) == 1437
+    assert len(data.load_dataset("digits").train.images) == 1437

@@ -57,7 +57,7 @@ def test_a_fit_leaves_its_results(finished):
 def test_the_models_are_what_the_report_says(finished):
     workdir, report, _ = finished
     dataset = load_dataset("digits")
-    x, y = dataset.test_images[:50] / np.float32(255), dataset.test_labels[:50]
+    x, y = dataset.test.images[:50] / np.float32(255), dataset.test.labels[:50]
     for name, file in (("best", "model.keras"), ("last", "model_last.keras")):
         network = keras.models.load_model(workdir / file)
         hits = np.argmax(network(x, training=False), -1) == y
@@ -127,12 +127,18 @@ def test_the_parts_of_the_data_are_disjoint_and_test_is_apart():
     dataset = load_dataset("digits")
     data = fit_run.FitData(settings, dataset)
     held_out = np.concatenate([x for x, _ in data.validation()])
-    assert len(held_out) == round(0.1 * len(dataset.train_labels))
-    assert data.steps_per_epoch == (len(dataset.train_labels) - len(held_out)) // 128
-    assert not set(data._train) & set(data._held_out)
-    assert len(data._train) + len(held_out) == len(dataset.train_labels)
+    assert len(held_out) == round(0.1 * len(dataset.train.labels))
+    assert data.steps_per_epoch == (len(dataset.train.labels) - len(held_out)) // 128
+    assert len(data.train) + len(held_out) == len(dataset.train)
+    together = np.concatenate([data.train.images, data.held_out.images])
+    counts = [
+        np.unique(i, axis=0, return_counts=True)
+        for i in (together, dataset.train.images)
+    ]
+    for one, other in zip(*counts, strict=True):
+        np.testing.assert_array_equal(one, other)
     test = np.concatenate([x for x, _ in data.test()])
-    np.testing.assert_allclose(test * 255, dataset.test_images[:50], atol=1e-4)
+    np.testing.assert_allclose(test * 255, dataset.test.images[:50], atol=1e-4)
 
 
 def test_the_test_split_is_read_only_at_the_end(tmp_path, monkeypatch):

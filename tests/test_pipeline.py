@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from advrush_tf.array_examples import stratified_split
 from advrush_tf.augmentation import Augmentation
-from advrush_tf.examples import stratified_split
 from advrush_tf.pipeline import (
     bilevel_pairs,
     evaluation_batches,
