@@ -194,7 +194,8 @@ class Examples(abc.ABC):
         check_numbers(batch_size)
         pieces = self._in_order(batch_size, part)
         batches = in_parallel(pieces, lambda x, y: (to_unit_range(x), y))
-        return batches.prefetch(tf.data.AUTOTUNE)
+        count = tf.data.experimental.assert_cardinality(-(-len(self) // batch_size))
+        return batches.apply(count).prefetch(tf.data.AUTOTUNE)
 
 
 def first_part(examples: int, portion: float) -> int:

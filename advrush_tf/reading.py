@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from advrush_tf.data_source import reason
 from advrush_tf.errors import UserError
 
 
@@ -23,6 +22,12 @@ def reading_examples() -> Iterator[None]:
         if "IteratorGetNext" not in str(error):
             raise
         raise UserError(
-            f"An example of the data set could not be read ({reason(error)}); delete "
+            f"An example of the data set could not be read ({_cause(error)}); delete "
             "the data set's folder and prepare or copy it again."
         ) from error
+
+
+def _cause(error: tf.errors.OpError) -> str:
+    """What went wrong, without where in the program."""
+    told = str(error).partition("\n\t [[")[0]
+    return told.splitlines()[-1].rpartition(": ")[-1].rstrip(".")

@@ -244,7 +244,9 @@ def _finish(model, settings, workdir, say) -> Genotype:
     say(f"Every epoch  {workdir / 'genotypes'}")
     say(f"Checkpoints  {workdir / 'checkpoints'}")
     say(f"\nNext: tensorboard --logdir {workdir / 'tensorboard'}")
-    say(f"      python launch/fit.py --genotype={path} --dataset={settings.dataset}")
+    size = f" --image_size={settings.image_size}" if settings.image_size else ""
+    data = f"--dataset={settings.dataset}{size}"
+    say(f"      python launch/fit.py --genotype={path} {data}")
     return genotype
 
 
