@@ -35,10 +35,10 @@ def shuffled_batches(
         first: Number of batches passed over.
     """
     lanes, per_epoch = lane_count(batch_size), len(records) // batch_size
-    bounds = len(records) * np.arange(lanes + 1) // lanes
+    bounds = tf.constant(len(records) * np.arange(lanes + 1) // lanes)
 
-    def groups(lane: int) -> tf.data.Dataset:
-        share = records.between(*bounds[lane : lane + 2])
+    def groups(lane: tf.Tensor) -> tf.data.Dataset:
+        share = records.between(bounds[lane], bounds[lane + 1])
         key = random_key(seed, stream, lane)
 
         def epoch(number: tf.Tensor) -> tf.data.Dataset:
@@ -49,7 +49,9 @@ def shuffled_batches(
         epochs = tf.data.Dataset.counter(first // per_epoch).flat_map(epoch)
         return epochs.skip(first % per_epoch)
 
-    return _joined(groups, batch_size, lanes, part)
+    low, high = cut(batch_size, part)
+    pieces = _interleaved(groups, batch_size, low, high)
+    return pieces.rebatch(high - low, drop_remainder=True)
 
 
 def ordered_batches(records: Records, batch_size: int, part: Part) -> tf.data.Dataset:
@@ -60,23 +62,23 @@ def ordered_batches(records: Records, batch_size: int, part: Part) -> tf.data.Da
         batch_size, part: See `Examples.evaluation_batches`.
     """
     lanes = lane_count(batch_size)
-    per_lane = batch_size // lanes
-    full = (len(records) - 1) // batch_size
+    per_lane, full = batch_size // lanes, (len(records) - 1) // batch_size
+    # The last batch is cut as the others; its last lanes may lack records.
+    starts = per_lane * np.arange(lanes)
+    last = np.clip(len(records) - full * batch_size - starts, 0, per_lane)
+    bounds = tf.constant(np.concatenate([[0], np.cumsum(full * per_lane + last)]))
+
+    def groups(lane: tf.Tensor) -> tf.data.Dataset:
+        share = records.between(bounds[lane], bounds[lane + 1])
+        return share.in_order().batch(per_lane)
+
     low, high = cut(batch_size, part)
     nothing = tf.data.Dataset.from_tensors(tf.zeros(0, tf.string))
     if low == high:
         return nothing.repeat(full + 1)
-    # The last batch is cut as the others; its last lanes may lack records.
-    last = np.clip(
-        len(records) - full * batch_size - per_lane * np.arange(lanes), 0, per_lane
-    )
-    bounds = np.concatenate([[0], np.cumsum(full * per_lane + last)])
-
-    def groups(lane: int) -> tf.data.Dataset:
-        share = records.between(*bounds[lane : lane + 2]).in_order().batch(per_lane)
-        return share if last[lane] else share.concatenate(nothing)
-
-    return _joined(groups, batch_size, lanes, part)
+    pieces = _interleaved(groups, batch_size, low, high).rebatch(high - low)
+    in_last = np.minimum(starts + last, high) - np.maximum(starts, low)
+    return pieces if (in_last > 0).any() else pieces.concatenate(nothing)
 
 
 def lane_count(batch_size: int) -> int:
@@ -84,23 +86,24 @@ def lane_count(batch_size: int) -> int:
     return math.gcd(batch_size, LANES)
 
 
-def _joined(
-    groups: Callable[[int], tf.data.Dataset], batch_size: int, lanes: int, part: Part
+def _interleaved(
+    groups: Callable[[tf.Tensor], tf.data.Dataset], batch_size: int, low: int, high: int
 ) -> tf.data.Dataset:
-    """A part's rows of the lanes that it needs, one after the other.
+    """Some rows of every batch, in pieces of those lanes that have them.
 
     Args:
         groups: Gives the rows of a lane, a group a batch.
-        batch_size, lanes, part: Of the batches.
+        batch_size: Rows of a batch.
+        low, high: The first row and the one after the last.
     """
-    per_lane = batch_size // lanes
-    low, high = cut(batch_size, part)
-    used = range(low // per_lane, -(-high // per_lane))
-    rows = [
-        slice(max(low - lane * per_lane, 0), high - lane * per_lane) for lane in used
-    ]
-    return tf.data.Dataset.zip(*map(groups, used)).map(
-        lambda *pieces: tf.concat(
-            [piece[kept] for piece, kept in zip(pieces, rows, strict=True)], 0
-        )
+    per_lane = batch_size // lane_count(batch_size)
+    first, last = low // per_lane, (high - 1) // per_lane
+
+    def rows(lane: tf.Tensor) -> tf.data.Dataset:
+        start = lane * per_lane
+        kept = slice(tf.maximum(low - start, 0), tf.minimum(high - start, per_lane))
+        return groups(lane).map(lambda group: group[kept])
+
+    return tf.data.Dataset.range(first, last + 1).interleave(
+        rows, cycle_length=last + 1 - first
     )

@@ -1,6 +1,7 @@
 """Encoded examples in TFRecord files, in order or shuffled."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -19,31 +20,33 @@ class Records:
         paths: The files.
         lengths: Number of records in each file.
         start, stop: The first record and the one after the last, counted through all
-            files.
+            files; numbers, or within a dataset's function scalar tensors.
     """
 
     paths: tuple[str, ...]
     lengths: tuple[int, ...]
-    start: int
-    stop: int
+    start: Any
+    stop: Any
 
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def between(self, start: int, stop: int) -> "Records":
+    def between(self, start: Any, stop: Any) -> "Records":
         """A range of this range, counted from its own first record."""
         return dataclasses.replace(
             self, start=self.start + start, stop=self.start + stop
         )
 
-    def pieces(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def pieces(self) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Where the records are: paths, records to skip there and records to take."""
         ends = np.cumsum(self.lengths)
+        start, stop = (tf.cast(end, tf.int64) for end in (self.start, self.stop))
         begins = ends - self.lengths
-        skipped = np.maximum(self.start - begins, 0)
-        taken = np.minimum(ends, self.stop) - begins - skipped
-        used = taken > 0
-        return np.array(self.paths)[used], skipped[used], taken[used]
+        skipped = tf.maximum(start - begins, 0)
+        taken = tf.minimum(stop, ends) - begins - skipped
+        values = tf.constant(self.paths), skipped, taken
+        paths, skipped, taken = (tf.boolean_mask(each, taken > 0) for each in values)
+        return paths, skipped, taken
 
     def in_order(self) -> tf.data.Dataset:
         """The serialised records, as they are in the files."""
@@ -59,7 +62,7 @@ class Records:
             key: Integer seed (2,).
         """
         pieces = self.pieces()
-        order = _shuffle(tf.range(len(pieces[0])), tf.random.fold_in(key, 0))
+        order = _shuffle(tf.range(tf.size(pieces[0])), tf.random.fold_in(key, 0))
         files = tuple(tf.gather(values, order) for values in pieces)
         records = tf.data.Dataset.from_tensor_slices(files).interleave(
             _read,
