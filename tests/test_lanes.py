@@ -31,7 +31,7 @@ def _joined(pieces):
     return [number for piece in pieces for number in piece]
 
 
-@pytest.mark.parametrize("batch_size", [16, 12, 7, 101])
+@pytest.mark.parametrize("batch_size", [16, 12, 7])
 def test_an_epoch_has_each_record_once_up_to_an_incomplete_batch(records, batch_size):
     per_epoch = COUNT // batch_size
     dataset = shuffled_batches(records, batch_size, 5, 0, 0, (0, 1))
@@ -80,7 +80,7 @@ def test_pieces_of_all_parts_are_the_batch(records, batch_size, count):
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "count"), [(16, 2), (12, 3), (8, 4), (24, 5), (7, 3), (128, 4)]
+    ("batch_size", "count"), [(16, 2), (12, 3), (24, 5), (7, 3), (128, 4)]
 )
 def test_an_evaluation_has_each_record_once_whatever_the_parts(
     records, batch_size, count
