@@ -43,7 +43,7 @@ def shuffled_batches(
 
         def epoch(number: tf.Tensor) -> tf.data.Dataset:
             shuffled = share.shuffled(tf.random.fold_in(key, number))
-            full = shuffled.rebatch(batch_size // lanes, drop_remainder=True)
+            full = shuffled.batch(batch_size // lanes, drop_remainder=True)
             return full.take(per_epoch)
 
         epochs = tf.data.Dataset.counter(first // per_epoch).flat_map(epoch)

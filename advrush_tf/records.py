@@ -53,7 +53,7 @@ class Records:
         return tf.data.Dataset.from_tensor_slices(self.pieces()).flat_map(_read)
 
     def shuffled(self, key: tf.Tensor) -> tf.data.Dataset:
-        """The serialised records in vectors, all of them in another order.
+        """The serialised records, all of them in another order.
 
         Files come in random order, some at a time, and what comes is shuffled in
         blocks: the order follows from the key alone, and little is held in memory.
@@ -75,7 +75,7 @@ class Records:
             lambda number, block: _shuffle(block, tf.random.fold_in(key, number))
         )
         # The next block is read while this one is used.
-        return mixed.prefetch(1)
+        return mixed.prefetch(1).unbatch()
 
 
 def _read(path: tf.Tensor, skipped: tf.Tensor, taken: tf.Tensor) -> tf.data.Dataset:

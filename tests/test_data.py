@@ -230,8 +230,9 @@ def test_a_missing_file_of_a_stream_is_named(imagenet_like, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_other_file_formats_are_not_streamed(imagenet_like, tmp_path):
-    folder = shutil.copytree(imagenet_like[0], tmp_path / "copy") / "5.1.0"
+def test_other_file_formats_are_not_streamed(imagenet_like, tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "_LARGEST_IN_MEMORY", 0)
+    folder = shutil.copytree(imagenet_like[1], tmp_path / "copy") / "0.1.0"
     _edit(folder / "dataset_info.json", lambda info: info.update(fileFormat="riegeli"))
     with pytest.raises(UserError, match="prepared as riegeli; prepare it as tfrecord"):
         data.load_dataset(str(folder))

@@ -12,7 +12,8 @@ def test_the_script_makes_what_looks_like_imagenet(tmp_path, monkeypatch, capsys
     monkeypatch.setattr(sys, "argv", ["script", "--output", str(tmp_path)])
     runpy.run_path(str(SCRIPT), run_name="__main__")
     folders = capsys.readouterr().out.splitlines()[-2:]
-    for name, folder in zip(("imagenet2012", "imagenet_resized/64x64"), folders):
+    names = "imagenet2012", "imagenet_resized/64x64"
+    for name, folder in zip(names, folders, strict=True):
         true = tfds.builder(name, data_dir=tmp_path)
         # tfds itself takes it for the true data set, in the version that it prepares.
         assert true.is_prepared()

@@ -76,7 +76,8 @@ def test_batches_of_one_size_are_augmented_as_those_in_memory(fixed):
         tf.TensorSpec((16,), tf.int32),
     )
     for step, (x, y) in enumerate(batches.take(2).as_numpy_iterator(), steps):
-        key = tf.random.fold_in(tf.constant([3, 5], tf.int64), step)
+        number = tf.constant(step, tf.int64)
+        key = tf.random.fold_in(tf.constant([3, 5], tf.int64), number)
         drawn = augmentation.draw(key, (16, 64, 64, 3))
         images = np.stack([expected[label] for label in y])
         np.testing.assert_array_equal(x, augmentation.apply(images, drawn, MEAN))
