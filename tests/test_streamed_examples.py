@@ -83,9 +83,8 @@ def test_batches_of_one_size_are_augmented_as_those_in_memory(fixed):
         np.testing.assert_array_equal(x, augmentation.apply(images, drawn, MEAN))
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_pieces_of_all_parts_are_the_batch_bit_for_bit(varying, count):
-    arguments = 12, 3, ResizedCrop(16, cutout=3), 1, MEAN
+def test_pieces_of_all_parts_are_the_batch_bit_for_bit(varying):
+    arguments, count = (12, 3, ResizedCrop(16, cutout=3), 1, MEAN), 3
     whole, steps = varying.training_batches(*arguments)
     parts = [
         varying.training_batches(*arguments, part=(index, count))[0].take(steps)
@@ -109,8 +108,8 @@ def test_a_later_epoch_continues_bit_for_bit(varying):
         tf.nest.map_structure(np.testing.assert_array_equal, one, other)
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_an_evaluation_gives_every_middle_once(varying, count):
+def test_an_evaluation_gives_every_middle_once(varying):
+    count = 3
     images, labels = varying.arrays()
     middles = dict(zip(labels.tolist(), images, strict=True))
     parts = [varying.evaluation_batches(32, (index, count)) for index in range(count)]
