@@ -1,6 +1,7 @@
 """Errors of files that are read while a run goes on."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -29,5 +30,5 @@ def reading_examples() -> Iterator[None]:
 
 def _cause(error: tf.errors.OpError) -> str:
     """What went wrong, without where in the program."""
-    told = str(error).partition("\n\t [[")[0]
-    return told.splitlines()[-1].rpartition(": ")[-1].rstrip(".")
+    told = re.split(r"\n\t \[\[| \[Op:", str(error))[0].splitlines()[-1]
+    return re.sub(r"\{\{.*?\}\} ", "", told).rpartition(": ")[-1].rstrip(".")
