@@ -17,6 +17,7 @@ from advrush_tf.attacks.trials import Trial
 from advrush_tf.attacks.victim import Victim
 from advrush_tf.data import ImageDataset, load_dataset
 from advrush_tf.errors import UserError
+from advrush_tf.examples import Examples
 from advrush_tf.model_files import load_classifier, open_victim, sha256
 from advrush_tf.running import print_line, told_again, write_failure
 from advrush_tf.settings import record_settings
@@ -46,10 +47,9 @@ def run_attack(
         UserError: the input is at fault; one clear line.
     """
     workdir = Path(workdir)
-    dataset = load_dataset(settings.dataset, data_dir)
+    dataset = load_dataset(settings.dataset, data_dir, settings.image_size)
     paths = [Path(path) for path in (settings.model, *settings.source_model)]
-    count = len(dataset.test_images[: settings.test_images or None])
-    batch_size = min(settings.batch_size, count)
+    batch_size = min(settings.batch_size, len(_test_images(settings, dataset)))
     victims = [
         open_victim(load_classifier(path), path, dataset, batch_size) for path in paths
     ]
@@ -64,6 +64,10 @@ def run_attack(
         raise UserError(write_failure(workdir, error)) from None
 
 
+def _test_images(settings: AttackSettings, dataset: ImageDataset) -> Examples:
+    return dataset.test.first(settings.test_images or len(dataset.test))
+
+
 def _evaluate(
     settings: AttackSettings,
     dataset: ImageDataset,
@@ -73,8 +77,7 @@ def _evaluate(
 ) -> Evaluated:
     if (workdir / _TRIALS).exists():
         say(f"Resuming {workdir}.")
-    x = dataset.test_images[: settings.test_images or None].astype(np.float32) / 255
-    y = dataset.test_labels[: len(x)]
+    x, y = _test_images(settings, dataset).unit_arrays()
     crafter = _Crafter(settings, victims, x, y, workdir / _TRIALS, say)
     clean = crafter.clean[0]
     say(f"clean accuracy {clean.mean():.2%} of {len(x)} images")

@@ -21,6 +21,7 @@ class AttackSettings(Settings):
         source_model: paths of other models; what is crafted on each is measured on
             all.
         dataset: name or path of the data set, see `load_dataset`.
+        image_size: side of the images in pixels, see `load_dataset`.
         test_images: images of the test split, from its first on; 0 for all.
         attacks: names of the attacks, see `catalogue`.
         norm: of the ball.
@@ -40,6 +41,7 @@ class AttackSettings(Settings):
     model: str = ""
     source_model: tuple[str, ...] = ()
     dataset: str = "cifar10"
+    image_size: int | None = None
     test_images: int = 0
     attacks: tuple[str, ...] = ("fgsm", "pgd20", "autoattack")
     norm: Norm = Norm.LINF
@@ -52,6 +54,7 @@ class AttackSettings(Settings):
     sha256: tuple[str, ...] = ()
 
     def check(self) -> None:
+        self.require_image_size()
         self.require("model", bool(self.model), "the path of a .keras file")
         paths = [Path(path).resolve() for path in (self.model, *self.source_model)]
         self.require("source_model", differ(paths), "other models, each named once")

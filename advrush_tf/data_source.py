@@ -19,6 +19,8 @@ WELL_KNOWN = (
     "fashion_mnist",
     "mnist",
     "digits",
+    "imagenet2012",
+    "imagenet_resized/64x64",
 )
 
 # The embedded data set lies beside the package in a checkout, not in a wheel.
@@ -39,8 +41,8 @@ def open_builder(name: str, data_dir: str | Path | None = None) -> Any:
         A `tfds.core.DatasetBuilder` whose files are prepared.
 
     Raises:
-        UserError: If the data set is unknown, not an image classification set of
-            one size, half-made, or cannot be downloaded.
+        UserError: If the data set is unknown, not an image classification set,
+            half-made, or cannot be downloaded.
     """
     folder = _checked_data_dir(data_dir)
     if name == "digits":
@@ -57,7 +59,7 @@ def image_and_label(builder: Any) -> tuple[Any, Any]:
         builder: A `tfds.core.DatasetBuilder`.
 
     Returns:
-        The `tfds.features.Image`, 8-bit and of fixed size, and the `ClassLabel`.
+        The `tfds.features.Image`, 8-bit, and the `ClassLabel`.
 
     Raises:
         UserError: If the data set has no such pair of supervised keys.
@@ -78,11 +80,6 @@ def image_and_label(builder: Any) -> tuple[Any, Any]:
         raise UserError(
             f"Feature {keys[0]!r} of data set {name} is not an 8-bit image; use an "
             "image classification set."
-        )
-    if None in image.shape:
-        raise UserError(
-            f"The images of data set {name} have no fixed size (shape {image.shape}); "
-            "use a set whose images all have one size."
         )
     if not isinstance(label, tfds.features.ClassLabel) or not label.num_classes:
         raise UserError(

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.errors import UserError, WorkerLostError
+from advrush_tf.parts import WHOLE, Part
 from advrush_tf.settings import differences
 
 
@@ -104,7 +105,7 @@ class Devices:
                 f"{self.num_replicas} replicas, which share it."
             )
 
-    def distribute(self, make: Callable[[tuple[int, int]], tf.data.Dataset]) -> Any:
+    def distribute(self, make: Callable[[Part], tf.data.Dataset]) -> Any:
         """Batches for `fit` and `evaluate`; with several replicas they never end.
 
         Args:
@@ -113,7 +114,7 @@ class Devices:
         """
         count = self.num_replicas
         if count == 1:
-            return make((0, 1))
+            return make(WHOLE)
         local = count // self.worker[1]
         first = self.worker[0] * local
 

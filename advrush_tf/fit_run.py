@@ -8,13 +8,12 @@ from typing import Any
 import keras
 
 from advrush_tf import optimizers
-from advrush_tf._cut import cut
-from advrush_tf.augmentation import Augmentation
 from advrush_tf.checkpoints import CheckpointStore
 from advrush_tf.classifier import ImageClassifier
 from advrush_tf.data import ImageDataset, load_dataset
 from advrush_tf.devices import Devices
 from advrush_tf.errors import UserError
+from advrush_tf.examples import Examples
 from advrush_tf.fit import AdvRushFitModel
 from advrush_tf.fit_report import (
     REPORT,
@@ -28,7 +27,7 @@ from advrush_tf.fit_settings import FitSettings
 from advrush_tf.genotypes import Genotype, get_genotype
 from advrush_tf.jsonable import json_text
 from advrush_tf.network import CellNetwork
-from advrush_tf.pipeline import evaluation_batches, stratified_split, training_batches
+from advrush_tf.parts import WHOLE, Part
 from advrush_tf.profiling import (
     count_parameters,
     measure_evaluation,
@@ -36,6 +35,7 @@ from advrush_tf.profiling import (
     measure_input,
     multiply_adds,
 )
+from advrush_tf.reading import reading_examples
 from advrush_tf.recipes import NetworkName, Schedule
 from advrush_tf.resnet import ResNet18
 from advrush_tf.running import ProgressBar, print_line, told_again, write_failure
@@ -137,6 +137,10 @@ def make_schedule(
         )
     if settings.schedule is Schedule.ONE_CYCLE:
         return optimizers.OneCycle(rate, epochs * steps_per_epoch)
+    if settings.schedule is Schedule.EXPONENTIAL:
+        return keras.optimizers.schedules.ExponentialDecay(
+            rate, steps_per_epoch, settings.decay, staircase=True
+        )
     # The first epoch always has the full rate.
     drops = [max(round(share * epochs) - 1, 1) for share in settings.milestones]
     return keras.optimizers.schedules.PiecewiseConstantDecay(
@@ -153,71 +157,57 @@ class FitData:
         settings: the fit's settings.
         dataset: the data set.
 
+    Attributes:
+        train, held_out: the parts of its training examples.
+        steps_per_epoch: number of training batches in an epoch.
+
     Raises:
         UserError: the settings do not fit the data set.
     """
 
     def __init__(self, settings: FitSettings, dataset: ImageDataset):
         self._settings, self._dataset = settings, dataset
-        images, portion = len(dataset.train_labels), 1 - settings.validation_portion
+        images, portion = len(dataset.train), 1 - settings.validation_portion
         settings.require(
             "validation_portion",
             0 < round(portion * images) < images,
             f"a share that leaves neither part of the {images} training images empty",
         )
         try:
-            self._train, self._held_out = stratified_split(
-                dataset.train_labels, portion, settings.seed
+            self.train, self.held_out = dataset.train.split(portion, settings.seed)
+            self._augmentation = dataset.augmentation(
+                settings.augment, settings.cutout or 0
             )
-            self._augmentation = self._make_augmentation()
-            _, self.steps_per_epoch = self._training()
+            self.steps_per_epoch = self._training()[1]
         except ValueError as error:
             raise UserError(str(error)) from None
 
-    def _make_augmentation(self) -> Augmentation:
-        cutout = self._settings.cutout or 0
-        if not self._settings.augment:
-            return Augmentation(cutout=cutout)
-        name, shape = self._dataset.name, self._dataset.image_shape
-        return Augmentation.for_dataset(name, shape, cutout)
+    def training(self, initial_epoch: int = 0, part: Part = WHOLE) -> Any:
+        """Augmented batches of all but the held-out part, without an end."""
+        return self._training(initial_epoch, part)[0]
 
-    def training(self, initial_epoch: int = 0, part: tuple[int, int] = (0, 1)) -> Any:
-        """Augmented batches of all but the held-out part, without an end.
-
-        Args:
-            initial_epoch: see `training_batches`.
-            part: see `training_batches`.
-        """
-        return cut(part, self._training(initial_epoch)[0])
-
-    def _training(self, initial_epoch: int = 0) -> tuple[Any, int]:
-        return training_batches(
-            self._dataset.train_images[self._train],
-            self._dataset.train_labels[self._train],
+    def _training(self, initial_epoch: int = 0, part: Part = WHOLE) -> tuple[Any, int]:
+        return self.train.training_batches(
             self._settings.batch_size,
             self._settings.seed,
             self._augmentation,
             initial_epoch,
             self._dataset.mean,
+            part,
         )
 
-    def validation(self, part: tuple[int, int] = (0, 1)) -> Any:
+    def validation(self, part: Part = WHOLE) -> Any:
         """Batches of the held-out part of the training split."""
-        return cut(
-            part,
-            evaluation_batches(
-                self._dataset.train_images[self._held_out],
-                self._dataset.train_labels[self._held_out],
-                min(_EVALUATION_BATCH, len(self._held_out)),
-            ),
-        )
+        return _evaluation_batches(self.held_out, part)
 
     def test(self) -> Any:
         """Batches of the test split, or of its first images: for the report alone."""
-        limit = self._settings.test_images or None
-        images = self._dataset.test_images[:limit]
-        labels = self._dataset.test_labels[:limit]
-        return evaluation_batches(images, labels, min(_EVALUATION_BATCH, len(labels)))
+        test = self._dataset.test
+        return _evaluation_batches(test.first(self._settings.test_images or len(test)))
+
+
+def _evaluation_batches(examples: Examples, part: Part = WHOLE) -> Any:
+    return examples.evaluation_batches(min(_EVALUATION_BATCH, len(examples)), part)
 
 
 def run_fit(
@@ -260,7 +250,7 @@ def _run_fit(
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     genotype = find_genotype(settings)
-    dataset = load_dataset(settings.dataset, data_dir)
+    dataset = load_dataset(settings.dataset, data_dir, settings.image_size)
     settings = settings.for_images(dataset.image_shape)
     devices.check(settings.batch_size, settings.jit_compile)
     # Paths are alike on all workers; what is there need not be.
@@ -279,16 +269,16 @@ def _run_fit(
             return json_text(told_again(report, tell, say, "fit")).encode()
         return b""
 
+    def fitted() -> bytes:
+        report = write_report(model, data.test(), settings, record, workdir, say)
+        return json_text(report).encode()
+
     try:
         if report := devices.from_chief(finished):
             return json.loads(report)
-        record = _fit(model, data, settings, workdir, devices, say)
-        report = devices.from_chief(
-            lambda: json_text(
-                write_report(model, data.test(), settings, record, workdir, say)
-            ).encode()
-        )
-        return json.loads(report)
+        with reading_examples():
+            record = _fit(model, data, settings, workdir, devices, say)
+            return json.loads(devices.from_chief(fitted))
     except OSError as error:
         raise UserError(write_failure(workdir, error)) from None
 
@@ -360,7 +350,7 @@ def dry_run(
         UserError: the input is at fault.
     """
     genotype = find_genotype(settings)
-    dataset = load_dataset(settings.dataset, data_dir)
+    dataset = load_dataset(settings.dataset, data_dir, settings.image_size)
     settings = settings.for_images(dataset.image_shape)
     network = build_network(settings, dataset, genotype)
     data = FitData(settings, dataset)

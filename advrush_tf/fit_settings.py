@@ -11,8 +11,10 @@ from advrush_tf.network import Stem, has_room_for_auxiliary
 from advrush_tf.objectives import Objective, ObjectiveName
 from advrush_tf.recipes import (
     COMMON,
+    DECAYS,
     NETWORKS,
     RECIPES,
+    RECIPES_OF_NETWORKS,
     NetworkName,
     Schedule,
     Selection,
@@ -30,6 +32,7 @@ class FitSettings(Settings):
         objective: what is minimised.
         network: what is fitted.
         dataset: name or path of the data set, see `load_dataset`.
+        image_size: side of the images in pixels, see `load_dataset`.
         genotype: name or path of the genotype, see `get_genotype`.
         stem, init_channels, num_cells, drop_path: see `CellNetwork`.
         auxiliary_weight: of the auxiliary head's loss, 0 for no head.
@@ -42,7 +45,7 @@ class FitSettings(Settings):
         learning_rate: the first, or the one-cycle schedule's largest.
         learning_rate_min: where the cosine ends.
         milestones: shares of the epochs where a piecewise rate drops.
-        decay: factor by which it then drops.
+        decay: factor by which it then drops, and an exponential one in each epoch.
         momentum, weight_l2, clip_norm: see `MomentumSGD`; a clip_norm of 0 does not
             clip.
         epsilon: radius of all perturbations, of fitting and of measuring.
@@ -67,6 +70,7 @@ class FitSettings(Settings):
     objective: ObjectiveName
     network: NetworkName
     dataset: str
+    image_size: int | None
     genotype: str | None
     stem: Stem | None
     init_channels: int
@@ -106,6 +110,7 @@ class FitSettings(Settings):
     sync_batch_norm: bool
 
     def check(self) -> None:
+        self.require_image_size()
         self.require_positive(*self._given(_POSITIVE))
         self.require_not_negative(*self._given(_NOT_NEGATIVE))
         self.require_share(*self._given(_SHARES))
@@ -191,7 +196,8 @@ def fit_settings(
 ) -> FitSettings:
     """The recipe of an objective, with some fields replaced.
 
-    With another epsilon, steps whose length is not given keep their share of it.
+    With another epsilon, given or the network's usual one, steps whose length is not
+    given keep their share of it.
 
     Args:
         objective: an `ObjectiveName` or its value.
@@ -207,7 +213,9 @@ def fit_settings(
     given = {
         name: _choice(name, value) for name, value in given.items() if value is not None
     }
-    recipe = {**COMMON, **RECIPES[named], **NETWORKS[built]}
+    objective_recipe = {**COMMON, **RECIPES[named]}
+    together = RECIPES_OF_NETWORKS.get((built, named), {})
+    recipe = {**objective_recipe, **NETWORKS[built], **together}
     for name in given:
         if recipe[name] is None and not _is_settled_later(name, built):
             raise UserError(
@@ -215,10 +223,11 @@ def fit_settings(
                 f"--network={built}; leave it out."
             )
     schedule = given.get("schedule", recipe["schedule"])
-    for name, reader in _READERS.items():
-        if name in given and schedule is not reader:
+    for name, readers in _READERS.items():
+        if name in given and schedule not in readers:
             raise UserError(f"--{name} has no use with --schedule={schedule}.")
-    ratio = given.get("epsilon", recipe["epsilon"]) / recipe["epsilon"]
+    recipe["decay"] = DECAYS.get(schedule, recipe["decay"])
+    ratio = given.get("epsilon", recipe["epsilon"]) / objective_recipe["epsilon"]
     for name in ("step_size", "eval_step_size"):
         if recipe[name] is not None:
             recipe[name] *= ratio
@@ -226,10 +235,10 @@ def fit_settings(
 
 
 # The schedules that read a field.
-_READERS: Mapping[str, Schedule] = {
-    "milestones": Schedule.PIECEWISE,
-    "decay": Schedule.PIECEWISE,
-    "learning_rate_min": Schedule.COSINE,
+_READERS: Mapping[str, Sequence[Schedule]] = {
+    "milestones": [Schedule.PIECEWISE],
+    "decay": [Schedule.PIECEWISE, Schedule.EXPONENTIAL],
+    "learning_rate_min": [Schedule.COSINE],
 }
 
 _CHOICES: Mapping[str, type[enum.StrEnum]] = {
@@ -255,7 +264,7 @@ def _choice(name: str, value: Any) -> Any:
 
 
 def _is_settled_later(name: str, network: NetworkName) -> bool:
-    """Whether None in a recipe only waits for `FitSettings.for_images`."""
+    """Whether None in a recipe only waits for the images."""
     if name == "auxiliary_weight":
-        return network is NetworkName.CELLS
-    return name == "cutout"
+        return network is not NetworkName.RESNET18
+    return name in ("cutout", "image_size")

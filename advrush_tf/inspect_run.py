@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 from tqdm import tqdm
 
 from advrush_tf.attacks.cascade import is_right
@@ -117,7 +116,7 @@ def _inspect(
     data_dir: str | None,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    dataset = load_dataset(settings.dataset, data_dir)
+    dataset = load_dataset(settings.dataset, data_dir, settings.image_size)
     paths = [Path(path) for path in settings.model]
     victims = [_open(path, dataset, settings, data_dir) for path in paths]
     searches = [path for path in paths if path.is_dir()]
@@ -176,8 +175,7 @@ class _Inspection:
         self._settings, self._dataset, self._say = settings, dataset, say
         self._folder = workdir / _MEASURED
         self._folder.mkdir(exist_ok=True)
-        self._x = dataset.test_images[: settings.test_images].astype(np.float32) / 255
-        self._y = dataset.test_labels[: len(self._x)]
+        self._x, self._y = dataset.test.first(settings.test_images).unit_arrays()
 
     def measure(self, number: int, name: str, victim: Victim) -> Inspected:
         """Measures a model, or reads what was measured of it before."""

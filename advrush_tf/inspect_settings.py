@@ -13,6 +13,7 @@ class InspectSettings(Settings):
     Attributes:
         model: paths of .keras files or of searches' workdirs, whose supernet is taken.
         dataset: name or path of the data set, see `load_dataset`.
+        image_size: side of the images in pixels, see `load_dataset`.
         test_images: images of the test split that are looked at, from its first on.
         batch_size: images at a time.
         h: length of the penalty's probe, in [0, 1] units.
@@ -38,6 +39,7 @@ class InspectSettings(Settings):
 
     model: tuple[str, ...] = ()
     dataset: str = "cifar10"
+    image_size: int | None = None
     test_images: int = 64
     batch_size: int = 16
     h: float = PROBE_LENGTH
@@ -55,6 +57,7 @@ class InspectSettings(Settings):
     sha256: tuple[str, ...] = ()
 
     def check(self) -> None:
+        self.require_image_size()
         self.require("model", bool(self.model), "one or more models")
         self.require("model", differ(self.model), "different models")
         self.require_positive(*_POSITIVE)

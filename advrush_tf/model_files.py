@@ -77,12 +77,13 @@ def open_victim(
         UserError: the model does not fit the data set.
     """
     try:
+        _check_size(model, dataset)
         victim = Victim(model, dataset.image_shape, batch_size)
     except Exception as error:  # Keras does not say what a wrong shape raises.
         raise UserError(
             f"{path} cannot classify images of shape {dataset.image_shape}, those of "
-            f"{dataset.name} ({reason(error)}). Give the --dataset that it was fitted "
-            "on."
+            f"{dataset.name} ({reason(error)}). Give the --dataset and --image_size "
+            "that it was fitted on."
         ) from None
     if victim.num_classes != dataset.num_classes:
         raise UserError(
@@ -90,6 +91,16 @@ def open_victim(
             f"{dataset.num_classes}. Give the --dataset that it was fitted on."
         )
     return victim
+
+
+def _check_size(model: keras.Model, dataset: ImageDataset) -> None:
+    """Raises ValueError where a network was made for images of another size.
+
+    It would take them all the same, but not classify them as well.
+    """
+    made_for = tuple(getattr(model, "image_shape", dataset.image_shape))
+    if made_for != dataset.image_shape:
+        raise ValueError(f"it was made for {made_for}")
 
 
 def sha256(path: Path) -> str:

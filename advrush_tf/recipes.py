@@ -14,9 +14,10 @@ from advrush_tf.settings import Precision
 
 
 class NetworkName(enum.StrEnum):
-    """What is fitted: a genotype's network or the hand-made baseline."""
+    """What is fitted: a genotype's network, its ImageNet form, or the baseline."""
 
     CELLS = "cells"
+    IMAGENET = "imagenet"
     RESNET18 = "resnet18"
 
 
@@ -26,6 +27,7 @@ class Schedule(enum.StrEnum):
     PIECEWISE = "piecewise"
     COSINE = "cosine"
     ONE_CYCLE = "one_cycle"
+    EXPONENTIAL = "exponential"
 
 
 class Selection(enum.StrEnum):
@@ -37,6 +39,7 @@ class Selection(enum.StrEnum):
 
 COMMON: Mapping[str, Any] = {
     "dataset": "cifar10",
+    "image_size": None,
     "augment": True,
     "learning_rate_min": 0.0,
     "milestones": (0.5, 0.75),
@@ -127,6 +130,15 @@ NETWORKS: Mapping[NetworkName, Mapping[str, Any]] = {
         "init_channels": 36,
         "num_cells": 20,
     },
+    NetworkName.IMAGENET: {
+        "genotype": "ADVRUSH",
+        "dataset": "imagenet2012",
+        "stem": Stem.IMAGENET,
+        "init_channels": 48,
+        "num_cells": 14,
+        # The usual radius of RobustBench on ImageNet.
+        "epsilon": 4 / 255,
+    },
     NetworkName.RESNET18: {
         "genotype": None,
         "stem": None,
@@ -136,3 +148,18 @@ NETWORKS: Mapping[NetworkName, Mapping[str, Any]] = {
         "auxiliary_weight": None,
     },
 }
+# DARTS' for ImageNet, its paper's 250 epochs.
+RECIPES_OF_NETWORKS: Mapping[tuple[NetworkName, ObjectiveName], Mapping[str, Any]] = {
+    (NetworkName.IMAGENET, ObjectiveName.STANDARD): {
+        "batch_size": 128,
+        "epochs": 250,
+        "cutout": 0,
+        "schedule": Schedule.EXPONENTIAL,
+        "learning_rate": 0.1,
+        "weight_l2": 3e-5,
+        "drop_path": 0.0,
+        "label_smoothing": 0.1,
+    },
+}
+# The decay of schedules for which it is not COMMON's.
+DECAYS: Mapping[Schedule, float] = {Schedule.EXPONENTIAL: 0.97}

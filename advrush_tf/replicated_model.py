@@ -16,10 +16,15 @@ class ReplicatedModel(keras.Model):
     constructor.
     """
 
-    def compile(
+    train_function: Any
+    test_function: Any
+
+    def compile_with(
         self, optimizer: Any, run_eagerly: bool = False, jit_compile: bool = False
     ) -> None:
         """Sets the optimizer, and whether steps become graphs and those XLA's.
+
+        For the `compile` of subclasses, which have arguments of their own.
 
         Raises:
             ValueError: there are several replicas and XLA, which cannot add up over
@@ -30,7 +35,8 @@ class ReplicatedModel(keras.Model):
             raise ValueError(
                 f"jit_compile works on one replica, not on this strategy's {replicas}"
             )
-        super().compile(
+        keras.Model.compile(
+            self,
             optimizer=optimizer,
             run_eagerly=run_eagerly,
             jit_compile=jit_compile,

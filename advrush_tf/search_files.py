@@ -73,7 +73,8 @@ def load_supernet(
     """
     settings = read_search_settings(workdir)
     newest_checkpoint(workdir)
-    model = build_model(settings, load_dataset(settings.dataset, data_dir))
+    dataset = load_dataset(settings.dataset, data_dir, settings.image_size)
+    model = build_model(settings, dataset)
     # What the optimizers need to go on is not looked at.
     weights = SimpleNamespace(checkpoint_groups={"model": model.supernet.weights})
     store = _store(workdir)

@@ -8,15 +8,14 @@ import keras
 import numpy as np
 
 from advrush_tf import optimizers
-from advrush_tf._cut import cut
-from advrush_tf.augmentation import Augmentation
 from advrush_tf.checkpoints import CheckpointStore
 from advrush_tf.data import ImageDataset, load_dataset
 from advrush_tf.devices import Devices
 from advrush_tf.drawing import draw_cells
 from advrush_tf.errors import UserError
 from advrush_tf.genotypes import Genotype
-from advrush_tf.pipeline import bilevel_pairs, evaluation_batches, stratified_split
+from advrush_tf.parts import WHOLE, Part
+from advrush_tf.pipeline import pairs
 from advrush_tf.profiling import (
     STEPS,
     count_parameters,
@@ -25,6 +24,7 @@ from advrush_tf.profiling import (
     measure_search_step,
     multiply_adds,
 )
+from advrush_tf.reading import reading_examples
 from advrush_tf.running import ProgressBar, print_line, write_failure
 from advrush_tf.search import AdvRushSearchModel
 from advrush_tf.search_settings import Penalty, SearchSettings
@@ -92,39 +92,31 @@ def compile_model(
 
 
 def make_pairs(
-    settings: SearchSettings, dataset: ImageDataset, initial_epoch: int = 0, part=(0, 1)
+    settings: SearchSettings,
+    dataset: ImageDataset,
+    initial_epoch: int = 0,
+    part: Part = WHOLE,
 ) -> tuple[Any, int]:
-    """The bilevel pairs of a search, see `bilevel_pairs`.
+    """The bilevel pairs of a search, see `pairs`.
 
     Raises:
         UserError: the settings do not fit the data set.
     """
-    images = len(dataset.train_labels)
+    images = len(dataset.train)
     settings.require(
         "train_portion",
         0 < round(settings.train_portion * images) < images,
         f"a share that leaves neither half of the {images} training images empty",
     )
     try:
-        augmentation = None
-        if settings.augment:
-            augmentation = Augmentation.for_dataset(
-                dataset.name, dataset.image_shape, settings.cutout
-            )
-        elif settings.cutout:
-            augmentation = Augmentation(cutout=settings.cutout)
-        return cut(
+        return pairs(
+            *dataset.train.split(settings.train_portion, settings.seed),
+            settings.batch_size,
+            settings.seed,
+            dataset.augmentation(settings.augment, settings.cutout),
+            initial_epoch,
+            dataset.mean,
             part,
-            *bilevel_pairs(
-                dataset.train_images,
-                dataset.train_labels,
-                settings.batch_size,
-                settings.train_portion,
-                settings.seed,
-                augmentation,
-                initial_epoch,
-                dataset.mean,
-            ),
         )
     except ValueError as error:
         raise UserError(str(error)) from None
@@ -169,7 +161,7 @@ def _run_search(
     devices: Devices,
     say: Callable[[str], None],
 ) -> Genotype:
-    dataset = load_dataset(settings.dataset, data_dir)
+    dataset = load_dataset(settings.dataset, data_dir, settings.image_size)
     devices.check(settings.batch_size, settings.jit_compile)
     devices.agree(settings.to_dict())
     with devices.scope():
@@ -182,11 +174,11 @@ def _run_search(
     epoch, _ = store.restore(model, say, devices.from_chief)
     if epoch:
         say(f"Resuming {workdir} after epoch {epoch} of {settings.epochs}.")
-    pairs = devices.distribute(
+    batches = devices.distribute(
         lambda part: make_pairs(settings, dataset, epoch, part)[0]
     )
     try:
-        with ProgressBar(steps) as bar:
+        with reading_examples(), ProgressBar(steps) as bar:
             # The checkpoint first: what TensorBoard shows is then never repeated.
             writers = [
                 bar,
@@ -194,7 +186,7 @@ def _run_search(
                 SearchTensorBoard(workdir / "tensorboard", settings.to_dict()),
             ]
             model.fit(
-                pairs,
+                batches,
                 steps_per_epoch=steps,
                 initial_epoch=epoch,
                 epochs=settings.epochs,
@@ -221,9 +213,9 @@ def dry_run(
     Raises:
         UserError: the input is at fault.
     """
-    dataset = load_dataset(settings.dataset, data_dir)
+    dataset = load_dataset(settings.dataset, data_dir, settings.image_size)
     model = build_model(settings, dataset)
-    pairs, steps = make_pairs(settings, dataset)
+    batches, steps = make_pairs(settings, dataset)
     compile_model(model, settings, steps)
     parameters = count_parameters(model.network_weights)
     say(f"parameters      {parameters:,} (without the alphas)")
@@ -242,7 +234,7 @@ def dry_run(
     if penalised_epochs:
         penalised = weights + costs["penalised alphas"].seconds
         say(f"with penalty    {penalised:.3g} s per step")
-    say(f"input           {measure_input(pairs):.2g} s per step, beside the others")
+    say(f"input           {measure_input(batches):.2g} s per step, beside the others")
     say(f"memory          {max(c.peak_bytes for c in costs.values()) / 1e9:.1f} GB")
     total = steps * (settings.epochs * plain + penalised_epochs * (penalised - plain))
     validation = _validation(settings, dataset)
@@ -252,17 +244,10 @@ def dry_run(
     say(f"total           {total / 3600:.2f} h for {settings.epochs} epochs of {steps}")
 
 
-def _validation(settings: SearchSettings, dataset: ImageDataset, part=(0, 1)):
+def _validation(settings: SearchSettings, dataset: ImageDataset, part: Part = WHOLE):
     """The alpha half without augmentation: the test split is not for the search."""
-    _, half = stratified_split(
-        dataset.train_labels, settings.train_portion, settings.seed
-    )
-    return cut(
-        part,
-        evaluation_batches(
-            dataset.train_images[half], dataset.train_labels[half], _EVALUATION_BATCH
-        ),
-    )
+    _, half = dataset.train.split(settings.train_portion, settings.seed)
+    return half.evaluation_batches(_EVALUATION_BATCH, part)
 
 
 def _provenance(
@@ -291,7 +276,9 @@ def _finish(model, settings, workdir, say) -> None:
     say(f"Every epoch  {workdir / 'genotypes'}")
     say(f"Checkpoints  {workdir / 'checkpoints'}")
     say(f"\nNext: tensorboard --logdir {workdir / 'tensorboard'}")
-    say(f"      python launch/fit.py --genotype={path} --dataset={settings.dataset}")
+    size = f" --image_size={settings.image_size}" if settings.image_size else ""
+    data = f"--dataset={settings.dataset}{size}"
+    say(f"      python launch/fit.py --genotype={path} {data}")
 
 
 class EpochRecorder(keras.callbacks.Callback):

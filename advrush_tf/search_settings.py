@@ -21,6 +21,7 @@ class SearchSettings(Settings):
 
     Attributes:
         dataset: name or path of the data set, see `load_dataset`.
+        image_size: side of the images in pixels, see `load_dataset`.
         batch_size: images per batch, of each half.
         epochs: length of the search.
         warmup_epochs: epochs without the penalty.
@@ -50,6 +51,7 @@ class SearchSettings(Settings):
     """
 
     dataset: str = "cifar10"
+    image_size: int | None = None
     batch_size: int = 32
     epochs: int = 60
     warmup_epochs: int = 50
@@ -80,6 +82,7 @@ class SearchSettings(Settings):
     sync_batch_norm: bool = True
 
     def check(self) -> None:
+        self.require_image_size()
         self.require_positive(*_POSITIVE)
         self.require_not_negative(*_NOT_NEGATIVE)
         self.require_share("momentum", "alpha_beta_1", "alpha_beta_2")

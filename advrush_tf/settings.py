@@ -86,6 +86,11 @@ class Settings:
         for name in names:
             self.require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
 
+    def require_image_size(self) -> None:
+        """Raises UserError where `image_size` is given and not a number of pixels."""
+        size = vars(self)["image_size"]
+        self.require("image_size", size is None or size > 0, "more than 0")
+
     def require_seed(self) -> None:
         """Raises UserError where `seed` does not fit all random generators."""
         self.require_not_negative("seed")

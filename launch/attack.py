@@ -29,6 +29,7 @@ for _name, _help in {
     flags.DEFINE_list(_name, list(getattr(_DEFAULTS, _name)), _help)
 for _name, _help in {
     "test_images": "Images of the test split, from its first on; 0 for all.",
+    "image_size": "Side of the images in pixels, where they have many sizes; then 224.",
     "batch_size": "Images at a time.",
     "seed": "Seed of all random numbers.",
 }.items():

@@ -34,15 +34,18 @@ flags.DEFINE_enum_class(
     "objective", ObjectiveName.PGD, ObjectiveName, "What is minimised, and its recipe."
 )
 flags.DEFINE_enum_class(
-    "network", NetworkName.CELLS, NetworkName, "A genotype's network or the baseline."
+    "network",
+    NetworkName.CELLS,
+    NetworkName,
+    "A genotype's network, its ImageNet form, or the baseline.",
 )
 for _name, _help in {
-    "dataset": "As for launch/search.py; by default cifar10.",
+    "dataset": "As for launch/search.py; by default cifar10, with imagenet its own.",
     "genotype": "Published name or path of a genotype.json; by default ADVRUSH.",
 }.items():
     flags.DEFINE_string(_name, None, _help)
 for _name, _enum, _help in (
-    ("stem", Stem, "How the network begins; by default cifar."),
+    ("stem", Stem, "How the network begins; by default the network's."),
     ("schedule", Schedule, "How the learning rate changes." + _RECIPE),
     ("start", Start, "Where the fit's attack starts." + _RECIPE),
     ("select_by", Selection, "Which held-out accuracy chooses." + _RECIPE),
@@ -50,8 +53,9 @@ for _name, _enum, _help in (
 ):
     flags.DEFINE_enum_class(_name, None, _enum, _help)
 for _name, _help in {
-    "init_channels": "Channels of the first cell; by default 36, of ResNet-18 64.",
-    "num_cells": "Number of cells; by default 20.",
+    "image_size": "Side of the images in pixels, where they have many sizes; then 224.",
+    "init_channels": "Channels of the first cell; by default the network's.",
+    "num_cells": "Number of cells; by default 20, of the imagenet network 14.",
     "batch_size": "Images per batch." + _RECIPE,
     "epochs": "Length of the fit." + _RECIPE,
     "cutout": "Side in pixels of the cutout square, 0 for none." + _RECIPE,
@@ -67,17 +71,18 @@ for _name, _help in {
     "auxiliary_weight": "Of the auxiliary head's loss, 0 for no head." + _RECIPE,
     "learning_rate": "First learning rate, or the one cycle's largest." + _RECIPE,
     "learning_rate_min": "Where the cosine ends; by default 0.",
-    "decay": "Factor of the piecewise rate at a milestone; by default 0.1.",
+    "decay": "Factor of the piecewise rate at a milestone, by default 0.1, or of the "
+    "exponential one in each epoch, 0.97.",
     "momentum": "Momentum of the SGD; by default 0.9.",
     "weight_l2": "L2 coefficient of the weights." + _RECIPE,
     "clip_norm": "Largest global norm of the gradient, 0 for any; by default 5.",
-    "epsilon": "Radius of the perturbations, such as 8/255; by default 0.031.",
+    "epsilon": "Radius of the perturbations, such as 8/255." + _RECIPE,
     "step_size": "Step of the fit's attack." + _RECIPE,
     "beta": "Weight of the divergence in trades and mart." + _RECIPE,
-    "label_smoothing": "Share of a label that all classes get; by default 0.",
+    "label_smoothing": "Share of a label that all classes get." + _RECIPE,
     "awp_gamma": "Relative adversarial weight perturbation, 0 (default) for none.",
     "ema_decay": "Decay of the weights' average, 0 (default) for none.",
-    "eval_step_size": "Step of the measuring PGD; by default 0.01.",
+    "eval_step_size": "Step of the measuring PGD." + _RECIPE,
     "validation_portion": "Share of the training split held out; by default 0.02.",
 }.items():
     define_number(_name, _help)

@@ -41,6 +41,7 @@ for _name, _help in {
     flags.DEFINE_string(_name, getattr(_DEFAULTS, _name), _help)
 for _name, _help in {
     "test_images": "Images of the test split that are looked at, from its first on.",
+    "image_size": "Side of the images in pixels, where they have many sizes; then 224.",
     "batch_size": "Images at a time, of the models.",
     "top": "Number of eigenvalues of each image's Hessian.",
     "lanczos_steps": "Hessian-vector products of each image and probe.",

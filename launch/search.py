@@ -7,6 +7,7 @@ from absl import flags
 
 from advrush_tf import search_run
 from advrush_tf.cells import ALL_PRIMITIVES
+from advrush_tf.data_source import WELL_KNOWN
 from advrush_tf.launching import (
     SYNC_BATCH_NORM,
     define_data_dir,
@@ -28,10 +29,11 @@ _DRY_RUN = flags.DEFINE_bool(
 flags.DEFINE_string(
     "dataset",
     _DEFAULTS.dataset,
-    "cifar10, cifar100, svhn_cropped, fashion_mnist, mnist, digits, another tfds image "
-    "classification set, or the path of a prepared tfds folder.",
+    f"{', '.join(WELL_KNOWN)}, another tfds image classification set, or the path of a "
+    "prepared tfds folder.",
 )
 for _name, _help in {
+    "image_size": "Side of the images in pixels, where they have many sizes; then 224.",
     "batch_size": "Images per batch, of each half of the training data.",
     "epochs": "Length of the search.",
     "warmup_epochs": "Epochs before the penalty is switched on.",

@@ -1,6 +1,13 @@
 """Prepares TensorFlow before any test imports it."""
 
+import runpy
+from pathlib import Path
+
+import pytest
+
 from advrush_tf import environment as environment
+
+_SCRIPT = Path(__file__).resolve().parent.parent / "testdata" / "make_imagenet_like.py"
 
 
 def pytest_configure():
@@ -9,3 +16,10 @@ def pytest_configure():
     import replicas
 
     replicas.divide_processor()
+
+
+@pytest.fixture(scope="session")
+def imagenet_like(tmp_path_factory):
+    """Folders of small data sets like imagenet2012 and imagenet_resized/64x64."""
+    make = runpy.run_path(str(_SCRIPT))["make_imagenet_like"]
+    return make(tmp_path_factory.mktemp("imagenet_like"))

@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+from advrush_tf.array_examples import ArrayExamples
 from advrush_tf.attack_results import Crafted, Evaluated
 from advrush_tf.attack_settings import AttackSettings
 from advrush_tf.attacks.attack import Outcome
@@ -46,9 +47,8 @@ def evaluation(**changes):
         **changes,
     )
     classes = np.zeros((1, 1, 1, 1), np.uint8)
-    dataset = ImageDataset(
-        "shades", classes, Y[:1], classes, Y[:1], 2, ("dark", "bright")
-    )
+    examples = ArrayExamples(classes, Y[:1])
+    dataset = ImageDataset("shades", examples, examples, 2, ("dark", "bright"))
 
     def model(images):
         shade = images[:, 0, 0, 0]

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from advrush_tf.array_examples import ArrayExamples
 from advrush_tf.data import ImageDataset
 from advrush_tf.genotypes import random_genotype
 from advrush_tf.landscape.architectures import ArchitectureSampler, Sampled
@@ -27,9 +28,9 @@ def _dataset():
     )
     images = np.clip(images, 0, 255).astype(np.uint8)
     names = ("dark", "grey", "bright")
-    return ImageDataset(
-        "shades", images[:70], labels[:70], images[70:], labels[70:], 3, names
-    )
+    train = ArrayExamples(images[:70], labels[:70])
+    test = ArrayExamples(images[70:], labels[70:])
+    return ImageDataset("shades", train, test, 3, names)
 
 
 def _model():
@@ -116,10 +117,10 @@ def _attacked(network, x, y, start):
 
 def test_the_numbers_are_those_of_the_definitions(model, samples):
     dataset, sample = _dataset(), samples[3]
-    x = dataset.test_images.astype(np.float32) / 255
-    y = dataset.test_labels
+    x = dataset.test.images.astype(np.float32) / 255
+    y = dataset.test.labels
     order = np.random.default_rng(5).permutation(70)[:64]
-    batch = dataset.train_images[order].astype(np.float32) / 255
+    batch = dataset.train.images[order].astype(np.float32) / 255
     noise = np.random.default_rng(5).uniform(-EPSILON, EPSILON, x.shape)
     network = SharedNetwork(model)
     with network.adopted(sample.genotype, [batch]):

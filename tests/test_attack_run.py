@@ -45,8 +45,8 @@ def models(tmp_path_factory):
         )
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.Adam(0.01), loss)
-        x = data.train_images / np.float32(255)
-        model.fit(x, data.train_labels, epochs=4, verbose=0)
+        x = data.train.images / np.float32(255)
+        model.fit(x, data.train.labels, epochs=4, verbose=0)
         model.save(folder / f"{name}.keras")
     return folder
 
@@ -62,7 +62,7 @@ def test_the_numbers_are_those_of_the_stored_images(models, finished):
     workdir, results, _ = finished
     model = keras.models.load_model(models / "model.keras")
     data = load_dataset("digits")
-    x, y = data.test_images[:60] / np.float32(255), data.test_labels[:60]
+    x, y = data.test.images[:60] / np.float32(255), data.test.labels[:60]
     clean = np.argmax(model(x, training=False), -1) == y
     assert results["clean"]["accuracy"] == pytest.approx(clean.mean())
     robust = clean.copy()

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 
 import keras
 import numpy as np
@@ -57,7 +58,7 @@ def test_a_fit_leaves_its_results(finished):
 def test_the_models_are_what_the_report_says(finished):
     workdir, report, _ = finished
     dataset = load_dataset("digits")
-    x, y = dataset.test_images[:50] / np.float32(255), dataset.test_labels[:50]
+    x, y = dataset.test.images[:50] / np.float32(255), dataset.test.labels[:50]
     for name, file in (("best", "model.keras"), ("last", "model_last.keras")):
         network = keras.models.load_model(workdir / file)
         hits = np.argmax(network(x, training=False), -1) == y
@@ -127,12 +128,18 @@ def test_the_parts_of_the_data_are_disjoint_and_test_is_apart():
     dataset = load_dataset("digits")
     data = fit_run.FitData(settings, dataset)
     held_out = np.concatenate([x for x, _ in data.validation()])
-    assert len(held_out) == round(0.1 * len(dataset.train_labels))
-    assert data.steps_per_epoch == (len(dataset.train_labels) - len(held_out)) // 128
-    assert not set(data._train) & set(data._held_out)
-    assert len(data._train) + len(held_out) == len(dataset.train_labels)
+    assert len(held_out) == round(0.1 * len(dataset.train.labels))
+    assert data.steps_per_epoch == (len(dataset.train.labels) - len(held_out)) // 128
+    assert len(data.train) + len(held_out) == len(dataset.train)
+    together = np.concatenate([data.train.images, data.held_out.images])
+    counts = [
+        np.unique(i, axis=0, return_counts=True)
+        for i in (together, dataset.train.images)
+    ]
+    for one, other in zip(*counts, strict=True):
+        np.testing.assert_array_equal(one, other)
     test = np.concatenate([x for x, _ in data.test()])
-    np.testing.assert_allclose(test * 255, dataset.test_images[:50], atol=1e-4)
+    np.testing.assert_allclose(test * 255, dataset.test.images[:50], atol=1e-4)
 
 
 def test_the_test_split_is_read_only_at_the_end(tmp_path, monkeypatch):
@@ -149,6 +156,7 @@ def test_the_test_split_is_read_only_at_the_end(tmp_path, monkeypatch):
     [
         ("piecewise", [1.0] * 3 + [0.1] * 2 + [0.01] * 3),
         ("cosine", [0.5 * (1 + np.cos(np.pi * e / 8)) for e in range(8)]),
+        ("exponential", [0.97**e for e in range(8)]),
     ],
 )
 def test_schedules_change_with_the_epoch(schedule, rates):
@@ -178,6 +186,7 @@ def test_accuracies_are_measured_now_and_then_and_at_the_end():
 def test_unfit_settings_are_refused_and_leave_no_trace(tmp_path):
     for change, words in (
         ({"batch_size": 2000}, "batch"),
+        ({"image_size": 32}, "--image_size is 32"),
         ({"num_cells": 3, "stem": "imagenet"}, "pixels"),
         ({"genotype": "NO_SUCH"}, "NO_SUCH"),
         ({"cutout": 8}, "cutout"),
@@ -205,6 +214,45 @@ def test_a_full_disk_is_one_clear_line(tmp_path, monkeypatch):
     monkeypatch.setattr(fit_run, "_fit", lambda *args: None)
     with pytest.raises(UserError, match=r"No space left .* free some space"):
         fit_run.run_fit(fit_settings(**SMALL), tmp_path)
+
+
+def test_a_fit_streams_images_of_many_sizes(imagenet_like, tmp_path):
+    settings = fit_settings(
+        "standard",
+        "imagenet",
+        **{name: SMALL[name] for name in ("init_channels", "num_cells")},
+        dataset=str(imagenet_like[0]),
+        image_size=32,
+        batch_size=16,
+        epochs=1,
+        validation_portion=0.2,
+        eval_steps=1,
+    )
+    report = fit_run.run_fit(settings, tmp_path, say=lambda line: None)
+    dataset = load_dataset(settings.dataset, image_size=32)
+    network = keras.models.load_model(tmp_path / "model.keras")
+    assert network.get_config()["mean"] == dataset.mean
+    x, y = dataset.test.unit_arrays()
+    hits = np.argmax(network(x, training=False), -1) == y
+    assert report["test"]["best"]["accuracy"] == pytest.approx(hits.mean())
+    assert len(report["history"]) == 1
+
+
+def test_damage_met_while_images_are_streamed_is_one_clear_line(
+    imagenet_like, tmp_path, monkeypatch
+):
+    folder = shutil.copytree(imagenet_like[0], tmp_path / "copy") / "5.1.0"
+    path = folder / "imagenet2012-train.tfrecord-00002-of-00005"
+    path.write_bytes(path.read_bytes()[:5000])
+
+    def read(model, data, *args):
+        list(data.training()[0].take(data.steps_per_epoch))
+
+    monkeypatch.setattr(fit_run, "_fit", read)
+    small = {"init_channels": 2, "num_cells": 1, "batch_size": 16, "image_size": 32}
+    settings = fit_settings("standard", "imagenet", dataset=str(folder), **small)
+    with pytest.raises(UserError, match=r"truncated record .* copy it again"):
+        fit_run.run_fit(settings, tmp_path / "run")
 
 
 def test_the_baseline_is_built_too():

@@ -50,6 +50,7 @@ def test_small_images_have_a_smaller_cutout_and_no_auxiliary_head():
         ("pgd", "cells", {"learning_rate_min": 0.01}),
         ("standard", "cells", {"milestones": (0.5,)}),
         ("fgsm_rs", "cells", {"decay": 0.2}),
+        ("standard", "imagenet", {"milestones": (0.5,)}),
     ],
 )
 def test_what_has_no_use_is_refused(objective, network, given):
@@ -61,6 +62,7 @@ def test_what_has_no_use_is_refused(objective, network, given):
     ("name", "value"),
     [
         ("batch_size", 0),
+        ("image_size", 0),
         ("epochs", -1),
         ("epsilon", 0.0),
         ("epsilon", 31.0),
@@ -90,6 +92,18 @@ def test_what_has_no_use_is_refused(objective, network, given):
 def test_out_of_range_values_are_named(name, value):
     with pytest.raises(UserError, match=f"--{name}"):
         fit_settings("pgd", **{name: value})
+
+
+def test_a_schedule_brings_its_own_decay():
+    assert fit_settings("pgd").decay == 0.1
+    assert fit_settings("pgd", schedule="exponential").decay == 0.97
+    assert fit_settings("pgd", schedule="exponential", decay=0.9).decay == 0.9
+    assert fit_settings("standard", "imagenet", schedule="piecewise").decay == 0.1
+
+
+def test_the_size_of_images_can_be_given():
+    assert fit_settings("pgd").image_size is None
+    assert fit_settings("pgd", "resnet18", image_size=64).image_size == 64
 
 
 def test_the_cosine_does_not_rise():

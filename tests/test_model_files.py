@@ -1,6 +1,7 @@
 import os
 import shutil
 import zipfile
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -8,8 +9,10 @@ import pytest
 from small_networks import tiny_batch, tiny_network
 
 from advrush_tf import model_files
+from advrush_tf.array_examples import ArrayExamples
+from advrush_tf.data import ImageDataset
 from advrush_tf.errors import UserError
-from advrush_tf.model_files import load_classifier, save_model
+from advrush_tf.model_files import load_classifier, open_victim, save_model
 
 
 def _logits(model):
@@ -112,3 +115,18 @@ def test_what_is_no_model_or_holds_code_is_one_clear_line(tmp_path):
         with pytest.raises(UserError, match=words) as error:
             load_classifier(tmp_path / f"{name}.keras")
         assert "\n" not in str(error.value)
+
+
+def test_images_of_another_size_than_the_network_was_made_for_are_refused():
+    net = tiny_network()
+    shape = net.image_shape
+
+    def dataset(*sides):
+        examples = ArrayExamples(np.zeros((1, *sides), np.uint8), np.zeros(1, int))
+        return ImageDataset("shades", examples, examples, net.num_classes, ())
+
+    assert open_victim(net, Path("m.keras"), dataset(*shape), 1).model is net
+    larger = dataset(2 * shape[0], 2 * shape[1], shape[2])
+    with pytest.raises(UserError, match=r"it was made for .* --image_size that") as e:
+        open_victim(net, Path("m.keras"), larger, 1)
+    assert "\n" not in str(e.value)

@@ -22,9 +22,9 @@ def digits():
 def _accuracy(model, dataset):
     """Mean over architectures that were not trained for."""
     network = SharedNetwork(model)
-    images = dataset.train_images.astype(np.float32) / 255
+    images = dataset.train.images.astype(np.float32) / 255
     batches = [images[first : first + 64] for first in range(0, 640, 64)]
-    x, y = dataset.test_images / np.float32(255), dataset.test_labels
+    x, y = dataset.test.images / np.float32(255), dataset.test.labels
     found = []
     for seed in range(3):
         with network.adopted(random_genotype(seed, 2), batches):

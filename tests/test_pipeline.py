@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from advrush_tf.array_examples import stratified_split
 from advrush_tf.augmentation import Augmentation
 from advrush_tf.pipeline import (
     bilevel_pairs,
     evaluation_batches,
-    stratified_split,
     training_batches,
 )
 
@@ -31,43 +31,6 @@ def _take(dataset, steps):
     batches = [(_numbers(w), _numbers(a)) for (w, _), (a, _) in dataset.take(steps)]
     weights, alphas = zip(*batches, strict=True)
     return np.stack(weights), np.stack(alphas)
-
-
-@pytest.mark.parametrize("portion", [0.5, 0.3, 0.29, 0.9])
-def test_split_is_disjoint_covering_and_even(portion):
-    labels = np.random.default_rng(0).choice(5, 803, p=[0.4, 0.3, 0.2, 0.07, 0.03])
-    first, second = stratified_split(labels, portion, seed=0)
-    both = np.concatenate([first, second])
-    assert sorted(both.tolist()) == list(range(803))
-    assert len(first) == round(portion * 803)
-    counts = np.bincount(labels[first], minlength=5)
-    assert np.abs(counts - portion * np.bincount(labels)).max() < 1
-
-
-def test_largest_remainders_get_the_rest():
-    # Exact shares 1.5, 2.4 and 1.8, 6 in all: 1, 2, 1 whole, the rest to .8 and .5.
-    labels = np.repeat([0, 1, 2], [5, 8, 6])
-    first, _ = stratified_split(labels, 0.3, seed=0)
-    assert np.bincount(labels[first]).tolist() == [2, 2, 2]
-
-
-def test_split_follows_the_seed():
-    labels = np.arange(200) % 10
-    one, again, other = (stratified_split(labels, 0.5, seed) for seed in (7, 7, 8))
-    np.testing.assert_array_equal(one, again)
-    assert set(one[0]) != set(other[0])
-
-
-@pytest.mark.parametrize("portion", [0, 1, -0.5, 1.5, float("nan")])
-def test_portion_out_of_range_is_refused(portion):
-    with pytest.raises(ValueError, match="strictly between 0 and 1"):
-        stratified_split(np.zeros(10, int), portion, seed=0)
-
-
-@pytest.mark.parametrize("portion", [0.01, 0.99])
-def test_empty_half_is_refused(portion):
-    with pytest.raises(ValueError, match="leaves a part empty"):
-        stratified_split(np.zeros(10, int), portion, seed=0)
 
 
 def test_pairs_have_the_promised_form():
@@ -339,3 +302,31 @@ def test_bad_training_arguments_are_refused(change, message):
 def test_bad_evaluation_arguments_are_refused():
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         evaluation_batches(*_numbered(4), batch_size=0)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_pieces_of_all_parts_are_the_pairs(count):
+    images, labels = _numbered(120, side=8)
+    settings = {
+        "batch_size": 16,
+        "train_portion": 0.6,
+        "seed": 3,
+        "augmentation": Augmentation(crop_padding=2, flip=True, cutout=3),
+        "initial_epoch": 1,
+        "mean": MEAN,
+    }
+    whole, steps = bilevel_pairs(images, labels, **settings)
+    parts = [
+        bilevel_pairs(images, labels, part=(index, count), **settings)
+        for index in range(count)
+    ]
+    assert {promised for _, promised in parts} == {steps}
+    streams = [part.take(6).as_numpy_iterator() for part, _ in parts]
+    for pair, *pieces in zip(whole.take(6).as_numpy_iterator(), *streams, strict=True):
+        together = tf.nest.map_structure(lambda *p: np.concatenate(p), *pieces)
+        tf.nest.map_structure(np.testing.assert_array_equal, pair, together)
+
+
+def test_a_batch_that_cannot_be_cut_is_refused():
+    with pytest.raises(ValueError, match=r"16 cannot be cut into 3 equal parts; .* 3"):
+        bilevel_pairs(*_numbered(64), batch_size=16, part=(0, 3))

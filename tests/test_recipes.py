@@ -1,5 +1,8 @@
+import pytest
+
 from advrush_tf.crafting import SignAscent, Start
 from advrush_tf.fit_settings import fit_settings
+from advrush_tf.network import Stem
 from advrush_tf.objectives import MART, PGD, TRADES, ObjectiveName, Standard
 from advrush_tf.recipes import Schedule, Selection
 
@@ -37,3 +40,29 @@ def test_recipes_of_the_papers():
     objective = ObjectiveName.FGSM_RS.objective()
     assert fast.make_objective() == objective
     assert fast.schedule is Schedule.ONE_CYCLE
+
+
+def test_the_imagenet_recipe_of_darts():
+    settings = fit_settings("standard", "imagenet").for_images((224, 224, 3))
+    assert settings.dataset == "imagenet2012"
+    assert settings.stem is Stem.IMAGENET
+    assert (settings.init_channels, settings.num_cells) == (48, 14)
+    assert (settings.batch_size, settings.epochs) == (128, 250)
+    assert settings.schedule is Schedule.EXPONENTIAL
+    assert (settings.learning_rate, settings.decay) == (0.1, 0.97)
+    assert (settings.momentum, settings.weight_l2) == (0.9, 3e-5)
+    assert (settings.clip_norm, settings.label_smoothing) == (5.0, 0.1)
+    assert (settings.auxiliary_weight, settings.drop_path) == (0.4, 0.0)
+    assert (settings.cutout, settings.normalise) == (0, True)
+
+
+def test_perturbations_of_imagenet_are_smaller():
+    settings = fit_settings("pgd", "imagenet")
+    assert settings.epsilon == settings.evaluation_attack.epsilon == 4 / 255
+    # The steps keep their share of the radius.
+    assert settings.step_size == pytest.approx(4 / 255 / 3.1)
+    assert settings.evaluation_attack.step_size == pytest.approx(4 / 255 / 3.1)
+    fast = fit_settings("fgsm_rs", "imagenet")
+    assert (fast.epsilon, fast.step_size) == pytest.approx((4 / 255, 5 / 255))
+    given = fit_settings("pgd", "imagenet", epsilon=8 / 255)
+    assert given.step_size == pytest.approx(8 / 255 / 3.1)

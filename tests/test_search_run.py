@@ -12,6 +12,7 @@ from tiny_search import tiny_compiled
 
 from advrush_tf import search_run
 from advrush_tf.checkpoints import CheckpointStore
+from advrush_tf.data import load_dataset
 from advrush_tf.errors import NonFiniteLossError, UserError
 from advrush_tf.genotypes import Genotype, get_genotype
 from advrush_tf.search_history import read_history
@@ -178,3 +179,22 @@ def test_dry_run_measures_and_writes_nothing(tmp_path, monkeypatch, changes, pen
         assert word in text
     assert ("with penalty" in text) is penalised
     assert not os.listdir(tmp_path)
+
+
+def test_a_search_streams_images_of_many_sizes(imagenet_like):
+    settings = SearchSettings(
+        dataset=str(imagenet_like[0]), image_size=16, batch_size=8, train_portion=0.4
+    )
+    dataset = load_dataset(settings.dataset, image_size=settings.image_size)
+    pairs, steps = search_run.make_pairs(settings, dataset)
+    assert steps == 40 // 8
+    seen = [set(), set()]
+    for halves in pairs.take(steps).as_numpy_iterator():
+        for numbers, (x, y) in zip(seen, halves, strict=True):
+            assert x.shape == (8, 16, 16, 3)
+            numbers.update(y.tolist())
+    assert len(seen[0]) == 40
+    assert not seen[0] & seen[1]
+    validation = search_run._validation(settings, dataset)
+    labels = np.concatenate([y for _, y in validation.as_numpy_iterator()])
+    assert set(labels.tolist()) == set(range(101)) - seen[0]

@@ -5,7 +5,9 @@ import os
 import pytest
 
 from advrush_tf import settings as settings_module
+from advrush_tf.attack_settings import AttackSettings
 from advrush_tf.errors import UserError
+from advrush_tf.inspect_settings import InspectSettings
 from advrush_tf.search_settings import SearchSettings
 from advrush_tf.settings import differ, number_or_nan, record_settings
 
@@ -29,6 +31,22 @@ def test_unusable_workdirs_are_refused(tmp_path):
     (tmp_path / "settings.json").write_text("{")
     with pytest.raises(UserError, match="is damaged"):
         record_settings(SearchSettings(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda size: SearchSettings(image_size=size),
+        lambda size: AttackSettings(model="m", image_size=size),
+        lambda size: InspectSettings(model=("m",), image_size=size),
+    ],
+    ids=["search", "attack", "inspect"],
+)
+def test_an_image_size_is_more_than_0(make):
+    assert make(8).image_size == 8
+    assert make(None).image_size is None
+    with pytest.raises(UserError, match="--image_size is 0; it must be more than 0"):
+        make(0)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

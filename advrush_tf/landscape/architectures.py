@@ -104,8 +104,7 @@ class ArchitectureSampler:
         self._supernet = model.supernet
         self._network = SharedNetwork(model)
         self._batches = _training_batches(dataset, batches, seed)
-        self._x = dataset.test_images[:test_images].astype(np.float32) / 255
-        self._y = dataset.test_labels[:test_images]
+        self._x, self._y = dataset.test.first(test_images).unit_arrays()
         noise = np.random.default_rng(seed).uniform(-epsilon, epsilon, self._x.shape)
         self._start = (self._x + noise).astype(np.float32)
         size = min(batch_size, len(self._x))
@@ -181,9 +180,10 @@ class ArchitectureSampler:
 def _training_batches(
     dataset: ImageDataset, batches: int, seed: int
 ) -> list[np.ndarray]:
-    images = dataset.train_images
-    size = min(_TRAINING_BATCH, len(images))
-    count = min(batches, len(images) // size)
-    order = np.random.default_rng(seed).permutation(len(images))
-    rows = order[: count * size].reshape(count, size)
-    return [images[row].astype(np.float32) / 255 for row in rows]
+    size = min(_TRAINING_BATCH, len(dataset.train))
+    count = min(batches, len(dataset.train) // size)
+    images = dataset.train.sample(count * size, seed)
+    return [
+        images[start : start + size].astype(np.float32) / 255
+        for start in range(0, count * size, size)
+    ]

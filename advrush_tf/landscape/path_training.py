@@ -22,7 +22,6 @@ from advrush_tf.genotypes import random_genotype
 from advrush_tf.landscape.weight_sharing import SharedNetwork
 from advrush_tf.objectives import cross_entropy
 from advrush_tf.optimizers import MomentumSGD
-from advrush_tf.pipeline import training_batches
 from advrush_tf.search import AdvRushSearchModel
 
 # Those of the search's weights.
@@ -58,8 +57,8 @@ def train_paths(
     if epochs == 0 or store.restore(trained, lambda damage: None)[0] == epochs:
         return
     step = _compiled(model)
-    images, labels = dataset.train_images, dataset.train_labels
-    batches, steps = training_batches(images, labels, batch_size, seed)
+    augmentation = dataset.augmentation(augment=False)
+    batches, steps = dataset.train.training_batches(batch_size, seed, augmentation)
     seeds = np.random.default_rng(seed).integers(2**32, size=(epochs, steps))
     iterator = iter(batches)
     for epoch in range(epochs):
