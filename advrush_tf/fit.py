@@ -104,7 +104,7 @@ class AdvRushFitModel(ReplicatedModel):
         Raises:
             ValueError: see `ReplicatedModel`.
         """
-        super().compile(optimizer or MomentumSGD(), run_eagerly, jit_compile)
+        self.compile_with(optimizer or MomentumSGD(), run_eagerly, jit_compile)
         self.optimizer.build(self.trainable_variables)
 
     @property

@@ -222,7 +222,9 @@ class AdvRushSearchModel(ReplicatedModel):
         for name, value in (("lambda_", lambda_), ("h", h)):
             if not 0 < value < np.inf:
                 raise ValueError(f"{name} must be positive and finite, not {value}")
-        super().compile(optimizer or optimizers.MomentumSGD(), run_eagerly, jit_compile)
+        self.compile_with(
+            optimizer or optimizers.MomentumSGD(), run_eagerly, jit_compile
+        )
         self.alpha_optimizer = keras.optimizers.get(
             alpha_optimizer or optimizers.L2Adam()
         )
