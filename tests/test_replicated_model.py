@@ -20,10 +20,14 @@ STEPS, BATCH = 5, 8
 TOLERANCE = {"rtol": 1e-8, "atol": 1e-12}
 
 
-def _search_model(synchronized=True):
+# Graphs grow with the replicas: the more there are, the smaller the model.
+CELLS = {2: 2, 4: 1}
+
+
+def _search_model(num_cells=1, synchronized=True):
     keras.utils.set_random_seed(0)
     model = AdvRushSearchModel(
-        *(3, (8, 8, 3), 2, 2, 1, 1),
+        *(3, (8, 8, 3), 2, num_cells, 1, 1),
         primitives=PRIMITIVES,
         dtype="float64",
         synchronized=synchronized,
@@ -47,9 +51,9 @@ def _unequal():
 
 
 @functools.cache
-def _searched(replicas):
+def _searched(replicas, num_cells):
     with strategy(replicas).scope():
-        model = _search_model()
+        model = _search_model(num_cells)
     history = model.fit(
         _data(0, 1), epochs=2, verbose=0, validation_data=_unequal()
     ).history
@@ -59,8 +63,8 @@ def _searched(replicas):
 
 @pytest.mark.parametrize("replicas", [2, 4])
 def test_ten_steps_of_a_search_are_those_of_one_replica(replicas):
-    model, history, variables = _searched(replicas)
-    _, expected_history, expected = _searched(1)
+    model, history, variables = _searched(replicas, CELLS[replicas])
+    _, expected_history, expected = _searched(1, CELLS[replicas])
     assert model.distribute_strategy.num_replicas_in_sync == replicas
     assert expected_history["penalty"][1] > 0.01
     for name, values in expected_history.items():
@@ -71,19 +75,19 @@ def test_ten_steps_of_a_search_are_those_of_one_replica(replicas):
 
 
 def test_a_search_moved_what_is_compared():
-    before = [v.numpy() for v in _search_model().supernet.trainable_variables]
-    model, _, _ = _searched(1)
+    before = [v.numpy() for v in _search_model(2).supernet.trainable_variables]
+    model, _, _ = _searched(1, 2)
     after = model.supernet.trainable_variables
     for first, last in zip(before, after, strict=True):
         assert np.abs(first - last.numpy()).max() > 1e-4
 
 
-def _fit_model():
+def _fit_model(num_cells):
     keras.utils.set_random_seed(0)
     edges = (("sep_conv_3x3", 0), ("max_pool_3x3", 1))
     genotype = Genotype(edges, (2,), (("skip_connect", 0), ("dil_conv_3x3", 1)), (2,))
     network = CellNetwork(
-        *(genotype, 3, (8, 8, 3), 2, 2), drop_path=0.3, seed=3, dtype="float64"
+        *(genotype, 3, (8, 8, 3), 2, num_cells), drop_path=0.3, seed=3, dtype="float64"
     )
     model = AdvRushFitModel(
         network,
@@ -98,9 +102,9 @@ def _fit_model():
 
 
 @functools.cache
-def _fitted(replicas):
+def _fitted(replicas, num_cells):
     with strategy(replicas).scope():
-        model = _fit_model()
+        model = _fit_model(num_cells)
     history = model.fit(
         _data(0), epochs=2, verbose=0, shuffle=False, validation_data=_unequal()
     ).history
@@ -111,8 +115,8 @@ def _fitted(replicas):
 @pytest.mark.parametrize("replicas", [2, 4])
 def test_ten_steps_of_a_fit_are_those_of_one_replica(replicas):
     """Random starts, dropped paths, perturbed and averaged weights included."""
-    history, variables = _fitted(replicas)
-    expected_history, expected = _fitted(1)
+    history, variables = _fitted(replicas, CELLS[replicas])
+    expected_history, expected = _fitted(1, CELLS[replicas])
     for name, values in expected_history.items():
         np.testing.assert_allclose(history[name], values, rtol=1e-6, err_msg=name)
     for got, wanted in zip(variables, expected, strict=True):
