@@ -83,6 +83,19 @@ class Devices:
         """How many replicas share a batch."""
         return self.strategy.num_replicas_in_sync
 
+    @property
+    def local(self) -> dict[str, tuple[int, int]]:
+        """This process' devices by name: each one's place (index, count) among all.
+
+        The only one has no name: `tf.device("")` changes nothing.
+        """
+        count = self.num_replicas
+        if count == 1:
+            return {"": (0, 1)}
+        names = self.strategy.extended.worker_devices
+        first = self.worker[0] * len(names)
+        return {name: (first + i, count) for i, name in enumerate(names)}
+
     def scope(self) -> AbstractContextManager:
         """Where models are made and compiled."""
         return self.strategy.scope()
@@ -136,7 +149,7 @@ class Devices:
         Raises:
             UserError: a worker has other settings than the chief; on every worker.
         """
-        others = [json.loads(text) for text in self._exchange(_encode(settings))]
+        others = [json.loads(text) for text in self.from_all(_encode(settings))]
         for index, other in enumerate(others):
             if different := differences(others[0], other):
                 raise UserError(
@@ -170,12 +183,25 @@ class Devices:
             try:
                 message = b"+" + make()
             except UserError as error:
-                self._exchange(b"-" + str(error).encode())
+                self.from_all(b"-" + str(error).encode())
                 raise
-        message = self._exchange(message)[0]
+        message = self.from_all(message)[0]
         if message[:1] == b"-":
             raise UserError(message[1:].decode())
         return message[1:]
+
+    def from_all(self, message: bytes) -> list[bytes]:
+        """The messages of all workers, each less than 2 GB, in the workers' order."""
+        if self.worker[1] == 1:
+            return [message]
+        lengths = self._gather(np.asarray([len(message)], np.int32))
+        words = np.zeros(-(-lengths.max() // 4), np.int32)
+        padded = message + bytes(4 * len(words) - len(message))
+        rows = self._gather(np.frombuffer(padded, np.int32)) if len(words) else lengths
+        return [
+            row.tobytes()[:length]
+            for row, (length,) in zip(rows, lengths.tolist(), strict=True)
+        ]
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -190,19 +216,6 @@ class Devices:
             if self.worker[1] == 1:
                 raise
             raise _lost_worker(error) from None
-
-    def _exchange(self, message: bytes) -> list[bytes]:
-        """The messages of all workers, in their order."""
-        if self.worker[1] == 1:
-            return [message]
-        lengths = self._gather(np.asarray([len(message)], np.int32))
-        words = np.zeros(-(-lengths.max() // 4), np.int32)
-        padded = message + bytes(4 * len(words) - len(message))
-        rows = self._gather(np.frombuffer(padded, np.int32)) if len(words) else lengths
-        return [
-            row.tobytes()[:length]
-            for row, (length,) in zip(rows, lengths.tolist(), strict=True)
-        ]
 
     def _gather(self, row: np.ndarray) -> np.ndarray:
         """(workers, n) from each worker's (n,)."""
