@@ -82,16 +82,11 @@ def _run_attack(
     settings = dataclasses.replace(settings, sha256=tuple(map(sha256, paths)))
     devices.agree(settings.to_dict())
     devices.on_chief(lambda: record_settings(settings, workdir))
-
-    def report() -> bytes:
-        write_report(evaluated, workdir, say)
-        return (workdir / RESULTS).read_bytes()
-
     try:
         results = devices.from_chief(lambda: _finished(workdir, say))
         if not results:
             evaluated = _evaluate(settings, dataset, victims, workdir, devices, say)
-            results = devices.from_chief(report)
+            results = devices.from_chief(lambda: _reported(evaluated, workdir, say))
     except OSError as error:
         raise UserError(write_failure(workdir, error)) from None
     return json.loads(results)
@@ -115,6 +110,12 @@ def _finished(workdir: Path, say: Callable[[str], None]) -> bytes:
         return b""
     told_again(path, tell, say, "evaluation")
     return path.read_bytes()
+
+
+def _reported(evaluated: Evaluated, workdir: Path, say: Callable[[str], None]) -> bytes:
+    """Writes and tells of an evaluation and gives its results."""
+    write_report(evaluated, workdir, say)
+    return (workdir / RESULTS).read_bytes()
 
 
 def _test_images(settings: AttackSettings, dataset: ImageDataset) -> Examples:
