@@ -33,6 +33,8 @@ _EXAMPLE = (
     '{"cluster": {"worker": ["host0:12345", "host1:12345"]}, '
     '"task": {"type": "worker", "index": 0}}'
 )
+# Numbers of a message that go between workers at a time, 64 MB.
+_PIECE = 2**24
 # How TensorFlow's errors name what a lost worker leads to in the others.
 _LOST = (
     tf.errors.UnavailableError,
@@ -191,16 +193,20 @@ class Devices:
         return message[1:]
 
     def from_all(self, message: bytes) -> list[bytes]:
-        """The messages of all workers, each less than 2 GB, in the workers' order."""
+        """The messages of all workers, of any lengths, in the workers' order."""
         if self.worker[1] == 1:
             return [message]
-        lengths = self._gather(np.asarray([len(message)], np.int32))
-        words = np.zeros(-(-lengths.max() // 4), np.int32)
-        padded = message + bytes(4 * len(words) - len(message))
-        rows = self._gather(np.frombuffer(padded, np.int32)) if len(words) else lengths
+        lengths = self._gather(np.asarray([len(message)], np.int64))[:, 0].tolist()
+        padded = message.ljust(max(lengths) + -max(lengths) % 4, b"\0")
+        words = np.frombuffer(padded, np.int32)
+        # The devices hold one piece of all messages at a time.
+        pieces = [
+            self._gather(words[first : first + _PIECE])
+            for first in range(0, len(words), _PIECE)
+        ]
+        rows = np.concatenate([np.zeros((len(lengths), 0), np.int32), *pieces], 1)
         return [
-            row.tobytes()[:length]
-            for row, (length,) in zip(rows, lengths.tolist(), strict=True)
+            row.tobytes()[:length] for row, length in zip(rows, lengths, strict=True)
         ]
 
     @contextlib.contextmanager

@@ -80,7 +80,7 @@ class Trial:
         return self.ledger
 
     def stop(self) -> None:
-        """Ends `run` in another thread within a few steps, by StoppedError."""
+        """Ends `run` in another thread, by StoppedError, as soon as `Victim.stop`."""
         self._victim.stop()
 
     def _watch(self, name: str, total: int, outcomes: Any) -> Iterator[Any]:

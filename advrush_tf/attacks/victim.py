@@ -66,7 +66,10 @@ class Victim:
         return self._logits(images)
 
     def stop(self) -> None:
-        """Ends all attacks on the model, also in other threads, within a few steps."""
+        """Ends all attacks on the model, also in other threads.
+
+        That is within a few steps, or of CleverHans' attacks within a batch.
+        """
         self._stopped = True
 
     def check_stop(self) -> None:
