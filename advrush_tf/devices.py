@@ -33,6 +33,8 @@ _EXAMPLE = (
     '{"cluster": {"worker": ["host0:12345", "host1:12345"]}, '
     '"task": {"type": "worker", "index": 0}}'
 )
+# Numbers of a message that go between workers at a time, 64 MB.
+_PIECE = 2**24
 # How TensorFlow's errors name what a lost worker leads to in the others.
 _LOST = (
     tf.errors.UnavailableError,
@@ -82,6 +84,19 @@ class Devices:
     def num_replicas(self) -> int:
         """How many replicas share a batch."""
         return self.strategy.num_replicas_in_sync
+
+    @property
+    def local(self) -> dict[str, tuple[int, int]]:
+        """This process' devices by name: each one's place (index, count) among all.
+
+        The only one has no name: `tf.device("")` changes nothing.
+        """
+        count = self.num_replicas
+        if count == 1:
+            return {"": (0, 1)}
+        names = self.strategy.extended.worker_devices
+        first = self.worker[0] * len(names)
+        return {name: (first + i, count) for i, name in enumerate(names)}
 
     def scope(self) -> AbstractContextManager:
         """Where models are made and compiled."""
@@ -136,7 +151,7 @@ class Devices:
         Raises:
             UserError: a worker has other settings than the chief; on every worker.
         """
-        others = [json.loads(text) for text in self._exchange(_encode(settings))]
+        others = [json.loads(text) for text in self.from_all(_encode(settings))]
         for index, other in enumerate(others):
             if different := differences(others[0], other):
                 raise UserError(
@@ -170,12 +185,29 @@ class Devices:
             try:
                 message = b"+" + make()
             except UserError as error:
-                self._exchange(b"-" + str(error).encode())
+                self.from_all(b"-" + str(error).encode())
                 raise
-        message = self._exchange(message)[0]
+        message = self.from_all(message)[0]
         if message[:1] == b"-":
             raise UserError(message[1:].decode())
         return message[1:]
+
+    def from_all(self, message: bytes) -> list[bytes]:
+        """The messages of all workers, of any lengths, in the workers' order."""
+        if self.worker[1] == 1:
+            return [message]
+        lengths = self._gather(np.asarray([len(message)], np.int64))[:, 0].tolist()
+        padded = message.ljust(max(lengths) + -max(lengths) % 4, b"\0")
+        words = np.frombuffer(padded, np.int32)
+        # The devices hold one piece of all messages at a time.
+        pieces = [
+            self._gather(words[first : first + _PIECE])
+            for first in range(0, len(words), _PIECE)
+        ]
+        rows = np.concatenate([np.zeros((len(lengths), 0), np.int32), *pieces], 1)
+        return [
+            row.tobytes()[:length] for row, length in zip(rows, lengths, strict=True)
+        ]
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -190,19 +222,6 @@ class Devices:
             if self.worker[1] == 1:
                 raise
             raise _lost_worker(error) from None
-
-    def _exchange(self, message: bytes) -> list[bytes]:
-        """The messages of all workers, in their order."""
-        if self.worker[1] == 1:
-            return [message]
-        lengths = self._gather(np.asarray([len(message)], np.int32))
-        words = np.zeros(-(-lengths.max() // 4), np.int32)
-        padded = message + bytes(4 * len(words) - len(message))
-        rows = self._gather(np.frombuffer(padded, np.int32)) if len(words) else lengths
-        return [
-            row.tobytes()[:length]
-            for row, (length,) in zip(rows, lengths.tolist(), strict=True)
-        ]
 
     def _gather(self, row: np.ndarray) -> np.ndarray:
         """(workers, n) from each worker's (n,)."""

@@ -64,20 +64,21 @@ def told_again(
     return report
 
 
-def progress_bar(total: int, description: str, unit: str) -> tqdm:
+def progress_bar(total: int, description: str, unit: str, shown: bool = True) -> tqdm:
     """A bar with the time left, on a terminal only; to be used in a `with` statement.
 
     Args:
         total: how many units there are.
         description: what is done.
         unit: what is counted.
+        shown: False for a bar that is not to be seen anywhere.
     """
     return tqdm(
         total=total,
         desc=description,
         unit=unit,
         leave=False,
-        disable=not sys.stderr.isatty(),
+        disable=not (shown and sys.stderr.isatty()),
     )
 
 

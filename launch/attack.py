@@ -9,12 +9,13 @@ from advrush_tf import attack_run
 from advrush_tf.attack_settings import AttackSettings
 from advrush_tf.attacks.catalogue import ALLOWED
 from advrush_tf.attacks.norms import Norm
-from advrush_tf.launching import define_data_dir, define_workdir, run
+from advrush_tf.launching import define_data_dir, define_devices, define_workdir, run
 
 _DEFAULTS = AttackSettings(model="-")
 
 _WORKDIR = define_workdir("runs/attack")
 _DATA_DIR = define_data_dir()
+_DEVICES = define_devices()
 flags.DEFINE_string("model", "", "The .keras file of the classifier that is measured.")
 for _name, _help in {
     "dataset": "As for launch/search.py; what the model was fitted on.",
@@ -30,7 +31,7 @@ for _name, _help in {
 for _name, _help in {
     "test_images": "Images of the test split, from its first on; 0 for all.",
     "image_size": "Side of the images in pixels, where they have many sizes; then 224.",
-    "batch_size": "Images at a time.",
+    "batch_size": "Images at a time, on each device.",
     "seed": "Seed of all random numbers.",
 }.items():
     flags.DEFINE_integer(_name, getattr(_DEFAULTS, _name), _help)
@@ -52,7 +53,8 @@ def _settings() -> AttackSettings:
 
 def main() -> None:
     """Runs the evaluation that the flags describe."""
-    attack_run.run_attack(_settings(), _WORKDIR.value, _DATA_DIR.value)
+    settings, devices = _settings(), _DEVICES()
+    attack_run.run_attack(settings, _WORKDIR.value, _DATA_DIR.value, devices)
 
 
 if __name__ == "__main__":

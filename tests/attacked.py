@@ -1,11 +1,13 @@
 """Models that attacks are tested on, whose robustness is known."""
 
+import dataclasses
 import functools
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from advrush_tf.attacks.iterative import Found, IterativeAttack
 from advrush_tf.attacks.norms import Norm
 
 SHAPE = (4, 4, 3)
@@ -49,6 +51,23 @@ def grey(model, count=30, seed=0, shape=SHAPE):
     generator = np.random.default_rng(seed)
     x = generator.uniform(0.4, 0.6, (count, *shape)).astype(np.float32)
     return x, np.argmax(model(tf.constant(x)), -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Endless(IterativeAttack):
+    """Looks at the same images for hours."""
+
+    steps = 10**9
+
+    def runs(self, num_classes):
+        return 1
+
+    def start(self, slots):
+        return {"images": slots.x}
+
+    def step(self, logits_fn, slots, index, draws, state):
+        logits = logits_fn(state["images"])
+        return Found(state, state["images"], tf.reduce_any(logits > 1e9, -1))
 
 
 @functools.cache

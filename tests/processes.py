@@ -1,7 +1,10 @@
 """Programs that tests run in processes of their own."""
 
+import contextlib
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -125,3 +128,40 @@ def assert_loads_in_a_new_process(network, x, folder, *conditions):
     subprocess.run(command, check=True, cwd=folder, env=environment)
     expected = network(x, training=False)
     np.testing.assert_array_equal(np.load(folder / "logits.npy"), expected)
+
+
+@contextlib.contextmanager
+def workers(name, settings, workdirs):
+    """Starts a run on worker processes of this machine, the chief first.
+
+    Args:
+        name: of the launcher.
+        settings: the run's flags.
+        workdirs: each worker's folder.
+
+    Yields:
+        The processes, whose output is piped; none outlives the `with` statement.
+    """
+    addresses = _free_addresses(len(workdirs))
+    with contextlib.ExitStack() as running:
+        processes = []
+        for index, workdir in enumerate(workdirs):
+            flags = _flags(settings | {"strategy": "multiworker"}, workdir)
+            command, options = _launcher(name, flags)
+            task = {"type": "worker", "index": index}
+            config = {"cluster": {"worker": addresses}, "task": task}
+            options["env"]["TF_CONFIG"] = json.dumps(config)
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+            process = subprocess.Popen(command, **pipes, **options)
+            processes.append(running.enter_context(process))
+            running.callback(process.kill)
+        yield processes
+
+
+def _free_addresses(count):
+    with contextlib.ExitStack() as sockets:
+        # All at once: no two of them get the same port.
+        free = [sockets.enter_context(socket.socket()) for _ in range(count)]
+        for each in free:
+            each.bind(("localhost", 0))
+        return [f"localhost:{each.getsockname()[1]}" for each in free]

@@ -105,6 +105,28 @@ def test_a_ledger_of_other_attacks_or_images_is_refused(tmp_path):
         Ledger(X, ["first"]).restore(path)
 
 
+def test_attacks_are_told_the_numbers_of_the_images(victim):
+    attacks = {"first": Lift(0.1), "second": Lift(0.3)}
+    run(victim, attacks, numbers=np.arange(6) * 10 + 7)
+    assert attacks["first"].seen == [7, 17, 27, 37, 47]
+    assert attacks["second"].seen == [7, 17, 27, 37]
+
+
+def test_a_ledger_takes_over_what_was_done_to_some_rows(victim):
+    whole = run(victim, {"first": Lift(0.1), "second": Lift(0.3)})
+    together = Ledger(X, ["first", "second"])
+    for index, seconds in ((0, 5.0), (1, 3.0)):
+        rows = slice(index, None, 2)
+        share = Ledger(X[rows], ["first", "second"])
+        attacks = {"first": Lift(0.1), "second": Lift(0.3)}
+        run_cascade(victim, attacks, X[rows], Y[rows], 0, share)
+        share.seconds = seconds
+        together.take(rows, share)
+    for name in ("images", "broken_by", "done"):
+        np.testing.assert_array_equal(getattr(together, name), getattr(whole, name))
+    assert (together.finished, together.seconds) == (2, 5.0)
+
+
 def test_is_right_by_hand(victim):
     right = is_right(victim, X, np.array([0, 1, 0, 0, 0, 1]))
     assert right.tolist() == [True, False, True, True, True, True]

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 from small_networks import tiny_batch, tiny_network
 
-from advrush_tf.attacks.victim import Victim, as_logits_fn
+from advrush_tf.attacks.victim import StoppedError, Victim, as_logits_fn
 
 
 def test_predictions_are_the_models_in_inference_mode_whatever_the_number():
@@ -49,3 +49,14 @@ def test_a_full_batch_begins_with_the_images():
 def test_what_is_no_classifier_is_refused(outputs):
     with pytest.raises(ValueError, match="logits of shape"):
         Victim(lambda images: tf.zeros(outputs), (2, 2, 1), 4)
+
+
+def test_a_stopped_victim_does_not_answer():
+    victim = Victim(tiny_network(), (8, 8, 1), 6)
+    x = tf.constant(tiny_batch()[0])
+    victim.check_stop()
+    victim.logits(x)
+    victim.stop()
+    for look in (victim.check_stop, lambda: victim.logits(x)):
+        with pytest.raises(StoppedError):
+            look()

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -36,6 +36,7 @@ class Ledger:
     Args:
         x: (images, height, width, channels), the images as they were given.
         attacks: names of the attacks, in order.
+        evaluation: what the ledger is part of, as JSON types.
 
     Attributes:
         images: as `x`, what the attacks made of them.
@@ -46,8 +47,13 @@ class Ledger:
         seconds: wall time, without what was lost by interruptions.
     """
 
-    def __init__(self, x: np.ndarray, attacks: Sequence[str]):
-        self.attacks = tuple(attacks)
+    def __init__(
+        self,
+        x: np.ndarray,
+        attacks: Sequence[str],
+        evaluation: Mapping[str, Any] | None = None,
+    ):
+        self.attacks, self.evaluation = tuple(attacks), dict(evaluation or {})
         self.images = np.array(x, np.float32)
         self.broken_by = np.full(len(x), ROBUST, np.int16)
         self.done = np.zeros((len(attacks), len(x)), bool)
@@ -75,13 +81,23 @@ class Ledger:
         broken = (self.broken_by >= 0) & (self.broken_by < attacks)
         return ~broken & (self.broken_by != CLEAN)
 
+    def take(self, rows: slice, share: "Ledger") -> None:
+        """Takes over what a finished cascade did to these rows of the images.
+
+        The shares' cascades ran at the same time: it took as long as the longest.
+        """
+        self.images[rows], self.broken_by[rows] = share.images, share.broken_by
+        self.done[:, rows] = share.done
+        self.finished = share.finished
+        self.seconds = max(self.seconds, share.seconds)
+
     def save(self, path: Path) -> None:
         """Writes the ledger in one step.
 
         Raises:
             OSError: it could not be written; an earlier one is untouched.
         """
-        names = ("attacks", "finished", "seconds")
+        names = ("attacks", "evaluation", "finished", "seconds")
         notes = json.dumps({name: getattr(self, name) for name in names})
         with replacing(path) as file:
             np.savez(
@@ -92,7 +108,7 @@ class Ledger:
                 notes=np.asarray(notes),
             )
 
-    def restore(self, path: Path) -> None:
+    def restore(self, path: Path | BinaryIO) -> None:
         """Takes over a saved ledger of the same images and attacks.
 
         Raises:
@@ -102,12 +118,12 @@ class Ledger:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in ("images", "broken_by", "done")}
                 notes = json.loads(file["notes"].item())
-            names, finished = tuple(notes["attacks"]), int(notes["finished"])
-            seconds = float(notes["seconds"])
+            whose = tuple(notes["attacks"]), notes["evaluation"]
+            finished, seconds = int(notes["finished"]), float(notes["seconds"])
         except Exception as error:  # A damaged archive raises nearly everything.
             raise ValueError(f"{path} is damaged ({type(error).__name__})") from None
         same = all(getattr(self, n).shape == a.shape for n, a in arrays.items())
-        if not same or names != self.attacks:
+        if not same or whose != (self.attacks, self.evaluation):
             raise ValueError(f"{path} belongs to another evaluation")
         vars(self).update(arrays, finished=finished, seconds=seconds)
 
@@ -120,11 +136,12 @@ def run_cascade(
     seed: int,
     ledger: Ledger,
     all_images: bool = False,
+    numbers: np.ndarray | None = None,
     watch: Callable[[str, int, Any], Any] = lambda name, total, outcomes: outcomes,
 ) -> None:
     """Runs attacks in order, from where the ledger stands, on what still survives.
 
-    Every image's outcome depends on the seed and its place alone, so that a cascade
+    Every image's outcome depends on the seed and its number alone, so that a cascade
     that was interrupted ends as one that was not. What an attack says it broke counts
     only if the model, asked again, is wrong.
 
@@ -137,9 +154,12 @@ def run_cascade(
         ledger: of these images and attacks; it is updated.
         all_images: whether the first attack also gets the images that the model is
             wrong about: for what other models make of them.
+        numbers: (images,), those of the images in their data set, see
+            `Attack.outcomes`; by default 0, 1, 2, ...
         watch: given an attack's name, its number of images and its outcomes, gives
             the outcomes on: for progress bars, and to save the ledger meanwhile.
     """
+    numbers = np.arange(len(x)) if numbers is None else numbers
     if ledger.finished < 0:
         ledger.settle(is_right(victim, ledger.images, y))
     for place, (name, attack) in enumerate(attacks.items()):
@@ -149,7 +169,7 @@ def run_cascade(
         if all_images and place == 0:
             attacked |= ledger.broken_by == CLEAN
         rows = np.flatnonzero(attacked & ~ledger.done[place])
-        outcomes = attack.outcomes(victim, x[rows], y[rows], seed, rows)
+        outcomes = attack.outcomes(victim, x[rows], y[rows], seed, numbers[rows])
         for outcome in watch(name, len(rows), outcomes):
             ledger.note(place, outcome._replace(row=rows[outcome.row]))
         ledger.settle(is_right(victim, ledger.images, y))

@@ -168,11 +168,10 @@ class _Sweep:
     """One pass of an attack over images."""
 
     def __init__(self, attack, victim, x, y, seeds):
-        self._attack, self._x = attack, x
+        self._attack, self._victim, self._x = attack, victim, x
         self._y, self._seeds = y.astype(np.int32), seeds
         self._logits = victim.predict(x)
         self._size = _even(len(x) * attack.runs(victim.num_classes), victim.batch_size)
-        self._logits_fn = victim.logits
         self._schedule = Schedule(len(x), attack.runs(victim.num_classes))
         # Of images of which earlier runs go on: what was made, and if it broke them.
         self._made: dict[int, tuple[np.ndarray, bool]] = {}
@@ -180,9 +179,10 @@ class _Sweep:
     def run(self) -> Iterator[Outcome]:
         jobs: list[Job | None] = [self._schedule.next() for _ in range(self._size)]
         slots = self._slots(jobs)
-        begin, renew, advance = _compiled(self._attack, self._logits_fn, slots)
+        begin, renew, advance = _compiled(self._attack, self._victim.logits, slots)
         progress = begin(slots)
         while any(jobs):
+            self._victim.check_stop()
             progress = advance(slots, progress)
             index, broken = progress.index.numpy(), progress.broken.numpy()
             ended = index >= self._attack.steps

@@ -10,6 +10,10 @@ import tensorflow as tf
 LogitsFn = Callable[[tf.Tensor], tf.Tensor]
 
 
+class StoppedError(RuntimeError):
+    """An attack was ended by `Victim.stop`."""
+
+
 def as_logits_fn(model: Any) -> LogitsFn:
     """A function from images to logits: a Keras model's inference mode, or itself."""
     if isinstance(model, keras.Layer):
@@ -36,19 +40,42 @@ class Victim:
         self.image_shape = tuple(image_shape)
         self.batch_size = batch_size
 
+        self._stopped = False
+
         @tf.function(autograph=False)
         def logits(images: tf.Tensor) -> tf.Tensor:
             return tf.cast(logits_fn(images), images.dtype)
 
-        self.logits: LogitsFn = logits
+        self._logits = logits
         spec = tf.TensorSpec((batch_size, *self.image_shape), tf.float32)
-        shape = self.logits.get_concrete_function(spec).output_shapes
+        shape = self._logits.get_concrete_function(spec).output_shapes
         if shape.rank != 2 or (shape[1] or 0) < 2:
             raise ValueError(
                 "the model must give logits of shape (batch, classes), with two "
                 f"classes or more, not {shape}"
             )
         self.num_classes = int(shape[1])
+
+    def logits(self, images: tf.Tensor) -> tf.Tensor:
+        """Logits of a batch of images, (batch, classes), in their arithmetic.
+
+        Raises:
+            StoppedError: as `check_stop`; only outside of graphs.
+        """
+        self.check_stop()
+        return self._logits(images)
+
+    def stop(self) -> None:
+        """Ends all attacks on the model, also in other threads.
+
+        That is within a few steps, or of CleverHans' attacks within a batch.
+        """
+        self._stopped = True
+
+    def check_stop(self) -> None:
+        """Raises StoppedError after `stop`: for attacks whose steps are graphs."""
+        if self._stopped:
+            raise StoppedError
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Logits of any number of images, (images, classes)."""
