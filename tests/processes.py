@@ -29,11 +29,16 @@ def _launcher(name, arguments):
 
 def assert_is_one_error(result, words):
     """Checks that a launcher refused its input, in one line that has these words."""
-    assert result.returncode == 2
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert_is_one_error_of(result, result.stderr, 2, words)
+
+
+def assert_is_one_error_of(process, output, code, words):
+    """Checks that a launcher ended with a code and one line that has these words."""
+    assert process.returncode == code
+    errors = [line for line in output.splitlines() if line.startswith("error:")]
     assert len(errors) == 1
     assert words in errors[0]
-    assert "Traceback" not in result.stderr
+    assert "Traceback" not in output
 
 
 def kill_and_resume(name, settings, workdir, result, mark="checkpoints/epoch_0001.npz"):
@@ -131,13 +136,14 @@ def assert_loads_in_a_new_process(network, x, folder, *conditions):
 
 
 @contextlib.contextmanager
-def workers(name, settings, workdirs):
+def workers(name, settings, workdirs, **last):
     """Starts a run on worker processes of this machine, the chief first.
 
     Args:
         name: of the launcher.
         settings: the run's flags.
         workdirs: each worker's folder.
+        **last: flags that the last worker has in place of the others'.
 
     Yields:
         The processes, whose output is piped; none outlives the `with` statement.
@@ -146,7 +152,8 @@ def workers(name, settings, workdirs):
     with contextlib.ExitStack() as running:
         processes = []
         for index, workdir in enumerate(workdirs):
-            flags = _flags(settings | {"strategy": "multiworker"}, workdir)
+            own = last if index == len(workdirs) - 1 else {}
+            flags = _flags(settings | {"strategy": "multiworker"} | own, workdir)
             command, options = _launcher(name, flags)
             task = {"type": "worker", "index": index}
             config = {"cluster": {"worker": addresses}, "task": task}
