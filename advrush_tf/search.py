@@ -38,6 +38,8 @@ class AdvRushSearchModel(keras.Model):
         primitives: candidate operations.
         mean, std: per channel, in [0, 1]; the images are normalised by them inside the
             model. None does not normalise.
+        recompute_cells: whether the backward pass runs each cell again instead of
+            keeping what it computed: less memory, more time.
 
     Call arguments:
         x: (batch, height, width, channels), float in [0, 1].
@@ -63,6 +65,7 @@ class AdvRushSearchModel(keras.Model):
         primitives: Sequence[str] = PRIMITIVES,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        recompute_cells: bool = False,
         **kwargs: Any,
     ):
         kwargs.setdefault("autocast", False)
@@ -92,6 +95,7 @@ class AdvRushSearchModel(keras.Model):
             "primitives": tuple(primitives),
             "mean": None if mean is None else tuple(mean),
             "std": None if std is None else tuple(std),
+            "recompute_cells": recompute_cells,
         }
         self.supernet = Supernet(
             num_classes,
@@ -100,6 +104,7 @@ class AdvRushSearchModel(keras.Model):
             num_nodes,
             stem_multiplier,
             tuple(primitives),
+            recompute_cells,
             dtype=self.dtype_policy,
             name="supernet",
         )
