@@ -254,8 +254,11 @@ class CellNetwork(ImageClassifier):
         drop = self._drop if training and self._config["drop_path"] > 0 else None
         features = second
         for position, cell in enumerate(self.cells):
-            run = self._recomputed(cell) if self._config["recompute_cells"] else cell
-            output = run(first, second, drop=drop, training=training)
+            if self._config["recompute_cells"]:
+                run = self._recomputed(cell)
+                output = run((first, second), drop=drop, training=training)
+            else:
+                output = cell(first, second, drop=drop, training=training)
             first, second = second, output
             if position == self._auxiliary_cell:
                 features = output

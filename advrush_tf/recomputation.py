@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from tensorflow.python.eager import record
 
 
 def recomputed(
@@ -27,22 +28,22 @@ def recomputed(
         others: variables, not trainable, that the call reads beside the layer's own.
 
     Returns:
-        A function of tensors, by position, and of whatever else the layer takes, by
-        name, that returns one tensor.
+        A function of a sequence of tensors and of further single ones, which the layer
+        takes in this order, and of whatever else it takes, by name; it returns one
+        tensor.
     """
     trainable = layer.trainable_variables
     state = [*layer.non_trainable_variables, *others]
 
-    def call(*inputs: tf.Tensor, **fixed: Any) -> tf.Tensor:
+    def call(images: Sequence[tf.Tensor], *parameters: tf.Tensor, **fixed: Any):
         before = _values(state)
 
-        def run(*arguments):
-            *tensors, weights = arguments
+        def run(images, parameters, weights):
             values = zip((*trainable, *state), (*weights, *before), strict=True)
             with keras.StatelessScope(list(values)) as scope:
-                return layer(*tensors, **fixed), scope
+                return layer(*images, *parameters, **fixed), scope
 
-        arguments = (*inputs, _values(trainable))
+        arguments = [list(images), list(parameters), _values(trainable)]
         output, scope = run(*_detached(arguments))
         for variable, value in zip(state, before, strict=True):
             after = scope.get_current_value(variable)
@@ -62,35 +63,52 @@ def _detached(structure: Any) -> Any:
     return tf.nest.map_structure(tf.stop_gradient, structure)
 
 
-def _differentiable(value: Any, function: Callable[..., Any], arguments: tuple) -> Any:
-    """`value`, which is `function(*arguments)`, with the gradient of the function."""
+def _differentiable(
+    value: Any, function: Callable[..., Any], arguments: list[list[tf.Tensor]]
+) -> Any:
+    """`value`, which is `function(*arguments)`, with the gradient of the function.
+
+    What is differentiated in one argument alone costs no gradient of the others.
+    """
+    # Whom no tape watches needs no gradient: the attack of a fit none of the weights.
+    wanted = [i for i, a in enumerate(arguments) if record.should_record_backprop(a)]
+    if not wanted:
+        return value
 
     @tf.custom_gradient
     def attach(*_):
-        return value, lambda *dy: tf.nest.flatten(
-            _gradients(function, arguments, tf.nest.pack_sequence_as(value, dy))
-        )
+        def gradient(*dy):
+            return tf.nest.flatten(_gradients(function, arguments, wanted, list(dy)))
 
-    return attach(*tf.nest.flatten(arguments))
+        return value, gradient
+
+    return attach(*tf.nest.flatten([arguments[i] for i in wanted]))
 
 
-def _gradients(function: Callable[..., Any], arguments: tuple, dy: Any) -> list[Any]:
-    """Gradients in each argument, which can be differentiated by recomputation."""
+def _gradients(
+    function: Callable[..., Any],
+    arguments: list[list[tf.Tensor]],
+    wanted: list[int],
+    dy: list[tf.Tensor],
+) -> list[list[tf.Tensor]]:
+    """The gradient in each wanted argument, itself differentiable by recomputation."""
 
-    def backward(*everything):
-        *inputs, dy = everything
+    def backward(wanted, arguments, dy):
+        sources = [arguments[i] for i in wanted]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(inputs)
-            y = function(*inputs)
-        return tape.gradient(y, inputs, dy, unconnected_gradients="zero")
+            tape.watch(sources)
+            y = tf.nest.flatten(function(*arguments))
+        return tape.gradient(y, sources, dy, unconnected_gradients="zero")
 
-    everything = (*arguments, dy)
     # The second run must wait for the backward pass to arrive, and its operations must
     # not look to an optimiser of graphs like those of the first.
-    with tf.control_dependencies(tf.nest.flatten(dy)):
-        delayed = tf.nest.map_structure(tf.identity, _detached(everything))
-    # One by one, so that a graph computes only those that somebody reads.
+    with tf.control_dependencies(dy):
+        delayed = _detached([arguments, dy])
     return [
-        _differentiable(value, lambda *a, i=i: backward(*a)[i], everything)
-        for i, value in enumerate(backward(*delayed))
+        _differentiable(
+            value,
+            lambda *a, i=i: backward([i], a[:-1], a[-1])[0],
+            [*arguments, dy],
+        )
+        for i, value in zip(wanted, backward(wanted, *delayed), strict=True)
     ]

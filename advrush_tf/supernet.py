@@ -212,7 +212,10 @@ class Supernet(Block):
         first = second = self.stem(x, training=training)
         for cell in self.cells:
             weights = reduce if cell.reduction else normal
-            run = recomputed(cell) if self.recompute_cells else cell
-            output = run(first, second, weights, training=training)
+            if self.recompute_cells:
+                run = recomputed(cell)
+                output = run((first, second), weights, training=training)
+            else:
+                output = cell(first, second, weights, training=training)
             first, second = second, output
         return self.classifier(tf.reduce_mean(second, [1, 2]))
