@@ -21,6 +21,7 @@ from advrush_tf.inputs import (
     normalise,
 )
 from advrush_tf.penalty import curvature_penalty
+from advrush_tf.pieces import mean_over_pieces
 from advrush_tf.supernet import Supernet
 
 
@@ -193,6 +194,7 @@ class AdvRushSearchModel(keras.Model):
         h: float = 1.5,
         warmup_epochs: int = 50,
         squared: bool = False,
+        penalty_batch: int | None = None,
         run_eagerly: bool = False,
         jit_compile: bool = False,
     ) -> None:
@@ -209,6 +211,8 @@ class AdvRushSearchModel(keras.Model):
             h: length of the penalty's probe, in normalised input units.
             warmup_epochs: epochs without the penalty.
             squared: penalise the squared norm (CURE) instead of the norm.
+            penalty_batch: images of which the penalty is computed at a time, a divisor
+                of the batch, for less memory; None takes the whole batch at once.
             run_eagerly: whether to run without compiling to graphs.
             jit_compile: whether to compile with XLA (all but the penalty, for whose
                 max poolings XLA has no second derivative).
@@ -222,6 +226,8 @@ class AdvRushSearchModel(keras.Model):
         for name, value in (("lambda_", lambda_), ("h", h)):
             if not 0 < value < np.inf:
                 raise ValueError(f"{name} must be positive and finite, not {value}")
+        if penalty_batch is not None and penalty_batch < 1:
+            raise ValueError(f"penalty_batch must be 1 or more, not {penalty_batch}")
         super().compile(
             optimizer=optimizer or optimizers.MomentumSGD(),
             run_eagerly=run_eagerly,
@@ -237,6 +243,7 @@ class AdvRushSearchModel(keras.Model):
             "h": h,
             "warmup_epochs": warmup_epochs,
             "squared": squared,
+            "penalty_batch": penalty_batch,
         }
         # Keras would build the optimizer for all trainable variables, alphas included.
         self.optimizer.build(self.network_weights)
@@ -410,7 +417,14 @@ class AdvRushSearchModel(keras.Model):
 
     def _penalty_gradients(self, x, y):
         """The penalty lambda * mean(r), and gamma times its gradient."""
+        size, dtype = self._penalty["penalty_batch"], self.variable_dtype
+        dtypes = dtype, [dtype for _ in self.alphas]
+        penalty, gradients = mean_over_pieces(
+            self._piece_of_penalty, (x, y), size, dtypes
+        )
+        return penalty, [self.gamma * g for g in gradients]
 
+    def _piece_of_penalty(self, x, y):
         def loss():
             values = curvature_penalty(
                 lambda inputs: self._logits(inputs, training=False),
@@ -421,8 +435,7 @@ class AdvRushSearchModel(keras.Model):
             )
             return [self._penalty["lambda_"] * tf.reduce_mean(values)]
 
-        penalty, gradients = self._gradients(loss, self.alphas)
-        return penalty, [self.gamma * g for g in gradients]
+        return self._gradients(loss, self.alphas)
 
     def _update_alphas(self, gradients):
         self.alpha_optimizer.apply(gradients, self.alphas)
