@@ -53,6 +53,7 @@ def build_model(settings: SearchSettings, dataset: ImageDataset) -> AdvRushSearc
             primitives=settings.primitives,
             mean=dataset.mean,
             std=dataset.std,
+            recompute_cells=settings.recompute_cells,
             dtype=settings.precision.value,
         )
     except ValueError as error:
@@ -84,6 +85,7 @@ def compile_model(
         h=settings.h,
         warmup_epochs=settings.warmup_epochs,
         squared=settings.penalty is Penalty.SQUARED_NORM,
+        penalty_batch=settings.penalty_batch or None,
         jit_compile=settings.jit_compile,
     )
 

@@ -86,6 +86,15 @@ class Settings:
         for name in names:
             self.require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
 
+    def require_recomputation(self) -> None:
+        """Raises UserError where `recompute_cells` is asked for in vain."""
+        values = vars(self)
+        self.require(
+            "recompute_cells",
+            not (values["recompute_cells"] and values["jit_compile"]),
+            "false with --jit_compile, as XLA merges the second run with the first",
+        )
+
     def require_seed(self) -> None:
         """Raises UserError where `seed` does not fit all random generators."""
         self.require_not_negative("seed")

@@ -39,8 +39,23 @@ def test_defaults_are_the_official_recipe():
         ("alpha_beta_1", 1.0),
         ("primitives", ("none",)),
         ("primitives", ("sep_conv_9x9",)),
+        ("penalty_batch", -8),
+        ("penalty_batch", 12),
+        ("penalty_batch", 64),
     ],
 )
 def test_out_of_range_values_are_named(name, value):
     with pytest.raises(UserError, match=name):
         SearchSettings(**{name: value})
+
+
+def test_a_penalty_batch_divides_the_batch():
+    assert SearchSettings(batch_size=24, penalty_batch=8).penalty_batch == 8
+    with pytest.raises(UserError, match=r"penalty_batch is 5.* batch_size, 24"):
+        SearchSettings(batch_size=24, penalty_batch=5)
+
+
+def test_recomputation_is_not_for_xla():
+    SearchSettings(recompute_cells=True)
+    with pytest.raises(UserError, match=r"recompute_cells is True.* --jit_compile"):
+        SearchSettings(recompute_cells=True, jit_compile=True)
