@@ -80,9 +80,10 @@ class Block(keras.layers.Layer):
 
 def update_running(variable: keras.Variable, batch_value: tf.Tensor) -> None:
     """Moves a running statistic towards the batch's by 1 - momentum."""
-    handle = variable.value
-    step = constant(1 - kernels.BN_MOMENTUM, handle.dtype)
-    handle.assign_sub((handle - batch_value) * step)
+    value = variable.value
+    step = constant(1 - kernels.BN_MOMENTUM, value.dtype)
+    # Through Keras, whose stateless scope a recomputation uses.
+    variable.assign(value - (value - batch_value) * step)
 
 
 def inverse_deviation(variance: keras.Variable) -> tf.Tensor:

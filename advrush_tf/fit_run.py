@@ -91,6 +91,7 @@ def build_network(
             "auxiliary": bool(settings.auxiliary_weight),
             "drop_path": settings.drop_path,
             "seed": settings.seed,
+            "recompute_cells": settings.recompute_cells,
         }
         return CellNetwork(**cells, **common)
     except ValueError as error:

@@ -34,7 +34,7 @@ class FitSettings(Settings):
         dataset: name or path of the data set, see `load_dataset`.
         image_size: side of the images in pixels, see `load_dataset`.
         genotype: name or path of the genotype, see `get_genotype`.
-        stem, init_channels, num_cells, drop_path: see `CellNetwork`.
+        stem, init_channels, num_cells, drop_path, recompute_cells: see `CellNetwork`.
         auxiliary_weight: of the auxiliary head's loss, 0 for no head.
         normalise: whether the network normalises by the data set's mean and deviation.
         batch_size: images per batch.
@@ -75,6 +75,7 @@ class FitSettings(Settings):
     stem: Stem | None
     init_channels: int
     num_cells: int | None
+    recompute_cells: bool | None
     drop_path: float | None
     auxiliary_weight: float | None
     normalise: bool
@@ -115,6 +116,7 @@ class FitSettings(Settings):
         self.require_not_negative(*self._given(_NOT_NEGATIVE))
         self.require_share(*self._given(_SHARES))
         self.require_seed()
+        self.require_recomputation()
         self.require("epsilon", self.epsilon <= 1, "at most 1, as images are in [0, 1]")
         self.require(
             "validation_portion", 0 < self.validation_portion < 1, "between 0 and 1"

@@ -14,6 +14,7 @@ from advrush_tf.classifier import ImageClassifier
 from advrush_tf.fixed_cell import FixedCell
 from advrush_tf.genotypes import Genotype, get_genotype
 from advrush_tf.inputs import check_architecture
+from advrush_tf.recomputation import recomputed
 
 STEM_MULTIPLIER = 3  # Width of the CIFAR stem, in `init_channels`.
 
@@ -113,6 +114,8 @@ class CellNetwork(ImageClassifier):
             example in training; see `schedule_drop_path`.
         mean, std, provenance: see `ImageClassifier`; call arguments and output too.
         seed: of the dropped paths.
+        recompute_cells: whether the backward pass runs each cell again instead of
+            keeping what it computed: less memory, more time.
 
     Raises:
         ValueError: a number is out of range or the images are too small.
@@ -134,6 +137,7 @@ class CellNetwork(ImageClassifier):
         std: Sequence[float] | None = None,
         seed: int | None = None,
         provenance: Mapping[str, Any] | None = None,
+        recompute_cells: bool = False,
         **kwargs: Any,
     ):
         stem = _as_stem(stem)
@@ -156,6 +160,7 @@ class CellNetwork(ImageClassifier):
             "auxiliary": auxiliary,
             "drop_path": drop_path,
             "seed": seed,
+            "recompute_cells": recompute_cells,
         }
         if drop_path > 0:
             self._add_drop_path()
@@ -252,12 +257,21 @@ class CellNetwork(ImageClassifier):
         drop = self._drop if training and self._config["drop_path"] > 0 else None
         features = second
         for position, cell in enumerate(self.cells):
-            output = cell(first, second, drop=drop, training=training)
+            if self._config["recompute_cells"]:
+                run = self._recomputed(cell)
+                output = run((first, second), drop=drop, training=training)
+            else:
+                output = cell(first, second, drop=drop, training=training)
             first, second = second, output
             if position == self._auxiliary_cell:
                 features = output
         logits = self.classifier(tf.reduce_mean(second, [1, 2]))
         return tf.cast(logits, self.variable_dtype), features
+
+    def _recomputed(self, cell):
+        if self._config["drop_path"] == 0:
+            return recomputed(cell)
+        return recomputed(cell, [self.drop_path_rate, self.seed_generator.state])
 
     def _stem(self, x, training):
         outputs = []

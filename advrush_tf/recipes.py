@@ -129,6 +129,7 @@ NETWORKS: Mapping[NetworkName, Mapping[str, Any]] = {
         "stem": Stem.CIFAR,
         "init_channels": 36,
         "num_cells": 20,
+        "recompute_cells": False,
     },
     NetworkName.IMAGENET: {
         "genotype": "ADVRUSH",
@@ -144,6 +145,7 @@ NETWORKS: Mapping[NetworkName, Mapping[str, Any]] = {
         "stem": None,
         "init_channels": 64,
         "num_cells": None,
+        "recompute_cells": None,
         "drop_path": None,
         "auxiliary_weight": None,
     },

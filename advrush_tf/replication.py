@@ -41,7 +41,24 @@ def batch_share(values: tf.Tensor) -> tf.Tensor:
     """
     if num_replicas() == 1:
         return tf.reduce_mean(values)
-    return tf.reduce_sum(values) / total(tf.cast(tf.shape(values)[0], values.dtype))
+    return tf.reduce_sum(values) / total(_count(values, values.dtype))
+
+
+def share_of_batch(examples: tf.Tensor, dtype: Any) -> tf.Tensor | float:
+    """The part of the whole batch that this replica's examples are, in [0, 1].
+
+    Args:
+        examples: (batch, ...), of this replica.
+        dtype: of the result.
+    """
+    if num_replicas() == 1:
+        return 1.0
+    count = _count(examples, dtype)
+    return count / total(count)
+
+
+def _count(examples: tf.Tensor, dtype: Any) -> tf.Tensor:
+    return tf.cast(tf.shape(examples)[0], dtype)
 
 
 def of_all(values: tf.Tensor) -> tf.Tensor:

@@ -21,6 +21,7 @@ from advrush_tf.inputs import (
     normalise,
 )
 from advrush_tf.penalty import curvature_penalty
+from advrush_tf.pieces import mean_over_pieces
 from advrush_tf.replicated_model import ReplicatedModel
 from advrush_tf.supernet import Supernet
 
@@ -40,6 +41,8 @@ class AdvRushSearchModel(ReplicatedModel):
         mean, std: per channel, in [0, 1]; the images are normalised by them inside the
             model. None does not normalise.
         synchronized: see `Block`.
+        recompute_cells: whether the backward pass runs each cell again instead of
+            keeping what it computed: less memory, more time.
 
     Call arguments:
         x: (batch, height, width, channels), float in [0, 1].
@@ -66,6 +69,7 @@ class AdvRushSearchModel(ReplicatedModel):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         synchronized: bool = True,
+        recompute_cells: bool = False,
         **kwargs: Any,
     ):
         kwargs.setdefault("autocast", False)
@@ -96,6 +100,7 @@ class AdvRushSearchModel(ReplicatedModel):
             "mean": None if mean is None else tuple(mean),
             "std": None if std is None else tuple(std),
             "synchronized": synchronized,
+            "recompute_cells": recompute_cells,
         }
         self.supernet = Supernet(
             num_classes,
@@ -104,6 +109,7 @@ class AdvRushSearchModel(ReplicatedModel):
             num_nodes,
             stem_multiplier,
             tuple(primitives),
+            recompute_cells,
             dtype=self.dtype_policy,
             synchronized=synchronized,
             name="supernet",
@@ -193,6 +199,7 @@ class AdvRushSearchModel(ReplicatedModel):
         h: float = 1.5,
         warmup_epochs: int = 50,
         squared: bool = False,
+        penalty_batch: int | None = None,
         run_eagerly: bool = False,
         jit_compile: bool = False,
     ) -> None:
@@ -209,6 +216,8 @@ class AdvRushSearchModel(ReplicatedModel):
             h: length of the penalty's probe, in normalised input units.
             warmup_epochs: epochs without the penalty.
             squared: penalise the squared norm (CURE) instead of the norm.
+            penalty_batch: images of which a replica computes the penalty at a time, a
+                divisor of its part of the batch, for less memory; None takes all.
             run_eagerly: whether to run without compiling to graphs.
             jit_compile: whether to compile with XLA (all but the penalty, for whose
                 max poolings XLA has no second derivative).
@@ -222,6 +231,8 @@ class AdvRushSearchModel(ReplicatedModel):
         for name, value in (("lambda_", lambda_), ("h", h)):
             if not 0 < value < np.inf:
                 raise ValueError(f"{name} must be positive and finite, not {value}")
+        if penalty_batch is not None and penalty_batch < 1:
+            raise ValueError(f"penalty_batch must be 1 or more, not {penalty_batch}")
         self.compile_with(
             optimizer or optimizers.MomentumSGD(), run_eagerly, jit_compile
         )
@@ -234,6 +245,7 @@ class AdvRushSearchModel(ReplicatedModel):
             "h": h,
             "warmup_epochs": warmup_epochs,
             "squared": squared,
+            "penalty_batch": penalty_batch,
         }
         # Keras would build the optimizer for all trainable variables, alphas included.
         self.optimizer.build(self.network_weights)
@@ -408,7 +420,17 @@ class AdvRushSearchModel(ReplicatedModel):
 
     def _penalty_gradients(self, x, y):
         """The penalty lambda * mean(r), and gamma times its gradient."""
+        size, dtype = self._penalty["penalty_batch"], self.variable_dtype
+        dtypes = dtype, [dtype for _ in self.alphas]
+        means = mean_over_pieces(self._piece_of_penalty, (x, y), size, dtypes)
+        # Not in the pieces: there is no sum over replicas in a loop.
+        share = replication.share_of_batch(x, dtype)
+        penalty, gradients = replication.total(
+            tf.nest.map_structure(lambda mean: share * mean, means)
+        )
+        return penalty, [self.gamma * g for g in gradients]
 
+    def _piece_of_penalty(self, x, y):
         def loss():
             values = curvature_penalty(
                 lambda inputs: self._logits(inputs, training=False),
@@ -417,11 +439,9 @@ class AdvRushSearchModel(ReplicatedModel):
                 self._penalty["h"],
                 self._penalty["squared"],
             )
-            return [self._penalty["lambda_"] * replication.batch_share(values)]
+            return [self._penalty["lambda_"] * tf.reduce_mean(values)]
 
-        shares = self._gradients(loss, self.alphas)
-        penalty, gradients = replication.total(shares)
-        return penalty, [self.gamma * g for g in gradients]
+        return self._gradients(loss, self.alphas)
 
     def _update_alphas(self, gradients):
         # Optimizers add up what the replicas give them.

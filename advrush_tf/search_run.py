@@ -56,6 +56,7 @@ def build_model(settings: SearchSettings, dataset: ImageDataset) -> AdvRushSearc
             mean=dataset.mean,
             std=dataset.std,
             synchronized=settings.sync_batch_norm,
+            recompute_cells=settings.recompute_cells,
             dtype=settings.precision.value,
         )
     except ValueError as error:
@@ -87,6 +88,7 @@ def compile_model(
         h=settings.h,
         warmup_epochs=settings.warmup_epochs,
         squared=settings.penalty is Penalty.SQUARED_NORM,
+        penalty_batch=settings.penalty_batch or None,
         jit_compile=settings.jit_compile,
     )
 
@@ -163,6 +165,7 @@ def _run_search(
 ) -> Genotype:
     dataset = load_dataset(settings.dataset, data_dir, settings.image_size)
     devices.check(settings.batch_size, settings.jit_compile)
+    settings.check_replicas(devices.num_replicas)
     devices.agree(settings.to_dict())
     with devices.scope():
         model = build_model(settings, dataset)

@@ -41,6 +41,11 @@ class SearchSettings(Settings):
         lambda_: factor inside the penalty.
         h: length of the probe in normalised input units.
         penalty: norm or squared norm.
+        penalty_batch: images of which a device computes the penalty at a time, a
+            divisor of its part of a batch; 0 for all at once. The sum is the same, the
+            memory is not.
+        recompute_cells: whether the backward pass runs each cell again instead of
+            keeping what it computed: less memory, more time.
         seed: of split, order, augmentation and initial weights.
         precision: arithmetic of the supernet.
         jit_compile: whether to compile with XLA, all but the penalty.
@@ -76,6 +81,8 @@ class SearchSettings(Settings):
     lambda_: float = 4.0
     h: float = 1.5
     penalty: Penalty = Penalty.NORM
+    penalty_batch: int = 0
+    recompute_cells: bool = False
     seed: int = 0
     precision: Precision = Precision.FLOAT32
     jit_compile: bool = False
@@ -87,6 +94,7 @@ class SearchSettings(Settings):
         self.require_not_negative(*_NOT_NEGATIVE)
         self.require_share("momentum", "alpha_beta_1", "alpha_beta_2")
         self.require_seed()
+        self.require_recomputation()
         self.require("train_portion", 0 < self.train_portion < 1, "between 0 and 1")
         self.require(
             "learning_rate_min",
@@ -98,10 +106,24 @@ class SearchSettings(Settings):
             self.warmup_epochs <= self.epochs,
             f"at most epochs, {self.epochs}",
         )
+        self.require(
+            "penalty_batch",
+            self.penalty_batch == 0 or self.batch_size % self.penalty_batch == 0,
+            f"0 or a divisor of batch_size, {self.batch_size}",
+        )
         try:
             check_primitives(self.primitives)
         except ValueError as error:
             raise UserError(f"--primitives: {error}") from None
+
+    def check_replicas(self, replicas: int) -> None:
+        """Raises UserError where `penalty_batch` does not fit a replica's images."""
+        own, size = self.batch_size // replicas, self.penalty_batch
+        self.require(
+            "penalty_batch",
+            size == 0 or size >= own or own % size == 0,
+            f"0 or a divisor of {own}, each replica's part of a batch",
+        )
 
 
 _POSITIVE = (
@@ -111,5 +133,5 @@ _POSITIVE = (
 )
 _NOT_NEGATIVE = (
     *("warmup_epochs", "cutout", "learning_rate_min", "weight_l2", "clip_norm"),
-    *("alpha_l2", "gamma"),
+    *("alpha_l2", "gamma", "penalty_batch"),
 )

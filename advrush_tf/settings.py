@@ -91,6 +91,15 @@ class Settings:
         size = vars(self)["image_size"]
         self.require("image_size", size is None or size > 0, "more than 0")
 
+    def require_recomputation(self) -> None:
+        """Raises UserError where `recompute_cells` is asked for in vain."""
+        values = vars(self)
+        self.require(
+            "recompute_cells",
+            not (values["recompute_cells"] and values["jit_compile"]),
+            "false with --jit_compile, as XLA merges the second run with the first",
+        )
+
     def require_seed(self) -> None:
         """Raises UserError where `seed` does not fit all random generators."""
         self.require_not_negative("seed")

@@ -9,6 +9,7 @@ from advrush_tf import kernels
 from advrush_tf.blocks import PACKAGE, Block, ConvBatchNorm, Preprocess
 from advrush_tf.cells import PRIMITIVES, num_edges, reduction_cells
 from advrush_tf.mixed import MixedEdges
+from advrush_tf.recomputation import recomputed
 
 
 def leaving_edges(state: int, num_nodes: int) -> list[int]:
@@ -104,6 +105,8 @@ class Supernet(Block):
         num_nodes: intermediate nodes of a cell.
         stem_multiplier: the stem has `stem_multiplier * init_channels` channels.
         primitives: candidate operations.
+        recompute_cells: whether the backward pass runs each cell again instead of
+            keeping what it computed.
 
     Call arguments:
         x: (batch, height, width, image channels), normalised images.
@@ -122,6 +125,7 @@ class Supernet(Block):
         "num_nodes",
         "stem_multiplier",
         "primitives",
+        "recompute_cells",
     )
 
     def __init__(
@@ -132,6 +136,7 @@ class Supernet(Block):
         num_nodes: int = 4,
         stem_multiplier: int = 3,
         primitives: tuple[str, ...] = PRIMITIVES,
+        recompute_cells: bool = False,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -141,6 +146,7 @@ class Supernet(Block):
         self.num_nodes = num_nodes
         self.stem_multiplier = stem_multiplier
         self.primitives = tuple(primitives)
+        self.recompute_cells = recompute_cells
 
     def build(self, input_shape):
         shape = (num_edges(self.num_nodes), len(self.primitives))
@@ -206,6 +212,10 @@ class Supernet(Block):
         first = second = self.stem(x, training=training)
         for cell in self.cells:
             weights = reduce if cell.reduction else normal
-            output = cell(first, second, weights, training=training)
+            if self.recompute_cells:
+                run = recomputed(cell)
+                output = run((first, second), weights, training=training)
+            else:
+                output = cell(first, second, weights, training=training)
             first, second = second, output
         return self.classifier(tf.reduce_mean(second, [1, 2]))

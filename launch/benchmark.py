@@ -4,9 +4,9 @@ import concurrent.futures
 import enum
 import multiprocessing
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 
@@ -44,6 +44,18 @@ for _name, _help in {
     "batch_size": "Images per batch; by default the official recipe's.",
 }.items():
     flags.DEFINE_integer(_name, None, _help, lower_bound=1)
+_RECOMPUTE = flags.DEFINE_multi_enum(
+    "recompute_cells",
+    ["false"],
+    ["false", "true"],
+    "Whether each cell runs again in the backward pass, may be repeated.",
+)
+_PENALTY_BATCH = flags.DEFINE_multi_integer(
+    "penalty_batch",
+    [0],
+    "Images of the penalty at a time, 0 for all at once, may be repeated.",
+    lower_bound=0,
+)
 _IMAGE_SIZE = flags.DEFINE_integer(
     "image_size", 32, "Side of the RGB images in pixels.", lower_bound=8
 )
@@ -55,27 +67,67 @@ _JIT_COMPILE = flags.DEFINE_bool(
 )
 
 
-def measure(part: Part, kind: str, values: Mapping[str, Any]) -> profiling.StepCost:
+class Row(NamedTuple):
+    """One kind of step, and how its memory is saved.
+
+    Attributes:
+        part: what it is a step of.
+        kind: one of the part's kinds.
+        recompute_cells: see `Supernet`.
+        penalty_batch: see `AdvRushSearchModel.compile`; 0 takes the whole batch.
+    """
+
+    part: Part
+    kind: str
+    recompute_cells: bool
+    penalty_batch: int
+
+    @property
+    def label(self) -> str:
+        """The kind and its options, in words."""
+        options = self.kind
+        if self.penalty_batch:
+            options += f", {self.penalty_batch} at a time"
+        return options + (", recomputed" if self.recompute_cells else "")
+
+
+def rows() -> Iterator[Row]:
+    """The rows that the flags ask for."""
+    for part in _PARTS.value:
+        # The reference is written without cells.
+        again = ["false"] if part is Part.PER_EDGE else _RECOMPUTE.value
+        for kind in profiling.FIT_PARTS if part is Part.FIT else profiling.STEPS:
+            penalised = "penalty_gradients" in profiling.STEPS.get(kind, ())
+            for recompute in again:
+                for size in _PENALTY_BATCH.value if penalised else [0]:
+                    yield Row(part, kind, recompute == "true", size)
+
+
+def measure(row: Row, values: Mapping[str, Any]) -> profiling.StepCost:
     """Measures one kind of step; runs in a process of its own, for its peak memory."""
     size = values["init_channels"], values["num_cells"]
     side, batch_size, repeats = (
         values[name] for name in ("image_size", "batch_size", "repeats")
     )
-    if part is Part.FIT:
-        network = CellNetwork("ADVRUSH", 10, (side, side, 3), *size)
+    if row.part is Part.FIT:
+        network = CellNetwork(
+            "ADVRUSH", 10, (side, side, 3), *size, recompute_cells=row.recompute_cells
+        )
         return profiling.measure_fit_part(
-            network, kind, batch_size, repeats, values["jit_compile"]
+            network, row.kind, batch_size, repeats, values["jit_compile"]
         )
     model_class = AdvRushSearchModel
-    if part is Part.PER_EDGE:
+    if row.part is Part.PER_EDGE:
         # The reference belongs to the tests, which are not installed.
         sys.path.append(str(Path(__file__).parent.parent / "tests"))
         from per_edge import PerEdgeSearchModel
 
         model_class = PerEdgeSearchModel
-    model = model_class(10, (side, side, 3), *size)
-    model.compile(jit_compile=values["jit_compile"])
-    return profiling.measure_search_step(model, kind, batch_size, repeats)
+    model = model_class(10, (side, side, 3), *size, recompute_cells=row.recompute_cells)
+    model.compile(
+        penalty_batch=row.penalty_batch or None, jit_compile=values["jit_compile"]
+    )
+    return profiling.measure_search_step(model, row.kind, batch_size, repeats)
 
 
 def _in_own_process(*arguments) -> profiling.StepCost:
@@ -92,24 +144,23 @@ def main() -> None:
         "| part | step | graph nodes | tracing, s | first run, s | step, s | "
         "peak memory, GB |\n|---|---|---|---|---|---|---|"
     )
-    for part in _PARTS.value:
+    for row in rows():
         sizes = {
             name: flags.FLAGS[name].value or default
-            for name, default in _SIZES[part].items()
+            for name, default in _SIZES[row.part].items()
         }
-        kinds = profiling.FIT_PARTS if part is Part.FIT else profiling.STEPS
-        for kind in kinds:
-            try:
-                cost = _in_own_process(part, kind, common | sizes)
-            except concurrent.futures.process.BrokenProcessPool:
-                print(f"| {part} | {kind} | | | | | more than there is |", flush=True)
-                continue
-            print(
-                f"| {part} | {kind} | {cost.graph_nodes:,} | {cost.trace_seconds:.1f} "
-                f"| {cost.first_seconds:.1f} | {cost.seconds:.3f} "
-                f"| {cost.peak_bytes / 1e9:.2f} |",
-                flush=True,
-            )
+        start = f"| {row.part} | {row.label} |"
+        try:
+            cost = _in_own_process(row, common | sizes)
+        except concurrent.futures.process.BrokenProcessPool:
+            print(f"{start} | | | | more than there is |", flush=True)
+            continue
+        print(
+            f"{start} {cost.graph_nodes:,} | {cost.trace_seconds:.1f} "
+            f"| {cost.first_seconds:.1f} | {cost.seconds:.3f} "
+            f"| {cost.peak_bytes / 1e9:.2f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

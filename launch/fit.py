@@ -92,6 +92,8 @@ define_numbers(
 for _name, _help in {
     "normalise": "Normalise by the data set's mean and deviation." + _RECIPE,
     "augment": "Crop, and flip where it makes sense; on by default.",
+    "recompute_cells": "Run each cell again in the backward pass: less memory, more "
+    "time; off by default.",
     "jit_compile": "Compile with XLA; off by default.",
     "sync_batch_norm": SYNC_BATCH_NORM,
 }.items():

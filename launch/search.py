@@ -42,6 +42,7 @@ for _name, _help in {
     "num_nodes": "Intermediate nodes of a cell.",
     "stem_multiplier": "Width of the stem, in init_channels.",
     "cutout": "Side in pixels of the cutout square, 0 for none.",
+    "penalty_batch": "Images of the penalty at a time, 0 for the whole batch.",
     "seed": "Seed of split, order, augmentation and initial weights.",
 }.items():
     flags.DEFINE_integer(_name, getattr(_DEFAULTS, _name), _help)
@@ -73,6 +74,11 @@ flags.DEFINE_enum_class(
     "precision", _DEFAULTS.precision, Precision, "Arithmetic of the supernet."
 )
 flags.DEFINE_bool("augment", _DEFAULTS.augment, "Crop, and flip where it makes sense.")
+flags.DEFINE_bool(
+    "recompute_cells",
+    _DEFAULTS.recompute_cells,
+    "Run each cell again in the backward pass: less memory, more time.",
+)
 flags.DEFINE_bool(
     "jit_compile", _DEFAULTS.jit_compile, "Compile with XLA, all but the penalty."
 )

@@ -47,6 +47,7 @@ def test_small_images_have_a_smaller_cutout_and_no_auxiliary_head():
         ("pgd", "resnet18", {"genotype": "ADVRUSH"}),
         ("standard", "resnet18", {"auxiliary_weight": 0.4}),
         ("pgd", "resnet18", {"num_cells": 4}),
+        ("pgd", "resnet18", {"recompute_cells": True}),
         ("pgd", "cells", {"learning_rate_min": 0.01}),
         ("standard", "cells", {"milestones": (0.5,)}),
         ("fgsm_rs", "cells", {"decay": 0.2}),
@@ -117,3 +118,9 @@ def test_every_field_is_documented_as_a_setting():
     assert recorded.keys() == {f.name for f in dataclasses.fields(settings)}
     assert recorded["start"] == "gaussian"
     assert recorded["milestones"] == [0.5, 0.75]
+
+
+def test_recomputation_is_not_for_xla():
+    assert fit_settings(recompute_cells=True).recompute_cells
+    with pytest.raises(UserError, match=r"recompute_cells is True.* --jit_compile"):
+        fit_settings(recompute_cells=True, jit_compile=True)

@@ -244,6 +244,7 @@ def test_impossible_architectures(settings, message):
         ({"warmup_epochs": -1}, "warmup_epochs must be 0 or more and finite"),
         ({"lambda_": 0}, "lambda_ must be positive"),
         ({"h": -1.5}, "h must be positive"),
+        ({"penalty_batch": 0}, "penalty_batch must be 1 or more, not 0"),
     ],
 )
 def test_impossible_penalties(settings, message):
