@@ -1,5 +1,6 @@
 """What all launchers share: failing in one line, and numbers like 8/255."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -30,7 +31,10 @@ def _exit_code(body: Callable[[], object], argv: list[str]) -> int:
     except UserError as error:
         return _failed(str(error), 2)
     except WorkerLostError as error:
-        return _failed(f"{error}.", 1)
+        _failed(f"{error}.", 1)
+        sys.stdout.flush()
+        # Without an orderly end: threads may wait for the lost worker for ever.
+        os._exit(1)
     except NonFiniteLossError as error:
         return _failed(f"{error}; what was saved before is kept.", 1)
     return 0

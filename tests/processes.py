@@ -38,7 +38,7 @@ def assert_is_one_error_of(process, output, code, words):
     errors = [line for line in output.splitlines() if line.startswith("error:")]
     assert len(errors) == 1
     assert words in errors[0]
-    assert "Traceback" not in output
+    assert "Traceback" not in output, output[output.index("Traceback") - 300 :]
 
 
 def kill_and_resume(name, settings, workdir, result, mark="checkpoints/epoch_0001.npz"):

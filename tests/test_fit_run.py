@@ -246,7 +246,7 @@ def test_damage_met_while_images_are_streamed_is_one_clear_line(
     path.write_bytes(path.read_bytes()[:5000])
 
     def read(model, data, *args):
-        list(data.training()[0].take(data.steps_per_epoch))
+        list(data.training().take(data.steps_per_epoch))
 
     monkeypatch.setattr(fit_run, "_fit", read)
     small = {"init_channels": 2, "num_cells": 1, "batch_size": 16, "image_size": 32}

@@ -20,7 +20,7 @@ def test_counts_replicas_and_adds_over_them(replicas):
 
     def step(x):
         sums = {"sum": tf.reduce_sum(x, 0), "count": tf.cast(tf.shape(x)[0], x.dtype)}
-        return replication.num_replicas(), replication.total(sums)
+        return tf.constant(replication.num_replicas()), replication.total(sums)
 
     (parts,) = pieces(chosen, x)
     for count, sums in on_each(chosen, step, parts):
