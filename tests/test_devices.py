@@ -1,10 +1,13 @@
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from replicas import MOST
 
+from advrush_tf import devices as devices_module
 from advrush_tf.devices import Devices, StrategyName
 from advrush_tf.errors import UserError, WorkerLostError
 from advrush_tf.pipeline import evaluation_batches
@@ -27,8 +30,10 @@ def test_one_device_changes_nothing():
     assert devices.chief
     assert devices.worker == (0, 1)
     assert devices.distribute(lambda part: part) == (0, 1)
+    assert devices.local == {"": (0, 1)}
     devices.check(7, jit_compile=True)
     devices.agree({"seed": 1})
+    assert devices.from_all(b"said") == [b"said"]
     assert devices.from_chief(lambda: b"said") == b"said"
 
 
@@ -38,6 +43,10 @@ def test_mirrored_uses_all_parts_of_a_processor():
     assert devices.chief
     with devices.scope():
         assert tf.distribute.get_strategy() is devices.strategy
+    assert list(devices.local.values()) == [(index, MOST) for index in range(MOST)]
+    for name, (index, _) in devices.local.items():
+        with tf.device(name):
+            assert tf.constant(0).device.endswith(f"CPU:{index}")
 
 
 def test_each_replica_gets_its_piece_of_every_batch_over_and_over():
@@ -132,6 +141,31 @@ def test_workers_that_cannot_be_joined_are_told_of(cluster, monkeypatch):
     monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", fail)
     with pytest.raises(UserError, match=r"could not be joined \(nobody\); start all"):
         Devices(StrategyName.MULTIWORKER)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [(b"", b""), (b"done", b""), (b"\0a\0", b"longer than a piece of 12 bytes")],
+)
+def test_messages_of_any_lengths_reach_all_workers(messages, monkeypatch):
+    # Workers are threads here, and their numbers meet in a list.
+    monkeypatch.setattr(devices_module, "_PIECE", 3)
+    meeting, rows = threading.Barrier(2), [None, None]
+
+    def from_all(index):
+        def gather(row):
+            rows[index] = row
+            meeting.wait(60)
+            gathered = np.stack(rows)
+            meeting.wait(60)
+            return gathered
+
+        devices = Devices()
+        devices.worker, devices._gather = (index, 2), gather
+        return devices.from_all(messages[index])
+
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(from_all, range(2))) == [[*messages]] * 2
 
 
 def test_a_lost_worker_is_told_of_in_one_sentence():

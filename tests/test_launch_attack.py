@@ -20,8 +20,8 @@ def model(tmp_path_factory):
     linear = keras.Sequential(
         [keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(10, use_bias=False)]
     )
-    x = data.train_images.reshape(-1, 64) / 255
-    weights = np.linalg.lstsq(x, 10 * np.eye(10)[data.train_labels], 1e-6)[0]
+    x = data.train.images.reshape(-1, 64) / 255
+    weights = np.linalg.lstsq(x, 10 * np.eye(10)[data.train.labels], 1e-6)[0]
     linear.set_weights([weights])
     linear.save(path)
     return path

@@ -15,8 +15,7 @@ from advrush_tf.attacks.trials import Trial
 from advrush_tf.attacks.victim import Victim
 
 ATTACKS = {"pgd": PGD(epsilon=0.1, steps=2), "again": PGD(epsilon=0.15, steps=3)}
-# Two names of the processor.
-NAMES = ("/cpu:0", "/device:CPU:0")
+NAMES = ("/CPU:0", "/CPU:1")
 
 
 class Worker:
