@@ -39,15 +39,21 @@ def _search_model(num_cells=1, synchronized=True):
     return model
 
 
+def _batch(seed, size):
+    # In float32 an attack's images round as the number of images in a kernel has it.
+    x, y = random_batch(seed, size)
+    return x.astype(np.float64), y
+
+
 def _data(*seeds):
-    batches = [random_batch(seed, STEPS * BATCH) for seed in seeds]
+    batches = [_batch(seed, STEPS * BATCH) for seed in seeds]
     data = tuple(batches) if len(batches) > 1 else batches[0]
     return tf.data.Dataset.from_tensor_slices(data).batch(BATCH, drop_remainder=True)
 
 
 def _unequal():
     """A last batch of 3 examples."""
-    return tf.data.Dataset.from_tensor_slices(random_batch(9, 11)).batch(BATCH)
+    return tf.data.Dataset.from_tensor_slices(_batch(9, 11)).batch(BATCH)
 
 
 @functools.cache
