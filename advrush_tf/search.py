@@ -20,6 +20,7 @@ from advrush_tf.inputs import (
     check_pairs_for_fit,
     normalise,
 )
+from advrush_tf.loss_scaling import MeanOfFinite, loss_scale_for
 from advrush_tf.penalty import curvature_penalty
 from advrush_tf.replicated_model import ReplicatedModel
 from advrush_tf.supernet import Supernet
@@ -79,11 +80,6 @@ class AdvRushSearchModel(ReplicatedModel):
             stem_multiplier=stem_multiplier,
         )
         check_primitives(primitives)
-        if self.compute_dtype == "float16":
-            raise ValueError(
-                "float16 needs loss scaling, which the search has not; use the dtype "
-                "mixed_bfloat16, float32 or float64"
-            )
         check_normalisation(mean, std, image_shape[-1])
         self._config: dict[str, Any] = {
             "num_classes": num_classes,
@@ -108,14 +104,16 @@ class AdvRushSearchModel(ReplicatedModel):
             synchronized=synchronized,
             name="supernet",
         )
+        self.loss_scale = loss_scale_for(self.compute_dtype)
         self._build_trackers()
         self.build((None, *image_shape))
 
     def _build_trackers(self) -> None:
-        names = "loss", "accuracy", "alpha_loss", "alpha_accuracy"
+        names = "loss", "accuracy", "alpha_loss", "alpha_accuracy", "entropy"
+        bent = MeanOfFinite if self.loss_scale.dynamic else keras.metrics.Mean
         self._trackers = {
-            name: keras.metrics.Mean(name=name)
-            for name in (*names, "penalty", "penalty_share", "entropy")
+            **{name: keras.metrics.Mean(name=name) for name in names},
+            **{name: bent(name=name) for name in ("penalty", "penalty_share")},
         }
 
     def build(self, input_shape):
@@ -266,6 +264,7 @@ class AdvRushSearchModel(ReplicatedModel):
             "model": self.supernet.weights,
             "optimizer": self.optimizer.variables,
             "alpha_optimizer": self.alpha_optimizer.variables,
+            "loss_scale": self.loss_scale.variables,
         }
 
     def get_compile_config(self):
@@ -335,10 +334,10 @@ class AdvRushSearchModel(ReplicatedModel):
             share = _share(bent, gradients)
             gradients = [a + b for a, b in zip(gradients, bent, strict=True)]
         # Before the update: a poisoned alpha would spoil everything after it.
-        norm = tf.linalg.global_norm(gradients)
-        self._check_finite(
-            alpha_loss=alpha_loss, penalty=penalty, alpha_gradient_norm=norm
-        )
+        self._check_finite(alpha_loss=alpha_loss)
+        if not self.loss_scale.dynamic:
+            norm = tf.linalg.global_norm(gradients)
+            self._check_finite(penalty=penalty, alpha_gradient_norm=norm)
         self.steps["update_alphas"](gradients)
         loss, accuracy = self.steps["update_weights"](x_w, y_w)
         values = {
@@ -351,6 +350,7 @@ class AdvRushSearchModel(ReplicatedModel):
             "entropy": self.entropy(),
         }
         self._check_finite(loss=loss)
+        self.loss_scale.check()
         self.last_step = values
         return self.steps["track"](values)
 
@@ -389,10 +389,11 @@ class AdvRushSearchModel(ReplicatedModel):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
             loss, *others = loss_fn()
+            scaled = self.loss_scale.scaled(loss)
         gradients = tape.gradient(
-            loss, values, unconnected_gradients=tf.UnconnectedGradients.ZERO
+            scaled, values, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
-        return loss, *others, gradients
+        return loss, *others, self.loss_scale.unscaled(gradients)
 
     def _alpha_gradients(self, x, y):
         shares = self._gradients(lambda: self._loss(x, y, training=True), self.alphas)
@@ -414,6 +415,7 @@ class AdvRushSearchModel(ReplicatedModel):
                 y,
                 self._penalty["h"],
                 self._penalty["squared"],
+                self.loss_scale.of_one_example(x),
             )
             return [self._penalty["lambda_"] * replication.batch_share(values)]
 
@@ -425,16 +427,21 @@ class AdvRushSearchModel(ReplicatedModel):
         # Optimizers add up what the replicas give them.
         replicas = replication.num_replicas()
         shares = [gradient / replicas for gradient in gradients]
-        self.alpha_optimizer.apply(shares, self.alphas)
+        self._apply(self.alpha_optimizer, shares, self.alphas)
 
     def _update_weights(self, x, y):
         weights = self.network_weights
         loss, accuracy, gradients = self._gradients(
             lambda: self._loss(x, y, training=True), weights
         )
-        self.optimizer.apply(gradients, weights)
+        self._apply(self.optimizer, gradients, weights)
         self._agree_on_statistics()
         return replication.total((loss, accuracy))
+
+    def _apply(self, optimizer, shares, variables):
+        changing = [*variables, *optimizer.variables]
+        with self.loss_scale.guarding(shares, changing):
+            optimizer.apply(shares, variables)
 
     def _track(self, values):
         for name, value in values.items():

@@ -1,5 +1,6 @@
 """The classifier under attack."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,14 +8,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from advrush_tf.loss_scaling import attackable
+
 LogitsFn = Callable[[tf.Tensor], tf.Tensor]
 
 
 def as_logits_fn(model: Any) -> LogitsFn:
     """A function from images to logits: a Keras model's inference mode, or itself."""
-    if isinstance(model, keras.Layer):
-        return lambda images: model(images, training=False)
-    return model
+    if not isinstance(model, keras.Layer):
+        return model
+    logits = functools.partial(model, training=False)
+    return attackable(logits) if model.compute_dtype == "float16" else logits
 
 
 class Victim:
