@@ -176,10 +176,10 @@ class MeanOfFinite(keras.metrics.Mean):
 
 
 def attackable(model_fn: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
-    """A float16 model's logits, whose gradients in the images do not vanish on the way.
+    """A float16 model's logits, whose gradient in the images does not vanish on the way.
 
-    All values and all derivatives in the images are the model's own; those in its
-    weights are not.
+    It is the gradient of the model's own logits. No other derivative is right: neither
+    those in weights nor second ones.
 
     Args:
         model_fn: maps images and whatever else to logits.

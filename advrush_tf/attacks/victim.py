@@ -1,6 +1,5 @@
 """The classifier under attack."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,10 +14,9 @@ LogitsFn = Callable[[tf.Tensor], tf.Tensor]
 
 def as_logits_fn(model: Any) -> LogitsFn:
     """A function from images to logits: a Keras model's inference mode, or itself."""
-    if not isinstance(model, keras.Layer):
-        return model
-    logits = functools.partial(model, training=False)
-    return attackable(logits) if model.compute_dtype == "float16" else logits
+    if isinstance(model, keras.Layer):
+        return lambda images: model(images, training=False)
+    return model
 
 
 class Victim:
@@ -36,6 +34,8 @@ class Victim:
 
     def __init__(self, model: Any, image_shape: Sequence[int], batch_size: int = 128):
         logits_fn = as_logits_fn(model)
+        if getattr(model, "compute_dtype", None) == "float16":
+            logits_fn = attackable(logits_fn)
         self.model = model
         self.image_shape = tuple(image_shape)
         self.batch_size = batch_size
