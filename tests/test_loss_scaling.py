@@ -171,9 +171,16 @@ def _kept(model):
     ]
 
 
+def test_a_float16_search_takes_nearly_the_step_of_float32(search_model):
+    logs = search_model.train_step(random_pair())
+    plain = tiny_compiled(warmup_epochs=0).train_step(random_pair())
+    assert _state(search_model.loss_scale) == [INITIAL_SCALE, 2]
+    for name in ("loss", "alpha_loss", "penalty", "penalty_share"):
+        assert float(logs[name]) == pytest.approx(float(plain[name]), rel=3e-3)
+
+
 def test_a_search_whose_gradients_overflow_stands_still(search_model):
     model = search_model
-    model.train_step(random_pair())
     scale, _ = _state(model.loss_scale)
     mean = float(model.train_step(random_pair())["penalty"])
     before = numbers_of(_kept(model))
