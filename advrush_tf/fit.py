@@ -268,7 +268,9 @@ class AdvRushFitModel(ReplicatedModel):
         logits = {"accuracy": self._logits(x, False)}
         if self.evaluation_attack is not None:
             crafted = self.evaluation_attack.craft(
-                lambda z: cross_entropy(y, self._attacked(z, False)), x, _EVALUATION_SEED
+                lambda z: cross_entropy(y, self._attacked(z, False)),
+                x,
+                _EVALUATION_SEED,
             )
             logits["robust_accuracy"] = self._logits(crafted, False)
         losses = cross_entropy(y, logits["accuracy"])

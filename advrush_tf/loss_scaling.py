@@ -39,6 +39,7 @@ class NoLossScale:
 
     def of_one_example(self, batch: tf.Tensor) -> tf.Tensor | None:
         del batch
+        return None
 
     def unscaled(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
         return gradients
@@ -176,7 +177,7 @@ class MeanOfFinite(keras.metrics.Mean):
 
 
 def attackable(model_fn: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
-    """A float16 model's logits, whose gradient in the images does not vanish on the way.
+    """A float16 model's logits, whose gradient in the images keeps small values.
 
     It is the gradient of the model's own logits. No other derivative is right: neither
     those in weights nor second ones.

@@ -341,7 +341,9 @@ def _bent(function, inputs, rng):
 
 
 @pytest.mark.parametrize("name", KERNELS)
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 4e-3), ("bfloat16", 0.04)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float16", 4e-3), ("bfloat16", 0.04)]
+)
 def test_both_derivatives_in_half_precision(name, dtype, tolerance):
     function, shapes = KERNELS[name]
     rng = np.random.default_rng(0)

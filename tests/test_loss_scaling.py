@@ -255,9 +255,7 @@ def test_a_resumed_float16_search_goes_on_exactly(search_model, tmp_path):
         assert _state(other.loss_scale) == [2.0**13, 2]
         other.train_step(random_pair(2))
         for name, group in model.checkpoint_groups.items():
-            assert_equal(
-                numbers_of(other.checkpoint_groups[name]), numbers_of(group)
-            )
+            assert_equal(numbers_of(other.checkpoint_groups[name]), numbers_of(group))
 
 
 # The fit

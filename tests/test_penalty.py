@@ -212,9 +212,7 @@ def _keras_classifier(dtype=None):
     model = keras.Sequential(
         [
             keras.layers.Input(SHAPE),
-            keras.layers.Conv2D(
-                4, 3, padding="same", activation="tanh", dtype=dtype
-            ),
+            keras.layers.Conv2D(4, 3, padding="same", activation="tanh", dtype=dtype),
             keras.layers.BatchNormalization(dtype=dtype),
             keras.layers.Flatten(dtype=dtype),
             keras.layers.Dense(CLASSES, dtype=dtype),
@@ -303,7 +301,9 @@ def test_the_loss_scale_changes_nothing(network, x, y):
 
 
 def test_the_loss_scale_keeps_small_gradients_of_float16(x, y):
-    matrix = tf.cast(np.random.default_rng(3).normal(size=(PIXELS, CLASSES)), tf.float16)
+    matrix = tf.cast(
+        np.random.default_rng(3).normal(size=(PIXELS, CLASSES)), tf.float16
+    )
     x = tf.cast(x, tf.float32)
 
     def model(x, dtype=tf.float16):
