@@ -42,6 +42,9 @@ class AdvRushFitModel(ReplicatedModel):
             measures the clean accuracy alone.
         seed: of the attacks' starts.
 
+    Where the network computes in float16 losses are scaled, see `loss_scaling`: a step
+    whose gradients overflow is left out.
+
     Call arguments and output shape are those of the network.
 
     Raises:

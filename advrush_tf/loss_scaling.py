@@ -29,7 +29,10 @@ _IMAGE_SCALE = 2.0**8
 
 
 class NoLossScale:
-    """Of arithmetic that needs none: everything stays as it is."""
+    """Of arithmetic that needs none: everything stays as it is.
+
+    The methods are those of `DynamicLossScale`.
+    """
 
     variables: Sequence[keras.Variable] = ()
     dynamic = False

@@ -41,6 +41,8 @@ class AdvRushSearchModel(ReplicatedModel):
         mean, std: per channel, in [0, 1]; the images are normalised by them inside the
             model. None does not normalise.
         synchronized: see `Block`.
+        dtype: Keras' policy. In `mixed_float16` losses are scaled, see `loss_scaling`:
+            an update whose gradients overflow is left out.
 
     Call arguments:
         x: (batch, height, width, channels), float in [0, 1].

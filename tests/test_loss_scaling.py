@@ -11,6 +11,7 @@ from processes import ROOT
 from small_networks import tiny_batch, tiny_network
 from tiny_search import assert_equal, numbers_of, random_pair, tiny_compiled
 
+from advrush_tf.attacks.victim import Victim
 from advrush_tf.checkpoints import CheckpointStore
 from advrush_tf.errors import NonFiniteLossError
 from advrush_tf.fit import AdvRushFitModel
@@ -153,6 +154,32 @@ def test_attacked_float16_models_keep_their_small_gradients():
     got = _input_gradient(attackable(model_fn), x, 2.0**-10)
     np.testing.assert_array_equal(got, np.full(x.shape, 2.0**-30))
     np.testing.assert_array_equal(attackable(model_fn)(x), model_fn(x))
+
+
+class Linear(keras.Model):
+    """Logits of 2x2 images in the arithmetic of its dtype policy."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.classifier = keras.layers.Dense(3, dtype=self.dtype_policy)
+
+    def call(self, x, training=False):
+        return self.classifier(tf.reshape(x, (-1, 4)))
+
+
+def test_a_victim_in_float16_keeps_its_small_gradients():
+    keras.utils.set_random_seed(0)
+    model = Linear(dtype="mixed_float16")
+    x = tf.random.stateless_uniform((4, 2, 2, 1), (0, 0))
+    # float16 ends at 2^-24, and the logits' gradient starts at 2^-22.
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        logits = Victim(model, (2, 2, 1), 4).logits(x)
+        total = 2.0**-22 * tf.reduce_sum(logits[:, 0])
+    got = tf.reshape(tape.gradient(total, x), (4, 4))
+    expected = 2.0**-22 * model.classifier.kernel.numpy()[:, 0]
+    largest = np.abs(expected).max()
+    np.testing.assert_allclose(got, [expected] * 4, rtol=0, atol=3e-3 * largest)
 
 
 # The search
