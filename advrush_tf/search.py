@@ -30,6 +30,9 @@ from advrush_tf.supernet import Supernet
 class AdvRushSearchModel(ReplicatedModel):
     """A supernet that `fit` searches: its weights and its alphas are trained in turn.
 
+    In `mixed_float16` losses are scaled, see `loss_scaling`: an update whose
+    gradients overflow is left out.
+
     Args:
         num_classes: number of classes, at least 2.
         image_shape: (height, width, channels); each of the reductions halves it.
@@ -41,8 +44,6 @@ class AdvRushSearchModel(ReplicatedModel):
         mean, std: per channel, in [0, 1]; the images are normalised by them inside the
             model. None does not normalise.
         synchronized: see `Block`.
-        dtype: Keras' policy. In `mixed_float16` losses are scaled, see `loss_scaling`:
-            an update whose gradients overflow is left out.
 
     Call arguments:
         x: (batch, height, width, channels), float in [0, 1].
