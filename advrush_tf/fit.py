@@ -12,6 +12,7 @@ from advrush_tf.averaging import WeightAverage
 from advrush_tf.blocks import PACKAGE
 from advrush_tf.crafting import SignAscent
 from advrush_tf.inputs import as_labels, check_images
+from advrush_tf.loss_scaling import LossScaleCheck, attackable, loss_scale_for
 from advrush_tf.network import CellNetwork
 from advrush_tf.objectives import Objective, cross_entropy
 from advrush_tf.optimizers import MomentumSGD
@@ -41,6 +42,9 @@ class AdvRushFitModel(ReplicatedModel):
             measures the clean accuracy alone.
         seed: of the attacks' starts.
 
+    Where the network computes in float16 losses are scaled, see `loss_scaling`: a step
+    whose gradients overflow is left out.
+
     Call arguments and output shape are those of the network.
 
     Raises:
@@ -59,6 +63,7 @@ class AdvRushFitModel(ReplicatedModel):
         **kwargs: Any,
     ):
         kwargs.setdefault("autocast", False)
+        kwargs.setdefault("dtype", network.dtype_policy)
         super().__init__(**kwargs)
         for name, value in (
             ("auxiliary_weight", auxiliary_weight),
@@ -82,6 +87,7 @@ class AdvRushFitModel(ReplicatedModel):
         self.average = None
         if ema_decay:
             self.average = WeightAverage(network.weights, ema_decay)
+        self.loss_scale = loss_scale_for(self.compute_dtype)
         self._trackers = {
             name: keras.metrics.Mean(name=name)
             for name in ("loss", "accuracy", "robust_accuracy")
@@ -148,7 +154,7 @@ class AdvRushFitModel(ReplicatedModel):
         check_images(x)
         if isinstance(callbacks, keras.callbacks.Callback):
             callbacks = [callbacks]
-        callbacks = [_DropPathSchedule(), *(callbacks or [])]
+        callbacks = [_DropPathSchedule(), LossScaleCheck(), *(callbacks or [])]
         return super().fit(x, *args, callbacks=callbacks, **kwargs)
 
     def evaluate(self, x=None, *args, **kwargs):
@@ -175,21 +181,29 @@ class AdvRushFitModel(ReplicatedModel):
         check_images(batch[0])
         step = tf.cast(self.optimizer.iterations, tf.int64)
         seed = tf.stack([tf.constant(self.seed, tf.int64), step])
-        crafted = self.objective.craft(self._logits, *batch[:2], seed)
+        crafted = self.objective.craft(self._attacked, *batch[:2], seed)
         if self.awp_gamma:
             # This pass must leave no trace in the running statistics.
             with kept(self.network.non_trainable_variables):
                 ascent = replication.total(self._gradients(*batch, crafted)[-1])
+                ascent = self.loss_scale.finite(ascent)
             with moved(self.trainable_variables, ascent, self.awp_gamma):
                 results = self._gradients(*batch, crafted)
         else:
             results = self._gradients(*batch, crafted)
         losses, logits, gradients = results
-        self.optimizer.apply(gradients, self.trainable_variables)
-        self._agree_on_statistics()
-        if self.average:
-            self.average.update(self.optimizer.iterations - 1)
+        with self.loss_scale.guarding(gradients, self._changing):
+            self.optimizer.apply(gradients, self.trainable_variables)
+            self._agree_on_statistics()
+            if self.average:
+                self.average.update(self.optimizer.iterations - 1)
         return self._track(losses, batch[1], logits, sample_weight)
+
+    @property
+    def _changing(self) -> list[keras.Variable]:
+        """What a step changes beside the running statistics."""
+        averages = self.average.variables if self.average else []
+        return [*self.trainable_variables, *self.optimizer.variables, *averages]
 
     def _agree_on_statistics(self) -> None:
         """Averages what each replica recorded of its own examples."""
@@ -209,9 +223,10 @@ class AdvRushFitModel(ReplicatedModel):
             losses, logits = self._example_losses(x, y, crafted)
             if sample_weight is not None:
                 losses *= tf.cast(sample_weight, losses.dtype)
-            share = replication.batch_share(losses)
+            share = self.loss_scale.scaled(replication.batch_share(losses))
         zero = tf.UnconnectedGradients.ZERO
-        return losses, logits, tape.gradient(share, values, unconnected_gradients=zero)
+        gradients = tape.gradient(share, values, unconnected_gradients=zero)
+        return losses, logits, self.loss_scale.unscaled(gradients)
 
     def _example_losses(self, x, y, crafted):
         heads: dict[str, list[tf.Tensor]] = {}
@@ -232,10 +247,15 @@ class AdvRushFitModel(ReplicatedModel):
     def _heads(self, x):
         if self.auxiliary_weight:
             return self.network.with_auxiliary(x, training=True)
-        return [self.network(x, training=True)]
+        return [self._logits(x, True)]
 
     def _logits(self, x, training):
-        return self.network(x, training=training)
+        return tf.cast(self.network(x, training=training), self.variable_dtype)
+
+    @property
+    def _attacked(self):
+        """The logits' function for attacks, which use the gradient in the images."""
+        return attackable(self._logits) if self.loss_scale.dynamic else self._logits
 
     def _track(self, losses, y, logits, sample_weight):
         self._trackers["loss"].update_state(losses)
@@ -251,7 +271,9 @@ class AdvRushFitModel(ReplicatedModel):
         logits = {"accuracy": self._logits(x, False)}
         if self.evaluation_attack is not None:
             crafted = self.evaluation_attack.craft(
-                lambda z: cross_entropy(y, self._logits(z, False)), x, _EVALUATION_SEED
+                lambda z: cross_entropy(y, self._attacked(z, False)),
+                x,
+                _EVALUATION_SEED,
             )
             logits["robust_accuracy"] = self._logits(crafted, False)
         losses = cross_entropy(y, logits["accuracy"])

@@ -20,6 +20,7 @@ from advrush_tf.inputs import (
     check_pairs_for_fit,
     normalise,
 )
+from advrush_tf.loss_scaling import MeanOfFinite, loss_scale_for
 from advrush_tf.penalty import curvature_penalty
 from advrush_tf.pieces import mean_over_pieces
 from advrush_tf.replicated_model import ReplicatedModel
@@ -29,6 +30,9 @@ from advrush_tf.supernet import Supernet
 @keras.saving.register_keras_serializable(PACKAGE)
 class AdvRushSearchModel(ReplicatedModel):
     """A supernet that `fit` searches: its weights and its alphas are trained in turn.
+
+    In `mixed_float16` losses are scaled, see `loss_scaling`: an update whose
+    gradients overflow is left out.
 
     Args:
         num_classes: number of classes, at least 2.
@@ -83,11 +87,6 @@ class AdvRushSearchModel(ReplicatedModel):
             stem_multiplier=stem_multiplier,
         )
         check_primitives(primitives)
-        if self.compute_dtype == "float16":
-            raise ValueError(
-                "float16 needs loss scaling, which the search has not; use the dtype "
-                "mixed_bfloat16, float32 or float64"
-            )
         check_normalisation(mean, std, image_shape[-1])
         self._config: dict[str, Any] = {
             "num_classes": num_classes,
@@ -114,14 +113,16 @@ class AdvRushSearchModel(ReplicatedModel):
             synchronized=synchronized,
             name="supernet",
         )
+        self.loss_scale = loss_scale_for(self.compute_dtype)
         self._build_trackers()
         self.build((None, *image_shape))
 
     def _build_trackers(self) -> None:
-        names = "loss", "accuracy", "alpha_loss", "alpha_accuracy"
+        names = "loss", "accuracy", "alpha_loss", "alpha_accuracy", "entropy"
+        bent = MeanOfFinite if self.loss_scale.dynamic else keras.metrics.Mean
         self._trackers = {
-            name: keras.metrics.Mean(name=name)
-            for name in (*names, "penalty", "penalty_share", "entropy")
+            **{name: keras.metrics.Mean(name=name) for name in names},
+            **{name: bent(name=name) for name in ("penalty", "penalty_share")},
         }
 
     def build(self, input_shape):
@@ -280,6 +281,7 @@ class AdvRushSearchModel(ReplicatedModel):
             "model": self.supernet.weights,
             "optimizer": self.optimizer.variables,
             "alpha_optimizer": self.alpha_optimizer.variables,
+            "loss_scale": self.loss_scale.variables,
         }
 
     def get_compile_config(self):
@@ -349,10 +351,10 @@ class AdvRushSearchModel(ReplicatedModel):
             share = _share(bent, gradients)
             gradients = [a + b for a, b in zip(gradients, bent, strict=True)]
         # Before the update: a poisoned alpha would spoil everything after it.
-        norm = tf.linalg.global_norm(gradients)
-        self._check_finite(
-            alpha_loss=alpha_loss, penalty=penalty, alpha_gradient_norm=norm
-        )
+        self._check_finite(alpha_loss=alpha_loss)
+        if not self.loss_scale.dynamic:
+            norm = tf.linalg.global_norm(gradients)
+            self._check_finite(penalty=penalty, alpha_gradient_norm=norm)
         self.steps["update_alphas"](gradients)
         loss, accuracy = self.steps["update_weights"](x_w, y_w)
         values = {
@@ -365,6 +367,7 @@ class AdvRushSearchModel(ReplicatedModel):
             "entropy": self.entropy(),
         }
         self._check_finite(loss=loss)
+        self.loss_scale.check()
         self.last_step = values
         return self.steps["track"](values)
 
@@ -403,10 +406,11 @@ class AdvRushSearchModel(ReplicatedModel):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
             loss, *others = loss_fn()
+            scaled = self.loss_scale.scaled(loss)
         gradients = tape.gradient(
-            loss, values, unconnected_gradients=tf.UnconnectedGradients.ZERO
+            scaled, values, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
-        return loss, *others, gradients
+        return loss, *others, self.loss_scale.unscaled(gradients)
 
     def _alpha_gradients(self, x, y):
         shares = self._gradients(lambda: self._loss(x, y, training=True), self.alphas)
@@ -438,6 +442,7 @@ class AdvRushSearchModel(ReplicatedModel):
                 y,
                 self._penalty["h"],
                 self._penalty["squared"],
+                self.loss_scale.of_one_example(x),
             )
             return [self._penalty["lambda_"] * tf.reduce_mean(values)]
 
@@ -447,16 +452,21 @@ class AdvRushSearchModel(ReplicatedModel):
         # Optimizers add up what the replicas give them.
         replicas = replication.num_replicas()
         shares = [gradient / replicas for gradient in gradients]
-        self.alpha_optimizer.apply(shares, self.alphas)
+        self._apply(self.alpha_optimizer, shares, self.alphas)
 
     def _update_weights(self, x, y):
         weights = self.network_weights
         loss, accuracy, gradients = self._gradients(
             lambda: self._loss(x, y, training=True), weights
         )
-        self.optimizer.apply(gradients, weights)
+        self._apply(self.optimizer, gradients, weights)
         self._agree_on_statistics()
         return replication.total((loss, accuracy))
+
+    def _apply(self, optimizer, shares, variables):
+        changing = [*variables, *optimizer.variables]
+        with self.loss_scale.guarding(shares, changing):
+            optimizer.apply(shares, variables)
 
     def _track(self, values):
         for name, value in values.items():

@@ -18,6 +18,7 @@ class Precision(enum.StrEnum):
 
     FLOAT32 = "float32"
     MIXED_BFLOAT16 = "mixed_bfloat16"
+    MIXED_FLOAT16 = "mixed_float16"
     FLOAT64 = "float64"
 
 

@@ -319,3 +319,45 @@ def test_strided_pointwise_convolution_and_its_gradients(channels):
     expected = np.zeros_like(x)
     expected[:, ::2, ::2] = dy @ kernel[0, 0].T
     np.testing.assert_allclose(dx, expected, rtol=1e-4, atol=1e-5)
+
+
+def _bent(function, inputs, rng):
+    """First and second derivatives of a function, the latter along fixed numbers."""
+    with tf.GradientTape() as outer:
+        outer.watch(inputs)
+        with tf.GradientTape() as inner:
+            inner.watch(inputs)
+            y = function(*inputs)
+            weights = tf.cast(rng.normal(size=y.shape), y.dtype)
+            value = tf.reduce_sum(weights * y * y)
+        first = inner.gradient(value, inputs)
+        along = [tf.cast(rng.normal(size=g.shape), g.dtype) for g in first]
+        products = [
+            tf.cast(tf.reduce_sum(a * g), tf.float64)
+            for a, g in zip(along, first, strict=True)
+        ]
+        value = tf.add_n(products)
+    return [*first, *outer.gradient(value, inputs)]
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float16", 4e-3), ("bfloat16", 0.04)]
+)
+def test_both_derivatives_in_half_precision(name, dtype, tolerance):
+    function, shapes = KERNELS[name]
+    rng = np.random.default_rng(0)
+    # Batch normalisation keeps its scale and offset in float32.
+    kept = len(shapes) - 1 if name.startswith("batch_norm") else 0
+    dtypes = [dtype] * (len(shapes) - kept) + ["float32"] * kept
+    inputs = [
+        tf.cast(rng.normal(size=s), d) for s, d in zip(shapes, dtypes, strict=True)
+    ]
+    got = _bent(function, inputs, np.random.default_rng(1))
+    exact = [tf.cast(x, tf.float64) for x in inputs]
+    for value, reference in zip(
+        got, _bent(function, exact, np.random.default_rng(1)), strict=True
+    ):
+        assert value.dtype in (dtype, "float32")
+        error = np.abs(tf.cast(value, tf.float64) - reference)
+        assert np.max(error) <= tolerance * np.max(np.abs(reference))

@@ -292,11 +292,6 @@ def test_the_best_validation_accuracy_can_be_kept(tmp_path):
     assert accuracy["accuracy"] == history.history["val_accuracy"][0]
 
 
-def test_float16_is_refused():
-    with pytest.raises(ValueError, match="mixed_bfloat16"):
-        tiny_model(dtype="mixed_float16")
-
-
 @pytest.mark.parametrize("name", ["gamma", "lambda_", "h", "warmup_epochs"])
 @pytest.mark.parametrize("value", [np.inf, np.nan, -1])
 def test_compile_refuses_wrong_numbers(name, value):

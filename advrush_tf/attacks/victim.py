@@ -7,6 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from advrush_tf.loss_scaling import attackable
+
 LogitsFn = Callable[[tf.Tensor], tf.Tensor]
 
 
@@ -36,6 +38,8 @@ class Victim:
 
     def __init__(self, model: Any, image_shape: Sequence[int], batch_size: int = 128):
         logits_fn = as_logits_fn(model)
+        if getattr(model, "compute_dtype", None) == "float16":
+            logits_fn = attackable(logits_fn)
         self.model = model
         self.image_shape = tuple(image_shape)
         self.batch_size = batch_size
