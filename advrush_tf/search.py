@@ -10,6 +10,7 @@ import tensorflow as tf
 from advrush_tf import optimizers, replication
 from advrush_tf.blocks import PACKAGE
 from advrush_tf.cells import PRIMITIVES, check_primitives
+from advrush_tf.constants import constant
 from advrush_tf.errors import NonFiniteLossError
 from advrush_tf.genotypes import Genotype
 from advrush_tf.inputs import (
@@ -344,8 +345,8 @@ class AdvRushSearchModel(ReplicatedModel):
         except (TypeError, ValueError):
             raise ValueError(PAIRS_NEEDED) from None
         alpha_loss, alpha_accuracy, gradients = self.steps["alpha_gradients"](x_a, y_a)
-        penalty: Any = 0.0
-        share: Any = 0.0
+        # Tensors in the warm-up too, or tracking them would be traced again after it.
+        penalty = share = constant(0.0, self.variable_dtype)
         if self.penalised:
             penalty, bent = self.steps["penalty_gradients"](x_a, y_a)
             share = _share(bent, gradients)

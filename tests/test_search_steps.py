@@ -208,7 +208,9 @@ def test_warm_up_does_not_trace_the_penalty():
     pairs = tf.data.Dataset.from_tensors(random_pair()).repeat(2)
     traces = Traces()
     history = model.fit(pairs, epochs=2, verbose=0, callbacks=[traces]).history
-    others = {"alpha_gradients": 1, "update_alphas": 1, "update_weights": 1}
+    others = dict.fromkeys(
+        ("alpha_gradients", "update_alphas", "update_weights", "track"), 1
+    )
     assert traces.counts[0] == {**others, "penalty_gradients": 0}
     assert traces.counts[1] == {**others, "penalty_gradients": 1}
     assert history["penalty"][0] == history["penalty_share"][0] == 0
