@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from advrush_tf import profiling
+from advrush_tf.errors import UserError
 from advrush_tf.launching import run
 from advrush_tf.network import CellNetwork
 from advrush_tf.search import AdvRushSearchModel
@@ -94,13 +95,30 @@ class Row(NamedTuple):
 def rows() -> Iterator[Row]:
     """The rows that the flags ask for."""
     for part in _PARTS.value:
-        # The reference is written without cells.
+        # The reference, written without cells, is measured as it is.
         again = ["false"] if part is Part.PER_EDGE else _RECOMPUTE.value
+        pieces = _PENALTY_BATCH.value if part is Part.SEARCH else [0]
         for kind in profiling.FIT_PARTS if part is Part.FIT else profiling.STEPS:
             penalised = "penalty_gradients" in profiling.STEPS.get(kind, ())
             for recompute in again:
-                for size in _PENALTY_BATCH.value if penalised else [0]:
-                    yield Row(part, kind, recompute == "true", size)
+                for piece in pieces if penalised else [0]:
+                    yield Row(part, kind, recompute == "true", piece)
+
+
+def sizes_of(part: Part) -> dict[str, int]:
+    """The sizes that the flags give, by default the official recipe's.
+
+    Raises:
+        UserError: a piece of the penalty does not divide the batch.
+    """
+    sizes = {name: flags.FLAGS[name].value or n for name, n in _SIZES[part].items()}
+    for piece in _PENALTY_BATCH.value if part is Part.SEARCH else []:
+        if piece and sizes["batch_size"] % piece:
+            raise UserError(
+                f"--penalty_batch is {piece}; it must be 0 or a divisor of batch_size, "
+                f"{sizes['batch_size']}."
+            )
+    return sizes
 
 
 def measure(row: Row, values: Mapping[str, Any]) -> profiling.StepCost:
@@ -139,19 +157,16 @@ def _in_own_process(*arguments) -> profiling.StepCost:
 
 def main() -> None:
     """Prints a table of the cost of each kind of step."""
+    sizes = {part: sizes_of(part) for part in _PARTS.value}
     common = {flag.name: flag.value for flag in (_IMAGE_SIZE, _REPEATS, _JIT_COMPILE)}
     print(
         "| part | step | graph nodes | tracing, s | first run, s | step, s | "
         "peak memory, GB |\n|---|---|---|---|---|---|---|"
     )
     for row in rows():
-        sizes = {
-            name: flags.FLAGS[name].value or default
-            for name, default in _SIZES[row.part].items()
-        }
         start = f"| {row.part} | {row.label} |"
         try:
-            cost = _in_own_process(row, common | sizes)
+            cost = _in_own_process(row, common | sizes[row.part])
         except concurrent.futures.process.BrokenProcessPool:
             print(f"{start} | | | | more than there is |", flush=True)
             continue

@@ -1,4 +1,4 @@
-from processes import launch
+from processes import assert_is_one_error, launch
 
 
 def test_a_table_of_all_parts():
@@ -24,3 +24,18 @@ def test_a_table_of_all_parts():
     # The attack is a loop, not as many copies of the network as it has steps.
     assert nodes[8] < nodes[7] + 2 * nodes[6]
     assert all(float(value) > 0 for row in rows[2:] for value in row[3:])
+
+
+def test_rows_that_save_memory():
+    flags = ["--init_channels=2", "--num_cells=1", "--image_size=8", "--repeats=1"]
+    flags += ["--part=fit", "--recompute_cells=true"]
+    result = launch("benchmark", *flags, "--batch_size=4")
+    assert result.returncode == 0, result.stderr
+    steps = [line.split(" | ")[1] for line in result.stdout.splitlines()[2:]]
+    kinds = "input gradient", "standard", "pgd"
+    assert steps == [f"{kind}, recomputed" for kind in kinds]
+
+
+def test_penalties_that_do_not_divide_the_batch():
+    result = launch("benchmark", "--part=search", "--batch_size=4", "--penalty_batch=3")
+    assert_is_one_error(result, "--penalty_batch is 3; it must be 0 or a divisor")

@@ -37,14 +37,11 @@ def test_pieces_that_do_not_divide():
         mean_over_pieces(tf.reduce_mean, [tf.ones(12)], 5, tf.float32)
 
 
-@pytest.mark.parametrize("eager", [True, False], ids=["eager", "graph"])
-def test_the_penalty_of_pieces_is_the_batchs(eager):
+def test_the_penalty_of_pieces_is_the_batchs():
     results = []
     for size in (None, 2):
         model = tiny_compiled(
-            model_settings={"dtype": "float64"},
-            penalty_batch=size,
-            run_eagerly=eager,
+            model_settings={"dtype": "float64"}, penalty_batch=size, run_eagerly=True
         )
         results.append(model.steps["penalty_gradients"](*random_batch(0)))
     whole, pieces = (tf.nest.flatten(result) for result in results)
