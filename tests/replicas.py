@@ -26,6 +26,13 @@ def strategy(replicas):
     )
 
 
+def distributed(strategy, batches):
+    """Batches whose pieces the replicas take, in their order."""
+    # Iterators that fetch to devices may take a minute to end.
+    on_host = tf.distribute.InputOptions(experimental_fetch_to_device=False)
+    return strategy.experimental_distribute_dataset(batches, on_host)
+
+
 def pieces(strategy, *tensors):
     """Cuts tensors into equal consecutive pieces, one a replica."""
     count = strategy.num_replicas_in_sync

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from replicas import on_each, pieces, strategy
+from replicas import distributed, on_each, pieces, strategy
 from tiny_search import random_batch
 
 from advrush_tf import TRADES, AdvRushFitModel, AdvRushSearchModel, CellNetwork
@@ -58,11 +58,11 @@ def _unequal():
 
 @functools.cache
 def _searched(replicas, num_cells):
-    with strategy(replicas).scope():
+    chosen = strategy(replicas)
+    with chosen.scope():
         model = _search_model(num_cells)
-    history = model.fit(
-        _data(0, 1), epochs=2, verbose=0, validation_data=_unequal()
-    ).history
+    data, validation = (distributed(chosen, d) for d in (_data(0, 1), _unequal()))
+    history = model.fit(data, epochs=2, verbose=0, validation_data=validation).history
     variables = [v.numpy() for g in model.checkpoint_groups.values() for v in g]
     return model, history, variables
 
@@ -109,11 +109,11 @@ def _fit_model(num_cells):
 
 @functools.cache
 def _fitted(replicas, num_cells):
-    with strategy(replicas).scope():
+    chosen = strategy(replicas)
+    with chosen.scope():
         model = _fit_model(num_cells)
-    history = model.fit(
-        _data(0), epochs=2, verbose=0, shuffle=False, validation_data=_unequal()
-    ).history
+    data, validation = (distributed(chosen, d) for d in (_data(0), _unequal()))
+    history = model.fit(data, epochs=2, verbose=0, validation_data=validation).history
     variables = [v.numpy() for g in model.checkpoint_groups.values() for v in g]
     return history, variables
 
