@@ -143,10 +143,7 @@ class Devices:
             )
             return elements.apply(endless).prefetch(tf.data.AUTOTUNE)
 
-        # Without GPUs there is nothing to fetch to, and it may take minutes to end.
-        fetch = bool(tf.config.list_logical_devices("GPU"))
-        options = tf.distribute.InputOptions(experimental_fetch_to_device=fetch)
-        return self.strategy.distribute_datasets_from_function(own, options)
+        return self.strategy.distribute_datasets_from_function(own)
 
     def agree(self, settings: Mapping[str, Any]) -> None:
         """Makes sure that all workers run the same thing.

@@ -26,20 +26,14 @@ def strategy(replicas):
     )
 
 
-def distributed(strategy, batches):
-    """Batches whose pieces the replicas take, in their order."""
-    # Iterators that fetch to devices may take a minute to end.
-    on_host = tf.distribute.InputOptions(experimental_fetch_to_device=False)
-    return strategy.experimental_distribute_dataset(batches, on_host)
-
-
 def pieces(strategy, *tensors):
-    """Cuts tensors into equal consecutive pieces, one a replica."""
+    """Cuts tensors into consecutive pieces, one a replica, the last ones smaller."""
     count = strategy.num_replicas_in_sync
 
     def own(context):
-        index = context.replica_id_in_sync_group
-        return tuple(tf.split(tensor, count)[index] for tensor in tensors)
+        size = -(-len(tensors[0]) // count)
+        first = context.replica_id_in_sync_group * size
+        return tuple(tf.convert_to_tensor(x[first : first + size]) for x in tensors)
 
     return strategy.experimental_distribute_values_from_function(own)
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from replicas import distributed, on_each, pieces, strategy
+from replicas import on_each, pieces, strategy
 from tiny_search import random_batch
 
 from advrush_tf import TRADES, AdvRushFitModel, AdvRushSearchModel, CellNetwork
@@ -24,47 +24,71 @@ TOLERANCE = {"rtol": 1e-8, "atol": 1e-12}
 CELLS = {2: 2, 4: 1}
 
 
-def _search_model(num_cells=1, synchronized=True):
+def _search_model(num_cells=1, penalty_batch=None, **options):
     keras.utils.set_random_seed(0)
     model = AdvRushSearchModel(
         *(3, (8, 8, 3), 2, num_cells, 1, 1),
         primitives=PRIMITIVES,
         dtype="float64",
-        synchronized=synchronized,
+        **options,
     )
     # Gradients are clipped in most steps, and the second epoch has the penalty.
     model.compile(
-        MomentumSGD(0.1, clip_norm=0.5), L2Adam(0.01), gamma=0.5, warmup_epochs=1
+        *(MomentumSGD(0.1, clip_norm=0.5), L2Adam(0.01)),
+        gamma=0.5,
+        warmup_epochs=1,
+        penalty_batch=penalty_batch,
     )
     return model
 
 
-def _batch(seed, size):
-    # In float32 an attack's images round as the number of images in a kernel has it.
-    x, y = random_batch(seed, size)
-    return x.astype(np.float64), y
+def _batches(chosen, seed, sizes):
+    """Batches of some sizes, cut for the replicas; the last may be cut unequally."""
+    for number, size in enumerate(sizes):
+        # In float32 an attack's images round as the number of images has it.
+        x, y = random_batch(100 * seed + number, size)
+        yield pieces(chosen, x.astype(np.float64), y)
 
 
-def _data(*seeds):
-    batches = [_batch(seed, STEPS * BATCH) for seed in seeds]
-    data = tuple(batches) if len(batches) > 1 else batches[0]
-    return tf.data.Dataset.from_tensor_slices(data).batch(BATCH, drop_remainder=True)
+def _run(model, batches):
+    """The metrics after each epoch of two, without Keras' iterators.
+
+    Those of TensorFlow's strategies sleep for up to a minute before they end.
+    """
+    model.make_train_function()
+    batches, history = iter(batches), []
+    for epoch in range(2):
+        model.epoch = epoch
+        model.reset_metrics()
+        for _ in range(STEPS):
+            logs = model.train_function(batches)
+        history.append({name: float(value) for name, value in logs.items()})
+    return history
 
 
-def _unequal():
-    """A last batch of 3 examples."""
-    return tf.data.Dataset.from_tensor_slices(_batch(9, 11)).batch(BATCH)
+def _evaluate(model, batches, count):
+    model.make_test_function()
+    model.reset_metrics()
+    batches = iter(batches)
+    for _ in range(count):
+        logs = model.test_function(batches)
+    return {name: float(value) for name, value in logs.items()}
+
+
+def _numbers(model):
+    return [v.numpy() for g in model.checkpoint_groups.values() for v in g]
 
 
 @functools.cache
-def _searched(replicas, num_cells):
+def _searched(replicas, num_cells, **options):
     chosen = strategy(replicas)
     with chosen.scope():
-        model = _search_model(num_cells)
-    data, validation = (distributed(chosen, d) for d in (_data(0, 1), _unequal()))
-    history = model.fit(data, epochs=2, verbose=0, validation_data=validation).history
-    variables = [v.numpy() for g in model.checkpoint_groups.values() for v in g]
-    return model, history, variables
+        model = _search_model(num_cells, **options)
+    sizes = [BATCH] * 2 * STEPS
+    pairs = zip(*(_batches(chosen, seed, sizes) for seed in (0, 1)), strict=True)
+    history = _run(model, pairs)
+    history.append(_evaluate(model, _batches(chosen, 2, [BATCH, 3]), 2))
+    return model, history, _numbers(model)
 
 
 @pytest.mark.parametrize("replicas", [2, 4])
@@ -72,12 +96,24 @@ def test_ten_steps_of_a_search_are_those_of_one_replica(replicas):
     model, history, variables = _searched(replicas, CELLS[replicas])
     _, expected_history, expected = _searched(1, CELLS[replicas])
     assert model.distribute_strategy.num_replicas_in_sync == replicas
-    assert expected_history["penalty"][1] > 0.01
-    for name, values in expected_history.items():
-        # Keras' metrics are float32.
-        np.testing.assert_allclose(history[name], values, rtol=1e-6, err_msg=name)
+    assert expected_history[1]["penalty"] > 0.01
+    _assert_same(history, expected_history, variables, expected)
+
+
+def _assert_same(history, expected_history, variables, expected):
+    for logs, expected_logs in zip(history, expected_history, strict=True):
+        assert set(logs) == set(expected_logs)
+        for name, value in expected_logs.items():
+            # Keras' metrics are float32.
+            np.testing.assert_allclose(logs[name], value, rtol=1e-6, err_msg=name)
     for got, wanted in zip(variables, expected, strict=True):
         np.testing.assert_allclose(got, wanted, **TOLERANCE)
+
+
+def test_cells_are_recomputed_and_the_penalty_cut_on_replicas_too():
+    _, history, variables = _searched(2, 1, recompute_cells=True, penalty_batch=2)
+    _, expected_history, expected = _searched(1, 1)
+    _assert_same(history, expected_history, variables, expected)
 
 
 def test_a_search_moved_what_is_compared():
@@ -112,10 +148,9 @@ def _fitted(replicas, num_cells):
     chosen = strategy(replicas)
     with chosen.scope():
         model = _fit_model(num_cells)
-    data, validation = (distributed(chosen, d) for d in (_data(0), _unequal()))
-    history = model.fit(data, epochs=2, verbose=0, validation_data=validation).history
-    variables = [v.numpy() for g in model.checkpoint_groups.values() for v in g]
-    return history, variables
+    history = _run(model, _batches(chosen, 0, [BATCH] * 2 * STEPS))
+    history.append(_evaluate(model, _batches(chosen, 2, [BATCH, 3]), 2))
+    return history, _numbers(model)
 
 
 @pytest.mark.parametrize("replicas", [2, 4])
@@ -123,10 +158,8 @@ def test_ten_steps_of_a_fit_are_those_of_one_replica(replicas):
     """Random starts, dropped paths, perturbed and averaged weights included."""
     history, variables = _fitted(replicas, CELLS[replicas])
     expected_history, expected = _fitted(1, CELLS[replicas])
-    for name, values in expected_history.items():
-        np.testing.assert_allclose(history[name], values, rtol=1e-6, err_msg=name)
-    for got, wanted in zip(variables, expected, strict=True):
-        np.testing.assert_allclose(got, wanted, **TOLERANCE)
+    assert 0 < expected_history[2]["robust_accuracy"] < 1
+    _assert_same(history, expected_history, variables, expected)
 
 
 def _statistics_after_one_step(chosen, model, x, y):
