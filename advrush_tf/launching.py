@@ -93,7 +93,34 @@ def define_devices() -> Callable[[], Devices]:
         "Divide the processor into so many devices, to try a strategy without GPUs.",
         lower_bound=0,
     )
+    flags.register_multi_flags_validator(
+        [strategy.name, virtual_cpus.name],
+        lambda values: (
+            not values[virtual_cpus.name]
+            or values[strategy.name] is StrategyName.MIRRORED
+        ),
+        "--virtual_cpus is for --strategy=mirrored",
+    )
     return lambda: Devices(strategy.value, virtual_cpus.value)
+
+
+def define_dry_run(run: str) -> flags.FlagHolder[bool]:
+    """Defines --dry_run, which goes with one device; --strategy is there already.
+
+    Args:
+        run: what is measured, in a word.
+    """
+    holder = flags.DEFINE_bool(
+        "dry_run", False, f"Only measure and print what the {run} would cost."
+    )
+    flags.register_multi_flags_validator(
+        [holder.name, "strategy"],
+        lambda values: (
+            not values[holder.name] or values["strategy"] is StrategyName.NONE
+        ),
+        "--dry_run measures on one device; leave out --strategy",
+    )
+    return holder
 
 
 class _NumberParser(flags.ArgumentParser):

@@ -12,6 +12,7 @@ from advrush_tf.launching import (
     SYNC_BATCH_NORM,
     define_data_dir,
     define_devices,
+    define_dry_run,
     define_number,
     define_numbers,
     define_workdir,
@@ -27,9 +28,7 @@ _RECIPE = " By default the recipe's."
 _WORKDIR = define_workdir("runs/fit")
 _DATA_DIR = define_data_dir()
 _DEVICES = define_devices()
-_DRY_RUN = flags.DEFINE_bool(
-    "dry_run", False, "Only measure and print what the fit would cost."
-)
+_DRY_RUN = define_dry_run("fit")
 flags.DEFINE_enum_class(
     "objective", ObjectiveName.PGD, ObjectiveName, "What is minimised, and its recipe."
 )

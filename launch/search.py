@@ -12,6 +12,7 @@ from advrush_tf.launching import (
     SYNC_BATCH_NORM,
     define_data_dir,
     define_devices,
+    define_dry_run,
     define_workdir,
     run,
 )
@@ -23,9 +24,7 @@ _DEFAULTS = SearchSettings()
 _WORKDIR = define_workdir("runs/search")
 _DATA_DIR = define_data_dir()
 _DEVICES = define_devices()
-_DRY_RUN = flags.DEFINE_bool(
-    "dry_run", False, "Only measure and print what the search would cost."
-)
+_DRY_RUN = define_dry_run("search")
 flags.DEFINE_string(
     "dataset",
     _DEFAULTS.dataset,
