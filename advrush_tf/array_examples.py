@@ -1,5 +1,7 @@
 """Examples in memory, and their stratified split."""
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 
@@ -31,6 +33,7 @@ class ArrayExamples(Examples):
                 f"{labels.shape}."
             )
         self.images, self.labels = images, labels
+        self._splits: dict[tuple[float, int], tuple[Examples, Examples]] = {}
         height, width, channels = images.shape[1:]
         self.image_shape = height, width, channels
 
@@ -39,8 +42,11 @@ class ArrayExamples(Examples):
 
     def split(self, portion: float, seed: int) -> tuple[Examples, Examples]:
         """As `Examples.split`, each class in the same proportion."""
-        first, second = stratified_split(self.labels, portion, seed)
-        return self._taken(first), self._taken(second)
+        # Kept: each replica of a run asks for the same, which is half of the images.
+        if (portion, seed) not in self._splits:
+            first, second = stratified_split(self.labels, portion, seed)
+            self._splits[portion, seed] = self._taken(first), self._taken(second)
+        return self._splits[portion, seed]
 
     def _taken(self, rows: np.ndarray | slice) -> Examples:
         return ArrayExamples(self.images[rows], self.labels[rows])
@@ -61,7 +67,7 @@ class ArrayExamples(Examples):
     def _shuffled(
         self, batch_size: int, seed: int, stream: int, first: int, part: Part
     ) -> tf.data.Dataset:
-        images, labels = self._on_host()
+        images, labels = self._on_host
         low, high = cut(batch_size, part)
         per_epoch = len(self) // batch_size
 
@@ -80,12 +86,13 @@ class ArrayExamples(Examples):
         )
 
     def _in_order(self, batch_size: int, part: Part) -> tf.data.Dataset:
-        images, labels = self._on_host()
+        images, labels = self._on_host
         starts = np.arange(0, len(self), batch_size)
         low, high = cut(np.minimum(batch_size, len(self) - starts), part)
         bounds = tf.data.Dataset.from_tensor_slices((starts + low, starts + high))
         return bounds.map(lambda low, high: (images[low:high], labels[low:high]))
 
+    @functools.cached_property
     def _on_host(self) -> tuple[tf.Tensor, tf.Tensor]:
         # tf.data runs on the CPU; a tensor on a GPU would be copied for each batch.
         # Captured by the map function, the tensors are inputs of its graph, not

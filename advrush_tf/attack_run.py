@@ -80,7 +80,7 @@ def _run_attack(
         for device in devices.local
     }
     settings = dataclasses.replace(settings, sha256=tuple(map(sha256, paths)))
-    devices.agree(settings.to_dict())
+    devices.agree(settings.to_dict() | dataset.facts())
     devices.on_chief(lambda: record_settings(settings, workdir))
     try:
         results = devices.from_chief(lambda: _finished(workdir, say))

@@ -76,6 +76,18 @@ class ImageDataset:
         """Standard deviation of each channel, in [0, 1]; 1 where it would be 0."""
         return self._moments[1]
 
+    def facts(self) -> dict[str, Any]:
+        """What must be alike where it is read on several machines, as JSON types."""
+        return {
+            "data set": self.name,
+            "training images": len(self.train),
+            "test images": len(self.test),
+            "image shape": list(self.image_shape),
+            "classes": list(self.class_names),
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
     @functools.cached_property
     def _moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         return _KNOWN_MOMENTS.get(self.name) or self.train.moments()

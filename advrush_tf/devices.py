@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from advrush_tf.errors import UserError, WorkerLostError
 from advrush_tf.parts import WHOLE, Part
+from advrush_tf.running import print_line
 from advrush_tf.settings import differences
 
 
@@ -43,6 +44,7 @@ _LOST = (
     tf.errors.DeadlineExceededError,
     tf.errors.InternalError,
 )
+_ABORTED = re.compile(r"aborted by: (.*)|(Connection reset.*)|(stopped sending .*)")
 
 
 class Devices:
@@ -67,18 +69,19 @@ class Devices:
     def __init__(
         self, name: StrategyName = StrategyName.NONE, virtual_cpus: int = 0
     ) -> None:
-        # TensorFlow tells of every sum that it makes over devices.
-        tf.get_logger().setLevel("ERROR")
         if virtual_cpus:
             _divide_processor(virtual_cpus)
         self.strategy: tf.distribute.Strategy = tf.distribute.get_strategy()
         self.chief, self.worker = True, (0, 1)
+        if name is not StrategyName.NONE:
+            # TensorFlow tells of every sum that it makes over devices.
+            tf.get_logger().setLevel("ERROR")
         if name is StrategyName.MIRRORED:
-            self.strategy = _mirrored()
+            self.strategy = _mirrored(on_gpus=not virtual_cpus)
         elif name is StrategyName.MULTIWORKER:
             self.worker = _place_in_cluster()
-            self.strategy = _connect()
             self.chief = self.worker[0] == 0
+            self.strategy = _connect(self.chief, self.worker[1])
 
     @property
     def num_replicas(self) -> int:
@@ -219,9 +222,11 @@ class Devices:
         try:
             yield
         except _LOST as error:
-            if self.worker[1] == 1:
+            # Devices of this machine fail with some of these errors as well.
+            cause = _ABORTED.search(str(error.message))
+            if self.worker[1] == 1 or not cause:
                 raise
-            raise _lost_worker(error) from None
+            raise _lost_worker(cause[0]) from error
 
     def _gather(self, row: np.ndarray) -> np.ndarray:
         """(workers, n) from each worker's (n,)."""
@@ -233,14 +238,11 @@ class Devices:
         return gathered[:: len(gathered) // self.worker[1]]
 
 
-def _lost_worker(error: tf.errors.OpError) -> WorkerLostError:
-    # Keras puts many lines before what TensorFlow says.
-    found = re.search(r"aborted by: (.*)", str(error.message))
-    cause = found[1] if found else type(error).__name__
+def _lost_worker(cause: str) -> WorkerLostError:
     return WorkerLostError(
         f"another worker has stopped, so that this one cannot go on ({cause[:200]}); "
         "look at that worker's output, then run the same command on all workers: it "
-        "resumes after the last checkpoint"
+        "resumes where it was last saved, if it was"
     )
 
 
@@ -260,9 +262,9 @@ def _divide_processor(count: int) -> None:
         ) from None
 
 
-def _mirrored() -> tf.distribute.Strategy:
+def _mirrored(on_gpus: bool) -> tf.distribute.Strategy:
     """Over all GPUs; without any over the logical devices of the processor."""
-    if tf.config.list_logical_devices("GPU"):
+    if on_gpus and tf.config.list_logical_devices("GPU"):
         return tf.distribute.MirroredStrategy()
     processors = [device.name for device in tf.config.list_logical_devices("CPU")]
     # Plain additions: what is made for GPUs only costs here.
@@ -282,6 +284,8 @@ def _place_in_cluster() -> tuple[int, int]:
         cluster, task = config["cluster"], config["task"]
         if unknown := set(cluster) - {"chief", "worker"}:
             raise ValueError(f"its jobs are chief and worker, not {sorted(unknown)}")
+        if not all(_are_addresses(jobs) for jobs in cluster.values()):
+            raise ValueError("each job is a list of addresses")
         members = [
             (job, index)
             for job in ("chief", "worker")
@@ -297,12 +301,18 @@ def _place_in_cluster() -> tuple[int, int]:
     return place, len(members)
 
 
-def _connect() -> tf.distribute.Strategy:
+def _are_addresses(job: Any) -> bool:
+    return isinstance(job, list) and all(isinstance(each, str) for each in job)
+
+
+def _connect(chief: bool, workers: int) -> tf.distribute.Strategy:
+    if chief:
+        print_line(f"Waiting for all {workers} workers to start.")
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
     except (tf.errors.OpError, RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(
             f"The workers that TF_CONFIG names could not be joined ({first[:200]}); "
-            "start all of them, with addresses that they can reach, within minutes."
+            "start all of them, with addresses that they can reach."
         ) from None

@@ -89,7 +89,7 @@ class AdvRushFitModel(ReplicatedModel):
             self.average = WeightAverage(network.weights, ema_decay)
         self.loss_scale = loss_scale_for(self.compute_dtype)
         self._trackers = {
-            name: keras.metrics.Mean(name=name)
+            name: keras.metrics.Mean(name, self.variable_dtype)
             for name in ("loss", "accuracy", "robust_accuracy")
         }
         self.built = True

@@ -256,7 +256,7 @@ def _run_fit(
     devices.check(settings.batch_size, settings.jit_compile)
     # Paths are alike on all workers; what is there need not be.
     found = None if genotype is None else genotype.to_dict()
-    devices.agree(settings.to_dict() | {"genotype's content": found})
+    devices.agree(settings.to_dict() | dataset.facts() | {"genotype's content": found})
     with devices.scope():
         network = build_network(settings, dataset, genotype)
         data = FitData(settings, dataset)

@@ -94,7 +94,8 @@ class DynamicLossScale(keras.layers.Layer):
     def of_one_example(self, batch: tf.Tensor) -> tf.Tensor:
         """The scale of each example's own loss, where no mean is made of them.
 
-        The examples' gradients are then as large as within that of the mean loss.
+        The examples' gradients are then as large as within that of these examples' mean
+        loss.
         """
         return self.scale.value / tf.cast(tf.shape(batch)[0], tf.float32)
 
@@ -175,7 +176,7 @@ class MeanOfFinite(keras.metrics.Mean):
         finite = tf.math.is_finite(value)
         super().update_state(
             tf.where(finite, value, tf.zeros_like(value)),
-            sample_weight=tf.cast(finite, tf.float32),
+            sample_weight=tf.cast(finite, self.dtype),
         )
 
 

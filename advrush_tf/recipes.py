@@ -137,6 +137,7 @@ NETWORKS: Mapping[NetworkName, Mapping[str, Any]] = {
         "stem": Stem.IMAGENET,
         "init_channels": 48,
         "num_cells": 14,
+        "recompute_cells": False,
         # The usual radius of RobustBench on ImageNet.
         "epsilon": 4 / 255,
     },

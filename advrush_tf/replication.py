@@ -94,6 +94,7 @@ def average(variables: Sequence[keras.Variable]) -> None:
     """Sets every replica's copies of variables to the mean over the replicas."""
     if num_replicas() == 1 or not variables:
         return
-    values = [tf.convert_to_tensor(variable.value) for variable in variables]
+    # Copies: sums between machines must know the device of what they add.
+    values = [tf.identity(variable.value) for variable in variables]
     for variable, value in zip(variables, total(values), strict=True):
         variable.assign(value / num_replicas())

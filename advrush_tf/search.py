@@ -22,8 +22,8 @@ from advrush_tf.inputs import (
     normalise,
 )
 from advrush_tf.loss_scaling import MeanOfFinite, loss_scale_for
+from advrush_tf.micro_batches import mean_over_pieces
 from advrush_tf.penalty import curvature_penalty
-from advrush_tf.pieces import mean_over_pieces
 from advrush_tf.replicated_model import ReplicatedModel
 from advrush_tf.supernet import Supernet
 
@@ -120,10 +120,11 @@ class AdvRushSearchModel(ReplicatedModel):
 
     def _build_trackers(self) -> None:
         names = "loss", "accuracy", "alpha_loss", "alpha_accuracy", "entropy"
+        dtype = self.variable_dtype
         bent = MeanOfFinite if self.loss_scale.dynamic else keras.metrics.Mean
         self._trackers = {
-            **{name: keras.metrics.Mean(name=name) for name in names},
-            **{name: bent(name=name) for name in ("penalty", "penalty_share")},
+            **{name: keras.metrics.Mean(name, dtype) for name in names},
+            **{name: bent(name, dtype) for name in ("penalty", "penalty_share")},
         }
 
     def build(self, input_shape):

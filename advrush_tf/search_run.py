@@ -166,7 +166,7 @@ def _run_search(
     dataset = load_dataset(settings.dataset, data_dir, settings.image_size)
     devices.check(settings.batch_size, settings.jit_compile)
     settings.check_replicas(devices.num_replicas)
-    devices.agree(settings.to_dict())
+    devices.agree(settings.to_dict() | dataset.facts())
     with devices.scope():
         model = build_model(settings, dataset)
         _, steps = make_pairs(settings, dataset)

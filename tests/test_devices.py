@@ -98,6 +98,10 @@ def test_a_processor_in_use_cannot_be_divided():
             "is of no use .*'worker', 1",
         ),
         (
+            '{"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 0}}',
+            "is of no use .*list of addresses",
+        ),
+        (
             '{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}',
             "is of no use .*chief and worker",
         ),
@@ -120,12 +124,14 @@ def test_a_cluster_must_be_described(text, problem, monkeypatch):
         ({"chief": ["c:1"], "worker": ["a:1", "b:1"]}, ("worker", 1), (2, 3)),
     ],
 )
-def test_places_in_a_cluster(jobs, task, place, cluster, monkeypatch):
+def test_places_in_a_cluster(jobs, task, place, cluster, monkeypatch, capsys):
     cluster(jobs, *task)
     monkeypatch.setattr(
         tf.distribute, "MultiWorkerMirroredStrategy", tf.distribute.get_strategy
     )
     devices = Devices(StrategyName.MULTIWORKER)
+    told = f"Waiting for all {place[1]} workers to start.\n" if place[0] == 0 else ""
+    assert capsys.readouterr().out == told
     assert devices.worker == place
     assert devices.chief == (place[0] == 0)
     heard = []
@@ -177,5 +183,8 @@ def test_a_lost_worker_is_told_of_in_one_sentence():
     devices.worker = (0, 2)
     with pytest.raises(WorkerLostError) as caught, devices.watched():
         raise error
-    assert "(it died)" in str(caught.value)
+    assert "(aborted by: it died)" in str(caught.value)
     assert "\n" not in str(caught.value)
+    own = tf.errors.InternalError(None, None, "out of something")
+    with pytest.raises(tf.errors.InternalError), devices.watched():
+        raise own

@@ -104,8 +104,7 @@ def _assert_same(history, expected_history, variables, expected):
     for logs, expected_logs in zip(history, expected_history, strict=True):
         assert set(logs) == set(expected_logs)
         for name, value in expected_logs.items():
-            # Keras' metrics are float32.
-            np.testing.assert_allclose(logs[name], value, rtol=1e-6, err_msg=name)
+            np.testing.assert_allclose(logs[name], value, **TOLERANCE, err_msg=name)
     for got, wanted in zip(variables, expected, strict=True):
         np.testing.assert_allclose(got, wanted, **TOLERANCE)
 

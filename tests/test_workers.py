@@ -85,6 +85,13 @@ def test_a_killed_worker_ends_the_search_which_resumes_exactly(searched, tmp_pat
     assert_same_last_checkpoint(whole, workdirs[0])
 
 
+def test_a_search_with_statistics_of_its_own_runs_on_each_worker(tmp_path):
+    own = {"epochs": 1, "warmup_epochs": 1, "sync_batch_norm": False}
+    workdirs = [tmp_path / "chief", tmp_path / "other"]
+    (told, _), _ = _run("search", SEARCH | own, workdirs)
+    assert "Genotype" in told
+
+
 def test_workers_with_other_settings_refuse(tmp_path):
     workdirs = [tmp_path / "chief", tmp_path / "other"]
     with workers("search", SEARCH, workdirs, seed=7) as both:

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 from tiny_search import random_batch, tiny_compiled
 
-from advrush_tf.pieces import mean_over_pieces
+from advrush_tf.micro_batches import mean_over_pieces
 
 
 def test_the_mean_of_pieces_is_numpys():
