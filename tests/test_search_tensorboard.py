@@ -218,7 +218,8 @@ class FixedModel:
     """What the callback asks of a model before the first step."""
 
     def __init__(self, iterations):
-        self.optimizer = collections.namedtuple("O", "iterations")(iterations)
+        counted = tf.Variable(iterations)
+        self.optimizer = collections.namedtuple("O", "iterations")(counted)
 
 
 def test_a_resume_takes_back_what_was_written_beyond_it(tmp_path):
