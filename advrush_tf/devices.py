@@ -9,6 +9,8 @@ import enum
 import json
 import os
 import re
+import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -44,6 +46,7 @@ _LOST = (
     tf.errors.DeadlineExceededError,
     tf.errors.InternalError,
 )
+_JOIN_SECONDS = 1800.0
 _ABORTED = re.compile(r"aborted by: (.*)|(Connection reset.*)|(stopped sending .*)")
 
 
@@ -308,6 +311,9 @@ def _are_addresses(job: Any) -> bool:
 def _connect(chief: bool, workers: int) -> tf.distribute.Strategy:
     if chief:
         print_line(f"Waiting for all {workers} workers to start.")
+    # TensorFlow itself waits for ever.
+    alarm = threading.Timer(_JOIN_SECONDS, _give_up)
+    alarm.start()
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
     except (tf.errors.OpError, RuntimeError, ValueError) as error:
@@ -316,3 +322,12 @@ def _connect(chief: bool, workers: int) -> tf.distribute.Strategy:
             f"The workers that TF_CONFIG names could not be joined ({first[:200]}); "
             "start all of them, with addresses that they can reach."
         ) from None
+    finally:
+        alarm.cancel()
+
+
+def _give_up() -> None:
+    """Ends the program, whose main thread nothing else can reach."""
+    sentence = f"not all workers have started within {_JOIN_SECONDS / 60:.0f} minutes."
+    print(f"error: {sentence}", file=sys.stderr, flush=True)
+    os._exit(1)

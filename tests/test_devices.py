@@ -174,6 +174,25 @@ def test_messages_of_any_lengths_reach_all_workers(messages, monkeypatch):
         assert list(threads.map(from_all, range(2))) == [[*messages]] * 2
 
 
+def test_waiting_for_workers_ends(cluster, monkeypatch, capsys):
+    ended = threading.Event()
+    codes = []
+
+    def end(code):
+        codes.append(code)
+        ended.set()
+
+    cluster({"worker": ["a:1", "b:1"]}, "worker", 1)
+    monkeypatch.setattr(devices_module, "_JOIN_SECONDS", 0.01)
+    monkeypatch.setattr(devices_module.os, "_exit", end)
+    monkeypatch.setattr(
+        tf.distribute, "MultiWorkerMirroredStrategy", lambda: ended.wait(60)
+    )
+    Devices(StrategyName.MULTIWORKER)
+    assert codes == [1]
+    assert "error: not all workers have started within" in capsys.readouterr().err
+
+
 def test_a_lost_worker_is_told_of_in_one_sentence():
     devices = Devices()
     message = "Graph execution error:\n\nCollective ops is aborted by: it died\nmore"
