@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.errors import UserError, WorkerLostError
+from advrush_tf.examples import endless
 from advrush_tf.parts import WHOLE, Part
 from advrush_tf.running import print_line
 from advrush_tf.settings import differences
@@ -46,8 +47,9 @@ _LOST = (
     tf.errors.DeadlineExceededError,
     tf.errors.InternalError,
 )
-_JOIN_SECONDS = 1800.0
 _ABORTED = re.compile(r"aborted by: (.*)|(Connection reset.*)|(stopped sending .*)")
+# Schedulers may start machines minutes apart.
+_JOIN_SECONDS = 1800.0
 
 
 class Devices:
@@ -143,11 +145,7 @@ class Devices:
             # TensorFlow hands one element after the other to the process' replicas.
             pieces = [make((first + i, count)).repeat() for i in range(local)]
             turns = tf.data.Dataset.range(local).repeat()
-            elements = tf.data.Dataset.choose_from_datasets(pieces, turns)
-            endless = tf.data.experimental.assert_cardinality(
-                tf.data.INFINITE_CARDINALITY
-            )
-            return elements.apply(endless).prefetch(tf.data.AUTOTUNE)
+            return endless(tf.data.Dataset.choose_from_datasets(pieces, turns))
 
         return self.strategy.distribute_datasets_from_function(own)
 
