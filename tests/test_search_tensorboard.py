@@ -1,4 +1,5 @@
 import collections
+import time
 
 import keras
 import numpy as np
@@ -222,8 +223,14 @@ class FixedModel:
         self.optimizer = collections.namedtuple("O", "iterations")(counted)
 
 
+def wait_for_the_next_second():
+    """TensorBoard reads event files by name, which tells their order by the second."""
+    time.sleep(1 - time.time() % 1)
+
+
 def test_a_resume_takes_back_what_was_written_beyond_it(tmp_path):
     for done, values in ((0, [1.0, 2.0, 3.0]), (1, [20.0, 30.0])):
+        wait_for_the_next_second()
         callback = SearchTensorBoard(tmp_path, {})
         callback.set_model(FixedModel(done))
         callback.on_train_begin()
