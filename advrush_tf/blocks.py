@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf import kernels
-from advrush_tf.constants import constant
+from advrush_tf.batch_norm import batch_normalize, inverse_deviation, update_running
 
 PACKAGE = "advrush_tf"
 # Operations by name: the function, or the side of the kernel.
@@ -76,20 +76,6 @@ class Block(keras.layers.Layer):
     def get_config(self):
         values = {name: getattr(self, name) for name in self.arguments}
         return {**super().get_config(), "synchronized": self.synchronized, **values}
-
-
-def update_running(variable: keras.Variable, batch_value: tf.Tensor) -> None:
-    """Moves a running statistic towards the batch's by 1 - momentum."""
-    value = variable.value
-    step = constant(1 - kernels.BN_MOMENTUM, value.dtype)
-    # Through Keras, whose stateless scope a recomputation uses.
-    variable.assign(value - (value - batch_value) * step)
-
-
-def inverse_deviation(variance: keras.Variable) -> tf.Tensor:
-    """What batch normalisation multiplies by in inference mode."""
-    value = variance.value
-    return tf.math.rsqrt(value + constant(kernels.BN_EPSILON, value.dtype))
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -156,9 +142,7 @@ class ConvBatchNorm(Block):
             scale, offset = self.gamma.value, self.beta.value
         if training:
             y = self._convolve(x, self.kernel.value)
-            y, mean, variance = kernels.batch_normalize(
-                y, scale, offset, self.synchronized
-            )
+            y, mean, variance = batch_normalize(y, scale, offset, self.synchronized)
             update_running(self.moving_mean, mean)
             update_running(self.moving_variance, variance)
             return y

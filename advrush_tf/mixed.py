@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from advrush_tf import kernels
+from advrush_tf.batch_norm import batch_normalize, inverse_deviation, update_running
 from advrush_tf.blocks import (
     DILATED,
     PACKAGE,
@@ -21,8 +22,6 @@ from advrush_tf.blocks import (
     RectangularBlock,
     SeparableBlock,
     SeparableConv,
-    inverse_deviation,
-    update_running,
 )
 from advrush_tf.constants import block_identity, constant
 
@@ -181,7 +180,7 @@ class MixedEdges(Block):
 
     def _normalize_pool(self, pooled, mean, variance):
         """Normalises a pooling; every edge records the same batch statistics."""
-        y, batch_mean, batch_variance = kernels.batch_normalize(
+        y, batch_mean, batch_variance = batch_normalize(
             pooled, synchronized=self.synchronized
         )
         edges = constant((self.num_edges,))

@@ -158,12 +158,6 @@ def test_inference_leaves_the_running_statistics_alone(case, x):
         np.testing.assert_array_equal(old, new)
 
 
-def test_update_running():
-    variable = keras.Variable([1.0, 20.0])
-    blocks.update_running(variable, tf.constant([11.0, 10.0]))
-    np.testing.assert_allclose(variable.numpy(), [2.0, 19.0], rtol=1e-6)
-
-
 def test_kernels_start_within_pytorch_bounds():
     layer = blocks.ConvBatchNorm(400, (3, 3))
     layer.build((None, 8, 8, 4))

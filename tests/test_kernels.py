@@ -3,6 +3,13 @@ import functools
 import numpy as np
 import pytest
 import tensorflow as tf
+from derivatives import (
+    check_against_differences,
+    check_half_precision,
+    check_single_precision,
+    first,
+    second,
+)
 
 from advrush_tf import kernels
 
@@ -150,47 +157,6 @@ def test_concatenation_and_its_gradient(rng):
     np.testing.assert_array_equal(np.concatenate(gradients, -1), factor)
 
 
-def _numpy_batch_norm(x, scale, offset):
-    x = np.float64(x)
-    mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
-    y = (x - mean) / np.sqrt(variance + 1e-5) * scale + offset
-    return y, mean, x.var((0, 1, 2), ddof=1)
-
-
-# Sizes that cut into four parts and one that does not.
-@pytest.mark.parametrize("size", [(4, 4), (6, 2), (5, 3)])
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [("float64", 1e-13), ("float32", 1e-6)]
-)
-def test_batch_normalisation_equals_numpy(rng, size, dtype, tolerance):
-    x = rng.normal(size=(3, *size, 5)).astype(dtype)
-    scale, offset = rng.normal(size=(2, 5)).astype(dtype)
-    results = kernels.batch_normalize(*map(tf.constant, (x, scale, offset)))
-    for actual, expected in zip(
-        results, _numpy_batch_norm(x, scale, offset), strict=True
-    ):
-        assert actual.dtype == dtype
-        np.testing.assert_allclose(actual, expected, rtol=0, atol=4 * tolerance)
-
-
-def test_batch_normalisation_of_an_unknown_batch_size(rng):
-    x = rng.normal(size=(3, 4, 4, 5))
-    signature = [tf.TensorSpec((None, 4, 4, 5), tf.float64)]
-    traced = tf.function(kernels.batch_normalize, input_signature=signature)
-    results, expected = traced(tf.constant(x)), _numpy_batch_norm(x, 1, 0)
-    for actual, value in zip(results, expected, strict=True):
-        np.testing.assert_allclose(actual, value, atol=1e-13)
-
-
-def test_statistics_are_accurate_in_float32(rng):
-    # 32768 values a channel, far from zero: one running float32 sum is off by 3e-6.
-    x = (rng.normal(size=(32, 32, 32, 16)) + 4).astype(np.float32)
-    _, mean, variance = kernels.batch_normalize(tf.constant(x))
-    _, expected_mean, expected_variance = _numpy_batch_norm(x, 1, 0)
-    np.testing.assert_allclose(mean, expected_mean, rtol=1e-6)
-    np.testing.assert_allclose(variance, expected_variance, rtol=1e-6)
-
-
 # Each kernel by name: the function and the shapes of what it is differentiated in.
 KERNELS: dict[str, tuple] = {
     "conv": (kernels.grouped_conv2d, [(2, 4, 4, 4), (3, 3, 4, 3)]),
@@ -231,74 +197,7 @@ KERNELS: dict[str, tuple] = {
     "bias": (kernels.add_bias, [(2, 4, 4, 3), (3,)]),
     "repeat": (lambda x: kernels.repeat_channels(x, 3), [(2, 3, 3, 2)]),
     "concat": (kernels.concat_channels, [(2, 3, 3, 2), (2, 3, 3, 3)]),
-    "batch_norm": (
-        lambda *args: kernels.batch_normalize(*args)[0],
-        [(3, 4, 4, 3), (3,), (3,)],
-    ),
-    "batch_norm_scaled": (
-        lambda x, scale: kernels.batch_normalize(x, scale)[0],
-        [(3, 4, 4, 3), (3,)],
-    ),
-    "batch_norm_plain": (lambda x: kernels.batch_normalize(x)[0], [(3, 4, 4, 3)]),
 }
-
-
-def _first(function, inputs):
-    """A scalar of the outputs with curvature in every one, and its gradients."""
-    with tf.GradientTape() as tape:
-        tape.watch(inputs)
-        y = function(*inputs)
-        phase = tf.cast(tf.reshape(tf.range(tf.size(y)), tf.shape(y)), y.dtype)
-        value = tf.reduce_sum(tf.sin(y + phase))
-    return value, tape.gradient(value, inputs)
-
-
-def _second(function, inputs):
-    """A scalar of the first gradients, and its gradients."""
-    with tf.GradientTape() as tape:
-        tape.watch(inputs)
-        gradients = _first(function, inputs)[1]
-        value = tf.add_n([tf.reduce_sum(tf.sin(3 * g)) for g in gradients])
-    return value, tape.gradient(value, inputs)
-
-
-def _check_against_differences(scalar, compiled, inputs, rng, step=1e-6):
-    directions = [rng.normal(size=x.shape) for x in inputs]
-    ends = [
-        scalar([x + side * step * d for x, d in zip(inputs, directions, strict=True)])
-        for side in (1, -1)
-    ]
-    difference = float(ends[0][0] - ends[1][0]) / (2 * step)
-    gradients = compiled(inputs)[1]
-    along = sum(np.sum(g * d) for g, d in zip(gradients, directions, strict=True))
-    assert abs(difference) > 1e-3
-    assert along == pytest.approx(difference, rel=1e-6)
-
-
-def _inputs(name, rng, dtype=tf.float64):
-    return [tf.constant(rng.normal(size=s), dtype) for s in KERNELS[name][1]]
-
-
-@pytest.mark.parametrize("name", KERNELS)
-@pytest.mark.parametrize("order", [_first, _second])
-@pytest.mark.parametrize("traced", [False, True])
-def test_gradients_against_finite_differences(rng, name, order, traced):
-    scalar = functools.partial(order, KERNELS[name][0])
-    compiled = tf.function(scalar) if traced else scalar
-    _check_against_differences(scalar, compiled, _inputs(name, rng), rng)
-
-
-@pytest.mark.parametrize("name", KERNELS)
-@pytest.mark.parametrize("traced", [False, True])
-def test_second_gradients_in_float32_equal_those_in_float64(rng, name, traced):
-    inputs = _inputs(name, rng)
-    scalar = functools.partial(_second, KERNELS[name][0])
-    expected = scalar(inputs)[1]
-    compiled = tf.function(scalar) if traced else scalar
-    actual = compiled([tf.cast(x, tf.float32) for x in inputs])[1]
-    for value, reference in zip(actual, expected, strict=True):
-        scale = np.abs(reference).max()
-        np.testing.assert_allclose(value, reference, rtol=0, atol=1e-4 * scale)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 8])
@@ -321,23 +220,17 @@ def test_strided_pointwise_convolution_and_its_gradients(channels):
     np.testing.assert_allclose(dx, expected, rtol=1e-4, atol=1e-5)
 
 
-def _bent(function, inputs, rng):
-    """First and second derivatives of a function, the latter along fixed numbers."""
-    with tf.GradientTape() as outer:
-        outer.watch(inputs)
-        with tf.GradientTape() as inner:
-            inner.watch(inputs)
-            y = function(*inputs)
-            weights = tf.cast(rng.normal(size=y.shape), y.dtype)
-            value = tf.reduce_sum(weights * y * y)
-        first = inner.gradient(value, inputs)
-        along = [tf.cast(rng.normal(size=g.shape), g.dtype) for g in first]
-        products = [
-            tf.cast(tf.reduce_sum(a * g), tf.float64)
-            for a, g in zip(along, first, strict=True)
-        ]
-        value = tf.add_n(products)
-    return [*first, *outer.gradient(value, inputs)]
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("order", [first, second])
+@pytest.mark.parametrize("traced", [False, True])
+def test_gradients_against_finite_differences(name, order, traced):
+    check_against_differences(*KERNELS[name], order, traced)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("traced", [False, True])
+def test_second_gradients_in_float32_equal_those_in_float64(name, traced):
+    check_single_precision(*KERNELS[name], traced)
 
 
 @pytest.mark.parametrize("name", KERNELS)
@@ -345,19 +238,4 @@ def _bent(function, inputs, rng):
     ("dtype", "tolerance"), [("float16", 4e-3), ("bfloat16", 0.04)]
 )
 def test_both_derivatives_in_half_precision(name, dtype, tolerance):
-    function, shapes = KERNELS[name]
-    rng = np.random.default_rng(0)
-    # Batch normalisation keeps its scale and offset in float32.
-    kept = len(shapes) - 1 if name.startswith("batch_norm") else 0
-    dtypes = [dtype] * (len(shapes) - kept) + ["float32"] * kept
-    inputs = [
-        tf.cast(rng.normal(size=s), d) for s, d in zip(shapes, dtypes, strict=True)
-    ]
-    got = _bent(function, inputs, np.random.default_rng(1))
-    exact = [tf.cast(x, tf.float64) for x in inputs]
-    for value, reference in zip(
-        got, _bent(function, exact, np.random.default_rng(1)), strict=True
-    ):
-        assert value.dtype in (dtype, "float32")
-        error = np.abs(tf.cast(value, tf.float64) - reference)
-        assert np.max(error) <= tolerance * np.max(np.abs(reference))
+    check_half_precision(*KERNELS[name], dtype, tolerance)

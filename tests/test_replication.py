@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 from replicas import on_each, pieces, strategy
 
-from advrush_tf import kernels, replication
+from advrush_tf import replication
 
 SIZES = (1, 2, 4)
 
@@ -109,47 +109,3 @@ def test_average_makes_copies_equal():
     (first, mean), (second, other) = on_each(chosen, step, parts)
     np.testing.assert_array_equal([first, second], [[1, 2], [3, 6]])
     np.testing.assert_array_equal([mean, other], [[2, 4], [2, 4]])
-
-
-def _batch_norm(synchronized):
-    def step(x, weights, scale, offset):
-        with tf.GradientTape() as tape:
-            watched = (x, scale, offset)
-            tape.watch(watched)
-            y, mean, variance = kernels.batch_normalize(
-                x, scale, offset, synchronized=synchronized
-            )
-            loss = tf.reduce_sum(y * weights)
-        dx, *others = tape.gradient(loss, watched)
-        return y, dx, replication.total(others), mean, variance
-
-    return step
-
-
-@pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-12), ("float32", 1e-5)])
-@pytest.mark.parametrize("replicas", [2, 4])
-def test_synchronized_batch_norm_is_that_of_the_whole_batch(replicas, dtype, tolerance):
-    x, weights = (3 + _random(2, 8, 2, 2, 3)).astype(dtype)
-    scale, offset = _random(2, 3).astype(dtype)
-
-    def results(count):
-        chosen = strategy(count)
-        parts = pieces(chosen, x, weights)
-        found = on_each(chosen, _batch_norm(True), *parts, scale, offset)
-        y, dx = (np.concatenate([each[i] for each in found]) for i in range(2))
-        return y, dx, *found[-1][2], *found[-1][3:]
-
-    for got, expected in zip(results(replicas), results(1), strict=True):
-        np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance)
-
-
-def test_batch_norm_that_is_not_synchronized_uses_its_own_piece():
-    x, weights = _random(2, 4, 2, 2, 3)
-    ones, zeros = np.ones(3), np.zeros(3)
-    chosen = strategy(2)
-    found = on_each(
-        chosen, _batch_norm(False), *pieces(chosen, x, weights), ones, zeros
-    )
-    for each, piece in zip(found, np.split(x, 2), strict=True):
-        np.testing.assert_allclose(each[3], piece.mean((0, 1, 2)), rtol=1e-12)
-        np.testing.assert_allclose(each[4], piece.var((0, 1, 2), ddof=1), rtol=1e-12)

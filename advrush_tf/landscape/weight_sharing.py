@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
+from advrush_tf.batch_norm import MOMENTUM
 from advrush_tf.cells import num_edges
 from advrush_tf.genotypes import Genotype
-from advrush_tf.kernels import BN_MOMENTUM
 from advrush_tf.search import AdvRushSearchModel
 
 
@@ -145,6 +145,6 @@ class SharedNetwork:
         for images in batches:
             self._observe(tf.constant(images))
         # From zero, the weights of the batches add up to this (as in Adam).
-        total = 1 - BN_MOMENTUM ** len(batches)
+        total = 1 - MOMENTUM ** len(batches)
         for variable in self._statistics:
             variable.assign(variable.value / total)
