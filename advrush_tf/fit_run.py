@@ -28,13 +28,6 @@ from advrush_tf.genotypes import Genotype, get_genotype
 from advrush_tf.jsonable import json_text
 from advrush_tf.network import CellNetwork
 from advrush_tf.parts import WHOLE, Part
-from advrush_tf.profiling import (
-    count_parameters,
-    measure_evaluation,
-    measure_fit_step,
-    measure_input,
-    multiply_adds,
-)
 from advrush_tf.reading import reading_examples
 from advrush_tf.recipes import NetworkName, Schedule
 from advrush_tf.resnet import ResNet18
@@ -42,7 +35,7 @@ from advrush_tf.running import ProgressBar, print_line, told_again, write_failur
 from advrush_tf.settings import record_settings
 from advrush_tf.tensorboard import FitTensorBoard
 
-_EVALUATION_BATCH = 256
+EVALUATION_BATCH = 256
 
 
 def find_genotype(settings: FitSettings) -> Genotype | None:
@@ -208,7 +201,7 @@ class FitData:
 
 
 def _evaluation_batches(examples: Examples, part: Part = WHOLE) -> Any:
-    return examples.evaluation_batches(min(_EVALUATION_BATCH, len(examples)), part)
+    return examples.evaluation_batches(min(EVALUATION_BATCH, len(examples)), part)
 
 
 def run_fit(
@@ -338,40 +331,3 @@ def evaluated_epochs(settings: FitSettings) -> list[int]:
     """The epochs, counted from 1, after which the accuracies are measured."""
     every = settings.robust_eval_every
     return sorted({*range(every, settings.epochs + 1, every), settings.epochs})
-
-
-def dry_run(
-    settings: FitSettings,
-    data_dir: str | None = None,
-    say: Callable[[str], None] = print_line,
-) -> None:
-    """Says what a fit would cost, measured on a few steps, and writes nothing.
-
-    Raises:
-        UserError: the input is at fault.
-    """
-    genotype = find_genotype(settings)
-    dataset = load_dataset(settings.dataset, data_dir, settings.image_size)
-    settings = settings.for_images(dataset.image_shape)
-    network = build_network(settings, dataset, genotype)
-    data = FitData(settings, dataset)
-    model = make_model(settings, network, data.steps_per_epoch)
-    say(f"parameters      {count_parameters(network.trainable_variables):,}")
-    say(f"multiply-adds   {multiply_adds(network):,} per image")
-    say("measuring a few steps ...")
-    cost = measure_fit_step(model, settings.batch_size)
-    say(f"step            {cost.seconds:.3g} s, the first {cost.first_seconds:.3g} s")
-    validation, test = (
-        int(batches.cardinality()) for batches in (data.validation(), data.test())
-    )
-    waiting = measure_input(data.training())
-    say(f"input           {waiting:.2g} s per step, beside the others")
-    seconds = measure_evaluation(model, _EVALUATION_BATCH)
-    say(f"evaluation      {seconds:.3g} s per batch of {_EVALUATION_BATCH}")
-    say(f"memory          {cost.peak_bytes / 1e9:.1f} GB")
-    # The report measures the best and the last weights.
-    batches = len(evaluated_epochs(settings)) * validation + 2 * test
-    total = settings.epochs * data.steps_per_epoch * cost.seconds + batches * seconds
-    total += cost.trace_seconds + cost.first_seconds
-    epochs = f"{settings.epochs} epochs of {data.steps_per_epoch}"
-    say(f"total           {total / 3600:.2f} h for {epochs}")

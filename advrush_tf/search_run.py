@@ -16,14 +16,6 @@ from advrush_tf.errors import UserError
 from advrush_tf.genotypes import Genotype
 from advrush_tf.parts import WHOLE, Part
 from advrush_tf.pipeline import pairs
-from advrush_tf.profiling import (
-    STEPS,
-    count_parameters,
-    measure_evaluation,
-    measure_input,
-    measure_search_step,
-    multiply_adds,
-)
 from advrush_tf.reading import reading_examples
 from advrush_tf.running import ProgressBar, print_line, write_failure
 from advrush_tf.search import AdvRushSearchModel
@@ -34,7 +26,7 @@ from advrush_tf.version import __version__
 
 # A larger share of skip connections in the normal cell's edges is a collapse.
 _MOST_SKIPS = 0.5
-_EVALUATION_BATCH = 256
+EVALUATION_BATCH = 256
 
 
 def build_model(settings: SearchSettings, dataset: ImageDataset) -> AdvRushSearchModel:
@@ -124,6 +116,14 @@ def make_pairs(
         raise UserError(str(error)) from None
 
 
+def validation_batches(
+    settings: SearchSettings, dataset: ImageDataset, part: Part = WHOLE
+) -> Any:
+    """The alpha half without augmentation: the test split is not for the search."""
+    _, half = dataset.train.split(settings.train_portion, settings.seed)
+    return half.evaluation_batches(EVALUATION_BATCH, part)
+
+
 def run_search(
     settings: SearchSettings,
     workdir: str | Path,
@@ -195,62 +195,17 @@ def _run_search(
                 epochs=settings.epochs,
                 verbose=0,
                 validation_data=devices.distribute(
-                    lambda part: _validation(settings, dataset, part)
+                    lambda part: validation_batches(settings, dataset, part)
                 ),
-                validation_steps=int(_validation(settings, dataset).cardinality()),
+                validation_steps=int(
+                    validation_batches(settings, dataset).cardinality()
+                ),
                 callbacks=writers if devices.chief else [],
             )
         devices.on_chief(lambda: _finish(model, settings, workdir, say))
     except OSError as error:
         raise UserError(write_failure(workdir, error)) from None
     return model.genotype(_provenance(model, settings, settings.epochs))
-
-
-def dry_run(
-    settings: SearchSettings,
-    data_dir: str | None = None,
-    say: Callable[[str], None] = print_line,
-) -> None:
-    """Says what a search would cost, measured on a few steps, and writes nothing.
-
-    Raises:
-        UserError: the input is at fault.
-    """
-    dataset = load_dataset(settings.dataset, data_dir, settings.image_size)
-    model = build_model(settings, dataset)
-    batches, steps = make_pairs(settings, dataset)
-    compile_model(model, settings, steps)
-    parameters = count_parameters(model.network_weights)
-    say(f"parameters      {parameters:,} (without the alphas)")
-    say(f"multiply-adds   {multiply_adds(model):,} per image")
-    say("measuring a few steps of each kind ...")
-    penalised_epochs = settings.epochs - settings.warmup_epochs
-    if settings.gamma == 0:
-        penalised_epochs = 0
-    kinds = [kind for kind in STEPS if penalised_epochs or "penal" not in kind]
-    batch = settings.batch_size
-    costs = {kind: measure_search_step(model, kind, batch) for kind in kinds}
-    weights = costs["weights"].seconds
-    plain = weights + costs["alphas"].seconds
-    say(f"without penalty {plain:.3g} s per step")
-    penalised = plain
-    if penalised_epochs:
-        penalised = weights + costs["penalised alphas"].seconds
-        say(f"with penalty    {penalised:.3g} s per step")
-    say(f"input           {measure_input(batches):.2g} s per step, beside the others")
-    say(f"memory          {max(c.peak_bytes for c in costs.values()) / 1e9:.1f} GB")
-    total = steps * (settings.epochs * plain + penalised_epochs * (penalised - plain))
-    validation = _validation(settings, dataset)
-    seconds = measure_evaluation(model, _EVALUATION_BATCH)
-    total += settings.epochs * seconds * int(validation.cardinality())
-    total += sum(cost.trace_seconds + cost.first_seconds for cost in costs.values())
-    say(f"total           {total / 3600:.2f} h for {settings.epochs} epochs of {steps}")
-
-
-def _validation(settings: SearchSettings, dataset: ImageDataset, part: Part = WHOLE):
-    """The alpha half without augmentation: the test split is not for the search."""
-    _, half = dataset.train.split(settings.train_portion, settings.seed)
-    return half.evaluation_batches(_EVALUATION_BATCH, part)
 
 
 def _provenance(

@@ -5,7 +5,7 @@ from typing import Any
 
 from absl import flags
 
-from advrush_tf import fit_run
+from advrush_tf import dry_runs, fit_run
 from advrush_tf.crafting import Start
 from advrush_tf.fit_settings import FitSettings, fit_settings
 from advrush_tf.launching import (
@@ -110,7 +110,7 @@ def _settings() -> FitSettings:
 def main() -> None:
     """Runs or measures the fit that the flags describe."""
     if _DRY_RUN.value:
-        fit_run.dry_run(_settings(), _DATA_DIR.value)
+        dry_runs.fit_dry_run(_settings(), _DATA_DIR.value)
     else:
         settings, devices = _settings(), _DEVICES()
         fit_run.run_fit(settings, _WORKDIR.value, _DATA_DIR.value, devices)

@@ -5,7 +5,7 @@ from typing import Any
 
 from absl import flags
 
-from advrush_tf import search_run
+from advrush_tf import dry_runs, search_run
 from advrush_tf.cells import ALL_PRIMITIVES
 from advrush_tf.data_source import WELL_KNOWN
 from advrush_tf.launching import (
@@ -95,7 +95,7 @@ def _settings() -> SearchSettings:
 def main() -> None:
     """Runs or measures the search that the flags describe."""
     if _DRY_RUN.value:
-        search_run.dry_run(_settings(), _DATA_DIR.value)
+        dry_runs.search_dry_run(_settings(), _DATA_DIR.value)
     else:
         settings, devices = _settings(), _DEVICES()
         search_run.run_search(settings, _WORKDIR.value, _DATA_DIR.value, devices)

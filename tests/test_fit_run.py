@@ -1,5 +1,4 @@
 import json
-import os
 import shutil
 
 import keras
@@ -261,13 +260,3 @@ def test_the_baseline_is_built_too():
     network = fit_run.build_network(settings.for_images((8, 8, 1)), dataset, None)
     assert isinstance(network, ResNet18)
     assert network.get_config()["mean"] == dataset.mean
-
-
-def test_dry_run_measures_and_writes_nothing(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    lines = []
-    fit_run.dry_run(fit_settings(**SMALL), say=lines.append)
-    text = "\n".join(lines)
-    for word in ("parameters", "multiply-adds", "step", "input", "memory", "total"):
-        assert word in text
-    assert not os.listdir(tmp_path)

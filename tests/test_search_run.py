@@ -158,29 +158,6 @@ def test_collapse_is_noticed():
     assert "2 of the normal cell's 2 edges" in search_run.collapse_warning(collapsed)
 
 
-@pytest.mark.parametrize(
-    ("changes", "penalised"),
-    [({}, True), ({"gamma": 0.0}, False), ({"warmup_epochs": 3}, False)],
-)
-def test_dry_run_measures_and_writes_nothing(tmp_path, monkeypatch, changes, penalised):
-    monkeypatch.chdir(tmp_path)
-    lines = []
-    settings = SearchSettings(**{**SMALL, **changes})
-    search_run.dry_run(settings, say=lines.append)
-    text = "\n".join(lines)
-    for word in (
-        "parameters",
-        "multiply-adds",
-        "s per step",
-        "input",
-        "memory",
-        "total",
-    ):
-        assert word in text
-    assert ("with penalty" in text) is penalised
-    assert not os.listdir(tmp_path)
-
-
 def test_a_search_streams_images_of_many_sizes(imagenet_like):
     settings = SearchSettings(
         dataset=str(imagenet_like[0]), image_size=16, batch_size=8, train_portion=0.4
@@ -195,6 +172,6 @@ def test_a_search_streams_images_of_many_sizes(imagenet_like):
             numbers.update(y.tolist())
     assert len(seen[0]) == 40
     assert not seen[0] & seen[1]
-    validation = search_run._validation(settings, dataset)
+    validation = search_run.validation_batches(settings, dataset)
     labels = np.concatenate([y for _, y in validation.as_numpy_iterator()])
     assert set(labels.tolist()) == set(range(101)) - seen[0]
