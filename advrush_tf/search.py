@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from advrush_tf import optimizers, replication
+from advrush_tf import optimizers
 from advrush_tf.blocks import PACKAGE
 from advrush_tf.cells import PRIMITIVES, check_primitives
 from advrush_tf.constants import constant
@@ -15,16 +15,14 @@ from advrush_tf.errors import NonFiniteLossError
 from advrush_tf.genotypes import Genotype
 from advrush_tf.inputs import (
     PAIRS_NEEDED,
-    as_labels,
     check_architecture,
     check_normalisation,
     check_pairs_for_fit,
     normalise,
 )
 from advrush_tf.loss_scaling import MeanOfFinite, loss_scale_for
-from advrush_tf.micro_batches import mean_over_pieces
-from advrush_tf.penalty import curvature_penalty
 from advrush_tf.replicated_model import ReplicatedModel
+from advrush_tf.search_steps import SearchSteps, example_losses, share_of_norm
 from advrush_tf.supernet import Supernet
 
 
@@ -132,13 +130,15 @@ class AdvRushSearchModel(ReplicatedModel):
         self.built = True
 
     def call(self, x, training=False):
-        return self._logits(self._normalise(x), training)
+        return self.logits_of(self.normalised(x), training)
 
-    def _normalise(self, x):
+    def normalised(self, x):
+        """The images as the supernet reads them, in the dtype of the weights."""
         x = tf.cast(x, self.variable_dtype)
         return normalise(x, self._config["mean"], self._config["std"])
 
-    def _logits(self, normalised, training):
+    def logits_of(self, normalised, training):
+        """Logits of normalised images, in the dtype of the weights."""
         x = tf.cast(normalised, self.compute_dtype)
         return tf.cast(self.supernet(x, training=training), self.variable_dtype)
 
@@ -152,7 +152,7 @@ class AdvRushSearchModel(ReplicatedModel):
         Returns:
             (batch, num_classes), logits.
         """
-        x = tf.cast(self._normalise(x), self.compute_dtype)
+        x = tf.cast(self.normalised(x), self.compute_dtype)
         logits = self.supernet.mix(x, normal, reduce, training=training)
         return tf.cast(logits, self.variable_dtype)
 
@@ -263,11 +263,12 @@ class AdvRushSearchModel(ReplicatedModel):
         The penalty's graph is by far the largest: apart from the others it is traced
         only when the warm-up ends, and nothing else is traced again then.
         """
+        parts = SearchSteps(self, self._penalty)
         steps = {
-            "alpha_gradients": self.on_replicas(self._alpha_gradients),
-            "penalty_gradients": self.on_replicas(self._penalty_gradients),
-            "update_alphas": self.on_replicas(self._update_alphas),
-            "update_weights": self.on_replicas(self._update_weights),
+            "alpha_gradients": self.on_replicas(parts.alpha_gradients),
+            "penalty_gradients": self.on_replicas(parts.penalty_gradients),
+            "update_alphas": self.on_replicas(parts.update_alphas),
+            "update_weights": self.on_replicas(parts.update_weights),
             "track": self.measured(self._track),
         }
         # XLA has no kernel for the second derivative of max pooling.
@@ -350,7 +351,7 @@ class AdvRushSearchModel(ReplicatedModel):
         penalty = share = constant(0.0, self.variable_dtype)
         if self.penalised:
             penalty, bent = self.steps["penalty_gradients"](x_a, y_a)
-            share = _share(bent, gradients)
+            share = share_of_norm(bent, gradients)
             gradients = [a + b for a, b in zip(gradients, bent, strict=True)]
         # Before the update: a poisoned alpha would spoil everything after it.
         self._check_finite(alpha_loss=alpha_loss)
@@ -390,86 +391,6 @@ class AdvRushSearchModel(ReplicatedModel):
                     f"{variable.path} became NaN or infinite in epoch {self.epoch + 1}"
                 )
 
-    def _loss(self, x, y, training):
-        """The shares in the mean loss and in the accuracy of the whole batch."""
-        losses, hits = self._example_losses(x, y, training)
-        return replication.batch_share(losses), replication.batch_share(hits)
-
-    def _example_losses(self, x, y, training):
-        """Cross-entropy and 0 or 1 for a hit, of each example."""
-        logits = self(x, training=training)
-        y = as_labels(y)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
-        hits = tf.equal(tf.argmax(logits, -1, tf.int32), y)
-        return losses, tf.cast(hits, losses.dtype)
-
-    def _gradients(self, loss_fn, variables):
-        values = [variable.value for variable in variables]
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(values)
-            loss, *others = loss_fn()
-            scaled = self.loss_scale.scaled(loss)
-        gradients = tape.gradient(
-            scaled, values, unconnected_gradients=tf.UnconnectedGradients.ZERO
-        )
-        return loss, *others, self.loss_scale.unscaled(gradients)
-
-    def _alpha_gradients(self, x, y):
-        shares = self._gradients(lambda: self._loss(x, y, training=True), self.alphas)
-        self._agree_on_statistics()
-        return replication.total(shares)
-
-    def _agree_on_statistics(self) -> None:
-        """Averages running statistics that each replica made of its own examples."""
-        if not self._config["synchronized"]:
-            replication.average(self.supernet.non_trainable_variables)
-
-    def _penalty_gradients(self, x, y):
-        """The penalty lambda * mean(r), and gamma times its gradient."""
-        size, dtype = self._penalty["penalty_batch"], self.variable_dtype
-        dtypes = dtype, [dtype for _ in self.alphas]
-        means = mean_over_pieces(self._piece_of_penalty, (x, y), size, dtypes)
-        # Not in the pieces: there is no sum over replicas in a loop.
-        share = replication.share_of_batch(x, dtype)
-        penalty, gradients = replication.total(
-            tf.nest.map_structure(lambda mean: share * mean, means)
-        )
-        return penalty, [self.gamma * g for g in gradients]
-
-    def _piece_of_penalty(self, x, y):
-        def loss():
-            values = curvature_penalty(
-                lambda inputs: self._logits(inputs, training=False),
-                self._normalise(x),
-                y,
-                self._penalty["h"],
-                self._penalty["squared"],
-                self.loss_scale.of_one_example(x),
-            )
-            return [self._penalty["lambda_"] * tf.reduce_mean(values)]
-
-        return self._gradients(loss, self.alphas)
-
-    def _update_alphas(self, gradients):
-        # Optimizers add up what the replicas give them.
-        replicas = replication.num_replicas()
-        shares = [gradient / replicas for gradient in gradients]
-        self._apply(self.alpha_optimizer, shares, self.alphas)
-
-    def _update_weights(self, x, y):
-        weights = self.network_weights
-        loss, accuracy, gradients = self._gradients(
-            lambda: self._loss(x, y, training=True), weights
-        )
-        self._apply(self.optimizer, gradients, weights)
-        self._agree_on_statistics()
-        return replication.total((loss, accuracy))
-
-    def _apply(self, optimizer, shares, variables):
-        changing = [*variables, *optimizer.variables]
-        with self.loss_scale.guarding(shares, changing):
-            optimizer.apply(shares, variables)
-
     def _track(self, values):
         for name, value in values.items():
             self._trackers[name].update_state(value)
@@ -477,7 +398,7 @@ class AdvRushSearchModel(ReplicatedModel):
 
     def test_step(self, data):
         x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
-        losses, hits = self._example_losses(x, y, training=False)
+        losses, hits = example_losses(self(x, training=False), y)
         self._trackers["loss"].update_state(losses, sample_weight=weights)
         self._trackers["accuracy"].update_state(hits, sample_weight=weights)
         return {name: self._trackers[name].result() for name in ("loss", "accuracy")}
@@ -491,9 +412,3 @@ class _EpochNumber(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.model.epoch = epoch
-
-
-def _share(part: list[tf.Tensor], rest: list[tf.Tensor]) -> tf.Tensor:
-    """Norm of `part` over the sum of both norms; 0 where both vanish."""
-    first, second = tf.linalg.global_norm(part), tf.linalg.global_norm(rest)
-    return tf.math.divide_no_nan(first, first + second)

@@ -203,7 +203,7 @@ def supernet(net, x, statistics):
 class PerEdgeSearchModel(AdvRushSearchModel):
     """A search model whose supernet is computed edge by edge, to be timed."""
 
-    def _logits(self, normalised, training):
+    def logits_of(self, normalised, training):
         statistics = Statistics(training)
         logits = supernet(self.supernet, normalised, statistics)
         for variable, part, value in statistics.expected:

@@ -14,6 +14,7 @@ from advrush_tf.crafting import SignAscent
 from advrush_tf.genotypes import Genotype
 from advrush_tf.optimizers import L2Adam, MomentumSGD
 from advrush_tf.replicated_model import ReplicatedModel
+from advrush_tf.search_steps import SearchSteps
 
 PRIMITIVES = ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3")
 STEPS, BATCH = 5, 8
@@ -163,7 +164,7 @@ def test_ten_steps_of_a_fit_are_those_of_one_replica(replicas):
 
 def _statistics_after_one_step(chosen, model, x, y):
     step = tf.function(chosen.run, autograph=False)
-    step(model._update_weights, pieces(chosen, x, y))
+    step(SearchSteps(model, {}).update_weights, pieces(chosen, x, y))
     return [v.numpy() for v in model.supernet.non_trainable_variables]
 
 
