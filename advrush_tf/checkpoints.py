@@ -49,7 +49,7 @@ class CheckpointStore:
             OSError: it could not be written; earlier checkpoints are untouched.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"epoch_{epoch:04d}.npz"
+        path = self.path(epoch)
         arrays = {name: np.asarray(v) for name, v in _variables(model)}
         arrays[_NOTES] = np.asarray(json.dumps(notes or {}))
         arrays[_EPOCH] = np.asarray(epoch)
@@ -101,6 +101,10 @@ class CheckpointStore:
                 continue
             return content
         return b""
+
+    def path(self, epoch: int) -> Path:
+        """The file of the checkpoint after so many finished epochs."""
+        return self.folder / f"epoch_{epoch:04d}.npz"
 
     def newest(self) -> Path | None:
         """The file of the newest checkpoint, readable or not, if there is one."""

@@ -135,11 +135,14 @@ def _write_tensorboard(
     writer.close()
 
 
-def draw_search(run: Path, workdir: Path, say: Callable[[str], None]) -> None:
+def draw_search(
+    run: Path, name: str, workdir: Path, say: Callable[[str], None]
+) -> None:
     """Draws the history of a search into a folder.
 
     Args:
         run: the search's workdir.
+        name: what the figures' names tell of it.
         workdir: receives the figures, also in tensorboard/; made if it is not there.
         say: receives the lines for the user.
 
@@ -149,7 +152,7 @@ def draw_search(run: Path, workdir: Path, say: Callable[[str], None]) -> None:
     """
     history = read_history(run)
     workdir.mkdir(parents=True, exist_ok=True)
-    stem = f"search_{run.resolve().name}"
+    stem = f"search_{name}"
     try:
         pictures = {f"{stem}/history": draw_history(history, workdir / f"{stem}.png")}
         for kind in ("normal", "reduce"):

@@ -35,7 +35,7 @@ from advrush_tf.model_files import (
 from advrush_tf.report_sections import check_workdir
 from advrush_tf.running import print_line, progress_bar, told_again, write_failure
 from advrush_tf.search import AdvRushSearchModel
-from advrush_tf.search_files import load_supernet, newest_checkpoint
+from advrush_tf.search_files import load_supernet
 from advrush_tf.search_history import is_search
 from advrush_tf.settings import record_settings
 
@@ -69,7 +69,7 @@ def run_inspect(
         UserError: the input is at fault; one clear line.
     """
     results = None
-    runs = list(dict.fromkeys(runs))
+    runs = list({run.resolve(): run for run in runs}.values())
     _check(runs, report)
     if settings is None and report is None and not any(map(is_search, runs)):
         raise UserError(
@@ -78,8 +78,9 @@ def run_inspect(
     try:
         if settings is not None:
             results = _inspect(settings, workdir, data_dir, say)
-        for run in filter(is_search, runs):
-            draw_search(run, workdir, say)
+        searches = list(filter(is_search, runs))
+        for name, run in zip(_distinct_names(searches), searches, strict=True):
+            draw_search(run, name, workdir, say)
     except OSError as error:
         raise UserError(write_failure(workdir, error)) from None
     if report is not None:
@@ -95,6 +96,17 @@ def _check(runs: Sequence[Path], report: Path | None) -> None:
         raise UserError(
             f"--report is {report}, a folder; it must be a file such as report.html."
         )
+
+
+def _distinct_names(folders: Sequence[Path]) -> list[str]:
+    """The folders' names, with as many of the folders above as tell them apart."""
+    parts = [folder.resolve().parts[1:] for folder in folders]
+    names: list[str] = []
+    for length in range(1, max(map(len, parts), default=0) + 1):
+        names = ["_".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            break
+    return names
 
 
 def _write_report(
@@ -118,7 +130,8 @@ def _inspect(
 ) -> dict[str, Any]:
     dataset = load_dataset(settings.dataset, data_dir, settings.image_size)
     paths = [Path(path) for path in settings.model]
-    victims = [_open(path, dataset, settings, data_dir) for path in paths]
+    opened = [_open(path, dataset, settings, data_dir) for path in paths]
+    victims = [victim for victim, _ in opened]
     searches = [path for path in paths if path.is_dir()]
     if settings.sample_genotypes and len(searches) != 1:
         raise UserError(
@@ -129,7 +142,7 @@ def _inspect(
     settings.require(
         "top", settings.top <= values, f"{values} or less, an image's size"
     )
-    hashes = tuple(sha256(_weights_file(path)) for path in paths)
+    hashes = tuple(hashed for _, hashed in opened)
     settings = dataclasses.replace(settings, sha256=hashes)
     record_settings(settings, workdir)
     if (finished := workdir / RESULTS).exists():
@@ -150,16 +163,14 @@ def _inspect(
 
 def _open(
     path: Path, dataset: ImageDataset, settings: InspectSettings, data_dir: str | None
-) -> Victim:
+) -> tuple[Victim, str]:
+    """A model or a search's supernet, and the SHA-256 of the file it was read from."""
+    model: keras.Model
     if path.is_dir():
-        model: keras.Model = load_supernet(path, data_dir)
+        model, file = load_supernet(path, data_dir)
     else:
-        model = load_classifier(path)
-    return open_victim(model, path, dataset, settings.batch_size)
-
-
-def _weights_file(path: Path) -> Path:
-    return newest_checkpoint(path) if path.is_dir() else path
+        model, file = load_classifier(path), path
+    return open_victim(model, path, dataset, settings.batch_size), sha256(file)
 
 
 class _Inspection:

@@ -55,7 +55,7 @@ def load_supernet(
     workdir: str | Path,
     data_dir: str | None = None,
     say: Callable[[str], None] = print_line,
-) -> AdvRushSearchModel:
+) -> tuple[AdvRushSearchModel, Path]:
     """Rebuilds the supernet of a search from its newest readable checkpoint.
 
     Args:
@@ -65,44 +65,27 @@ def load_supernet(
         say: receives a line for each damaged checkpoint.
 
     Returns:
-        The supernet, not compiled; `genotype()` tells what the search has found.
+        The supernet, not compiled, whose `genotype()` tells what the search has found;
+        and the checkpoint's file.
 
     Raises:
         UserError: the folder holds no search, no checkpoint that can be read, or
             those of another search; or the search's data set cannot be had.
     """
     settings = read_search_settings(workdir)
-    newest_checkpoint(workdir)
+    store = CheckpointStore(Path(workdir) / "checkpoints")
+    if store.newest() is None:
+        raise UserError(
+            f"{workdir} holds no checkpoint yet: let its search finish an epoch."
+        )
     dataset = load_dataset(settings.dataset, data_dir, settings.image_size)
     model = build_model(settings, dataset)
     # What the optimizers need to go on is not looked at.
     weights = SimpleNamespace(checkpoint_groups={"model": model.supernet.weights})
-    store = _store(workdir)
     epoch, _ = store.restore(weights, say)
     if not epoch:
         raise UserError(
             f"{store.folder} holds no readable checkpoint of this search; copy the "
             "folder again or run the search anew."
         )
-    return model
-
-
-def newest_checkpoint(workdir: str | Path) -> Path:
-    """The file of a search's newest checkpoint, readable or not.
-
-    Args:
-        workdir: the search's folder.
-
-    Raises:
-        UserError: there is none.
-    """
-    path = _store(workdir).newest()
-    if path is None:
-        raise UserError(
-            f"{workdir} holds no checkpoint yet: let its search finish an epoch."
-        )
-    return path
-
-
-def _store(workdir: str | Path) -> CheckpointStore:
-    return CheckpointStore(Path(workdir) / "checkpoints")
+    return model, store.path(epoch)

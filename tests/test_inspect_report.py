@@ -74,9 +74,9 @@ def test_the_history_of_a_search_is_drawn(tmp_path):
     search, lines = tmp_path / "run", []
     search.mkdir()
     make_search(search)
-    draw_search(search, tmp_path / "new", lines.append)
+    draw_search(search, "mine", tmp_path / "new", lines.append)
     drawn = {path.name for path in (tmp_path / "new").glob("*.png")}
-    stem = "search_run"
+    stem = "search_mine"
     ends = ("", "_alphas_normal", "_alphas_reduce")
     assert drawn == {f"{stem}{end}.png" for end in ends}
     assert all(name in lines[0] for name in drawn)
@@ -88,4 +88,4 @@ def test_a_damaged_history_is_one_line(tmp_path):
     make_search(search)
     (search / "genotypes" / "epoch_0002.json").write_text("{")
     with pytest.raises(UserError, match=r"epoch_0002\.json is damaged"):
-        draw_search(search, tmp_path / "new", print)
+        draw_search(search, "run", tmp_path / "new", print)

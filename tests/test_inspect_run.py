@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import shutil
@@ -98,6 +99,25 @@ def test_an_inspection_leaves_its_results(finished, search):
     sampled = results["architectures"]["sampled"]
     assert [sample["seed"] for sample in sampled] == [0, 1, 2, 3]
     assert results["architectures"]["found"]["seed"] is None
+
+
+def test_the_hashes_are_those_of_the_files_that_were_read(finished, search, classifier):
+    files = classifier, search / "checkpoints" / "epoch_0002.npz"
+    expected = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+    recorded = json.loads((finished[0] / "settings.json").read_text())
+    assert recorded["sha256"] == expected
+
+
+def test_searches_of_one_name_are_told_apart(search, tmp_path):
+    runs = [tmp_path / above / "run" for above in ("first", "second")]
+    for run in runs:
+        shutil.copytree(search, run)
+    again = tmp_path / "first" / ".." / "first" / "run"
+    inspect_run.run_inspect(None, tmp_path / "new", [*runs, again], say=_quiet)
+    drawn = {path.stem for path in (tmp_path / "new").glob("search_*.png")}
+    ends = ("", "_alphas_normal", "_alphas_reduce")
+    stems = ("search_first_run", "search_second_run")
+    assert drawn == {stem + end for stem in stems for end in ends}
 
 
 def test_an_interrupted_inspection_ends_as_one_that_was_not(
