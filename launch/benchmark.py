@@ -3,7 +3,9 @@
 import concurrent.futures
 import enum
 import multiprocessing
+import os
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -148,9 +150,21 @@ def measure(row: Row, values: Mapping[str, Any]) -> profiling.StepCost:
     return profiling.measure_search_step(model, row.kind, batch_size, repeats)
 
 
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it is gone, killed perhaps."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def _in_own_process(*arguments) -> profiling.StepCost:
     with concurrent.futures.ProcessPoolExecutor(
-        1, multiprocessing.get_context("spawn")
+        1, multiprocessing.get_context("spawn"), _end_with_parent
     ) as pool:
         return pool.submit(measure, *arguments).result()
 
