@@ -2,7 +2,7 @@
 
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -207,7 +207,7 @@ def measure_evaluation(model: Any, batch_size: int) -> float:
     return _timed(lambda: model.test_on_batch(x, y))[0]
 
 
-def measure_input(batches: tf.data.Dataset, count: int = 100) -> float:
+def measure_input(batches: Iterable[Any], count: int = 100) -> float:
     """Seconds that the input pipeline takes for a batch, when nothing else runs.
 
     Args:
