@@ -119,18 +119,18 @@ def _official_shape(slot: Slot) -> tuple[int, ...]:
 def _supernet_slots(supernet: Supernet) -> Iterator[Slot]:
     yield _slot("alphas_normal", supernet.alphas_normal)
     yield _slot("alphas_reduce", supernet.alphas_reduce)
-    yield from _convolution_and_norm_slots("stem.0", supernet.stem)
+    yield from _conv_norm_slots("stem", 0, supernet.stem)
     for position, cell in enumerate(supernet.cells):
         yield from _cell_slots(f"cells.{position}", cell)
     yield from _dense_slots("classifier", supernet.classifier)
 
 
 def _network_slots(network: CellNetwork) -> Iterator[Slot]:
-    names = ["stem.0"]
+    places = [("stem", 0)]
     if len(network.stem_blocks) > 1:
-        names = ["stem0.0", "stem0.3", "stem1.1"]
-    for name, block in zip(names, network.stem_blocks, strict=True):
-        yield from _convolution_and_norm_slots(name, block)
+        places = [("stem0", 0), ("stem0", 3), ("stem1", 1)]
+    for place, block in zip(places, network.stem_blocks, strict=True):
+        yield from _conv_norm_slots(*place, block)
     for position, cell in enumerate(network.cells):
         prefix = f"cells.{position}"
         for index, layer in enumerate(cell.preprocess):
@@ -152,20 +152,13 @@ def _operation_slots(prefix: str, block: Any) -> Iterator[Slot]:
 
 
 def _auxiliary_slots(prefix: str, head: AuxiliaryHead) -> Iterator[Slot]:
-    yield from _convolution_and_norm_slots(f"{prefix}.features.2", head.first)
+    yield from _conv_norm_slots(f"{prefix}.features", 2, head.first)
     if isinstance(head.second, ConvBatchNorm):
-        yield from _convolution_and_norm_slots(f"{prefix}.features.5", head.second)
+        yield from _conv_norm_slots(f"{prefix}.features", 5, head.second)
     else:
         name = f"{prefix}.features.5.weight"
         yield _slot(name, head.second.kernel, _CONVOLUTION)
     yield from _dense_slots(f"{prefix}.classifier", head.classifier)
-
-
-def _convolution_and_norm_slots(name: str, block: ConvBatchNorm) -> Iterator[Slot]:
-    """A convolution and, as the next module of a sequence, its normalisation."""
-    prefix, _, index = name.rpartition(".")
-    yield _slot(f"{name}.weight", block.kernel, _CONVOLUTION)
-    yield from _norm_slots(f"{prefix}.{int(index) + 1}", block)
 
 
 def _dense_slots(prefix: str, dense: keras.layers.Dense) -> Iterator[Slot]:
@@ -185,7 +178,7 @@ def _preprocess_slots(prefix: str, layer: Preprocess) -> Iterator[Slot]:
     if layer.halve:
         yield from _reduction_slots(prefix, layer.convolution, slice(0, layer.channels))
     else:
-        yield from _conv_norm_slots(prefix, 1, layer.convolution, slice(None))
+        yield from _conv_norm_slots(f"{prefix}.op", 1, layer.convolution)
 
 
 def _edge_slots(prefix: str, mixed: MixedEdges, position: int) -> Iterator[Slot]:
@@ -206,7 +199,8 @@ def _edge_slots(prefix: str, mixed: MixedEdges, position: int) -> Iterator[Slot]
 
 def _convolution_slots(prefix: str, block: Any, part: slice) -> Iterator[Slot]:
     if isinstance(block, RectangularBlock):
-        yield _slot(f"{prefix}.op.1.weight", block.horizontal, _CONVOLUTION, part=part)
+        # The only operation that is a bare sequence, not a module with one in `op`.
+        yield _slot(f"{prefix}.1.weight", block.horizontal, _CONVOLUTION, part=part)
         yield from _conv_norm_slots(prefix, 2, block.vertical, part)
     else:
         yield from _separable_slots(prefix, 1, block.first, part)
@@ -218,14 +212,15 @@ def _separable_slots(
 ) -> Iterator[Slot]:
     name = f"{prefix}.op.{index}.weight"
     yield _slot(name, block.depthwise, _DEPTHWISE, axis=2, part=part)
-    yield from _conv_norm_slots(prefix, index + 1, block.pointwise, part)
+    yield from _conv_norm_slots(f"{prefix}.op", index + 1, block.pointwise, part)
 
 
 def _conv_norm_slots(
-    prefix: str, index: int, block: ConvBatchNorm, part: slice
+    prefix: str, index: int, block: ConvBatchNorm, part: slice = slice(None)
 ) -> Iterator[Slot]:
-    yield _slot(f"{prefix}.op.{index}.weight", block.kernel, _CONVOLUTION, part=part)
-    yield from _norm_slots(f"{prefix}.op.{index + 1}", block, part)
+    """A convolution and, as the next module of a sequence, its normalisation."""
+    yield _slot(f"{prefix}.{index}.weight", block.kernel, _CONVOLUTION, part=part)
+    yield from _norm_slots(f"{prefix}.{index + 1}", block, part)
 
 
 def _reduction_slots(prefix: str, block: ConvBatchNorm, part: slice) -> Iterator[Slot]:
