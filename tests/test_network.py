@@ -13,6 +13,7 @@ from advrush_tf.network import CellNetwork
 CASES = (
     "advrush_c4_l5_s1",
     "advrush_c4_l8_aux_s1",
+    "amoebanet_c2_l3_s2",
     "darts_v2_c4_l5_s1",
     "imagenet_advrush_c8_l5_s1",
     "pdarts_c4_l5_s1",

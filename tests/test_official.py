@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from advrush_tf import official, penalty
+from advrush_tf.cells import ALL_PRIMITIVES
 from advrush_tf.supernet import Supernet
 
 DATA = golden.load("supernet_c4_l5_s1")
@@ -40,11 +41,11 @@ def _losses(net, x, labels, training):
     return logits, losses
 
 
-def _train(net, x):
+def _train(net, x, labels=LABELS):
     """Training-mode pass: named results, and the gradients of all weights by id."""
     variables = net.trainable_variables
     with tf.GradientTape() as tape:
-        logits, losses = _losses(net, x, LABELS, True)
+        logits, losses = _losses(net, x, labels, True)
         loss = tf.reduce_mean(losses)
     gradients = tape.gradient(loss, [v.value for v in variables])
     by_id = {id(v): g.numpy() for v, g in zip(variables, gradients, strict=True)}
@@ -245,6 +246,22 @@ def test_float64_running_statistics(exact):
 
 def _is_buffer(name):
     return "running" in name or "num_batches" in name
+
+
+def test_float64_of_a_supernet_with_all_primitives():
+    data = golden.load("supernet_extended_c2_l3_s2")
+    primitives = data["meta"]["primitives"]
+    net = Supernet(10, 2, 3, primitives=tuple(primitives), dtype="float64")
+    net.build((None, 12, 12, 3))
+    state = golden.group(data, "state") | {name: data[name] for name in TABLES}
+    official.assign_supernet(net, state)
+    x = _nhwc(data["x"], "float64")
+    results, _ = _train(net, x, tf.constant(data["y"]))
+    results["logits_eval"] = net(x, training=False)
+    assert set(primitives) == set(ALL_PRIMITIVES)
+    for name, value in results.items():
+        error = _error(np.asarray(value), data[name])
+        assert error < 1e-8 * np.abs(data[name]).max(), name
 
 
 # In float32, rounding may turn a ReLU, and what depends on its slope then moves by far
