@@ -14,7 +14,12 @@ MOMENTUM = 0.9  # Weight of the old running average (PyTorch's 1 - 0.1).
 
 
 def update_running(variable: keras.Variable, batch_value: tf.Tensor) -> None:
-    """Moves a running statistic towards the batch's by 1 - momentum."""
+    """Moves a running statistic towards the batch's by 1 - MOMENTUM.
+
+    Args:
+        variable: (channels,), the mean or the variance, changed in place.
+        batch_value: (channels,), of the batch; a variance is the unbiased one.
+    """
     value = variable.value
     step = constant(1 - MOMENTUM, value.dtype)
     # Through Keras, whose stateless scope a recomputation uses.
@@ -22,7 +27,11 @@ def update_running(variable: keras.Variable, batch_value: tf.Tensor) -> None:
 
 
 def inverse_deviation(variance: keras.Variable) -> tf.Tensor:
-    """What batch normalisation multiplies by in inference mode."""
+    """What batch normalisation multiplies by in inference mode, (channels,).
+
+    Args:
+        variance: (channels,), the running variance.
+    """
     value = variance.value
     return tf.math.rsqrt(value + constant(EPSILON, value.dtype))
 

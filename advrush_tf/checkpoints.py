@@ -49,7 +49,7 @@ class CheckpointStore:
             OSError: it could not be written; earlier checkpoints are untouched.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.path(epoch)
+        path = self.folder / f"epoch_{epoch:04d}.npz"
         arrays = {name: np.asarray(v) for name, v in _variables(model)}
         arrays[_NOTES] = np.asarray(json.dumps(notes or {}))
         arrays[_EPOCH] = np.asarray(epoch)
@@ -79,19 +79,17 @@ class CheckpointStore:
         Returns:
             The number of finished epochs, 0 if there is no checkpoint, and the notes.
         """
-        variables = dict(_variables(model))
-        content = from_chief(lambda: self._newest_readable(variables, warn))
-        if not content:
-            return 0, {}
-        arrays, notes = _parse(content, variables)
-        for name, variable in variables.items():
-            variable.assign(arrays[name])
-        return int(arrays[_EPOCH]), notes
+        content = from_chief(lambda: self.newest_readable(model, warn))
+        return assign(model, content) if content else (0, {})
 
-    def _newest_readable(
-        self, variables: dict[str, keras.Variable], warn: Callable[[str], None]
-    ) -> bytes:
-        """The newest checkpoint that fits the variables; nothing if there is none."""
+    def newest_readable(self, model: Any, warn: Callable[[str], None]) -> bytes:
+        """The bytes of the newest checkpoint that fits a model, none if none does.
+
+        Args:
+            model: whose `checkpoint_groups` must be in it.
+            warn: called with a sentence for each damaged checkpoint.
+        """
+        variables = dict(_variables(model))
         for _, path in self._files():
             try:
                 content = path.read_bytes()
@@ -101,10 +99,6 @@ class CheckpointStore:
                 continue
             return content
         return b""
-
-    def path(self, epoch: int) -> Path:
-        """The file of the checkpoint after so many finished epochs."""
-        return self.folder / f"epoch_{epoch:04d}.npz"
 
     def newest(self) -> Path | None:
         """The file of the newest checkpoint, readable or not, if there is one."""
@@ -116,6 +110,23 @@ class CheckpointStore:
             return []
         found = ((_NAME.fullmatch(path.name), path) for path in self.folder.iterdir())
         return sorted(((int(m[1]), path) for m, path in found if m), reverse=True)
+
+
+def assign(model: Any, content: bytes) -> tuple[int, dict[str, Any]]:
+    """Sets a model to a checkpoint.
+
+    Args:
+        model: whose `checkpoint_groups` are set.
+        content: the bytes of a readable checkpoint of such a model.
+
+    Returns:
+        The number of finished epochs, and the notes.
+    """
+    variables = dict(_variables(model))
+    arrays, notes = _parse(content, variables)
+    for name, variable in variables.items():
+        variable.assign(arrays[name])
+    return int(arrays[_EPOCH]), notes
 
 
 def _variables(model: Any) -> Iterator[tuple[str, keras.Variable]]:

@@ -25,6 +25,11 @@ def search_dry_run(
 ) -> None:
     """Says what a search would cost, measured on a few steps, and writes nothing.
 
+    Args:
+        settings: of what is to be run.
+        data_dir: tfds' folder of prepared data sets.
+        say: receives the lines for the user.
+
     Raises:
         UserError: the input is at fault.
     """
@@ -65,6 +70,11 @@ def fit_dry_run(
     say: Callable[[str], None] = print_line,
 ) -> None:
     """Says what a fit would cost, measured on a few steps, and writes nothing.
+
+    Args:
+        settings: of what is to be run.
+        data_dir: tfds' folder of prepared data sets.
+        say: receives the lines for the user.
 
     Raises:
         UserError: the input is at fault.

@@ -142,7 +142,7 @@ def draw_search(
 
     Args:
         run: the search's workdir.
-        name: what the figures' names tell of it.
+        name: what the figures' names have after "search_".
         workdir: receives the figures, also in tensorboard/; made if it is not there.
         say: receives the lines for the user.
 
@@ -167,7 +167,8 @@ def draw_search(
         for name, picture in pictures.items():
             tf.summary.image(name, picture[np.newaxis])
     writer.close()
-    say(f"History      {', '.join(str(workdir / f'{stem}{end}.png') for end in _ENDS)}")
+    written = ", ".join(str(workdir / f"{stem}{end}.png") for end in _ENDS)
+    say(f"History      of {run}: {written}")
 
 
 _FIGURES = ["curvature", "spectra", "eigenvalues", "surfaces", "cuts", "architectures"]

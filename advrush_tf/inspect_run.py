@@ -1,9 +1,10 @@
 """A whole inspection: from models to curvature, surfaces and a report, resumable."""
 
 import dataclasses
+import itertools
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def run_inspect(
         UserError: the input is at fault; one clear line.
     """
     results = None
-    runs = list({run.resolve(): run for run in runs}.values())
+    runs = _once(runs)
     _check(runs, report)
     if settings is None and report is None and not any(map(is_search, runs)):
         raise UserError(
@@ -98,14 +99,22 @@ def _check(runs: Sequence[Path], report: Path | None) -> None:
         )
 
 
+def _once(folders: Iterable[Path]) -> list[Path]:
+    """The folders, each but once, however it is spelt."""
+    found: dict[Path, Path] = {}
+    for folder in folders:
+        found.setdefault(folder.resolve(), folder)
+    return list(found.values())
+
+
 def _distinct_names(folders: Sequence[Path]) -> list[str]:
-    """The folders' names, with as many of the folders above as tell them apart."""
-    parts = [folder.resolve().parts[1:] for folder in folders]
+    """The folders' names; where one is taken, a number is added."""
     names: list[str] = []
-    for length in range(1, max(map(len, parts), default=0) + 1):
-        names = ["_".join(part[-length:]) for part in parts]
-        if len(set(names)) == len(names):
-            break
+    for folder in folders:
+        name = folder.resolve().name
+        numbered = (f"{name}_{number}" for number in itertools.count(2))
+        free = (n for n in itertools.chain([name], numbered) if n not in names)
+        names.append(next(free))
     return names
 
 
@@ -113,7 +122,7 @@ def _write_report(
     workdirs: Sequence[Path], report: Path, say: Callable[[str], None]
 ) -> None:
     try:
-        write_html(list(dict.fromkeys(workdirs)), report)
+        write_html(_once(workdirs), report)
     except OSError as error:
         raise UserError(
             f"Writing the report {report} failed: {error.strerror or error}. Give "
@@ -167,10 +176,10 @@ def _open(
     """A model or a search's supernet, and the SHA-256 of the file it was read from."""
     model: keras.Model
     if path.is_dir():
-        model, file = load_supernet(path, data_dir)
+        model, digits = load_supernet(path, data_dir)
     else:
-        model, file = load_classifier(path), path
-    return open_victim(model, path, dataset, settings.batch_size), sha256(file)
+        model, digits = load_classifier(path), sha256(path)
+    return open_victim(model, path, dataset, settings.batch_size), digits
 
 
 class _Inspection:

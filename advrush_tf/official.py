@@ -199,7 +199,7 @@ def _edge_slots(prefix: str, mixed: MixedEdges, position: int) -> Iterator[Slot]
 
 def _convolution_slots(prefix: str, block: Any, part: slice) -> Iterator[Slot]:
     if isinstance(block, RectangularBlock):
-        # The only operation that is a bare sequence, not a module with one in `op`.
+        # The only convolution that is a bare sequence, not a module with one in `op`.
         yield _slot(f"{prefix}.1.weight", block.horizontal, _CONVOLUTION, part=part)
         yield from _conv_norm_slots(prefix, 2, block.vertical, part)
     else:

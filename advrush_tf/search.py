@@ -133,12 +133,27 @@ class AdvRushSearchModel(ReplicatedModel):
         return self.logits_of(self.normalised(x), training)
 
     def normalised(self, x):
-        """The images as the supernet reads them, in the dtype of the weights."""
+        """The images as the supernet reads them, in the dtype of the weights.
+
+        Args:
+            x: (batch, height, width, channels), in [0, 1].
+
+        Returns:
+            The same shape, normalised by the model's mean and standard deviation.
+        """
         x = tf.cast(x, self.variable_dtype)
         return normalise(x, self._config["mean"], self._config["std"])
 
     def logits_of(self, normalised, training):
-        """Logits of normalised images, in the dtype of the weights."""
+        """Logits of images that `normalised` gave, in the dtype of the weights.
+
+        Args:
+            normalised: (batch, height, width, channels).
+            training: batch normalisation mode.
+
+        Returns:
+            (batch, num_classes).
+        """
         x = tf.cast(normalised, self.compute_dtype)
         return tf.cast(self.supernet(x, training=training), self.variable_dtype)
 

@@ -1,12 +1,13 @@
 """The supernet that a search left in its folder."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
-from advrush_tf.checkpoints import CheckpointStore
+from advrush_tf.checkpoints import CheckpointStore, assign
 from advrush_tf.data import load_dataset
 from advrush_tf.data_source import reason
 from advrush_tf.errors import UserError
@@ -55,7 +56,7 @@ def load_supernet(
     workdir: str | Path,
     data_dir: str | None = None,
     say: Callable[[str], None] = print_line,
-) -> tuple[AdvRushSearchModel, Path]:
+) -> tuple[AdvRushSearchModel, str]:
     """Rebuilds the supernet of a search from its newest readable checkpoint.
 
     Args:
@@ -66,7 +67,7 @@ def load_supernet(
 
     Returns:
         The supernet, not compiled, whose `genotype()` tells what the search has found;
-        and the checkpoint's file.
+        and the SHA-256 of the checkpoint, in hexadecimal digits.
 
     Raises:
         UserError: the folder holds no search, no checkpoint that can be read, or
@@ -82,10 +83,11 @@ def load_supernet(
     model = build_model(settings, dataset)
     # What the optimizers need to go on is not looked at.
     weights = SimpleNamespace(checkpoint_groups={"model": model.supernet.weights})
-    epoch, _ = store.restore(weights, say)
-    if not epoch:
+    content = store.newest_readable(weights, say)
+    if not content:
         raise UserError(
             f"{store.folder} holds no readable checkpoint of this search; copy the "
             "folder again or run the search anew."
         )
-    return model, store.path(epoch)
+    assign(weights, content)
+    return model, hashlib.sha256(content).hexdigest()

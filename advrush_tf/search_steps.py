@@ -15,8 +15,9 @@ from advrush_tf.penalty import curvature_penalty
 class SearchSteps:
     """Gradients and updates of a compiled search model.
 
-    A replica hands in its piece of a batch, (batch, height, width, channels) and
-    (batch,), and gets back the numbers of the whole batch.
+    A replica hands in its piece of a batch, images (batch, height, width, channels) in
+    [0, 1] and labels (batch,) or (batch, 1), and gets back the numbers of the whole
+    batch; gradients are a list of the alphas' or of the weights' shapes.
 
     Args:
         model: the `AdvRushSearchModel`, with both optimizers.
@@ -37,7 +38,11 @@ class SearchSteps:
         return replication.total(shares)
 
     def penalty_gradients(self, x, y):
-        """The penalty lambda * mean(r), and gamma times the alphas' gradients of it."""
+        """The penalty lambda * mean(r), and gamma times the alphas' gradients of it.
+
+        Raises:
+            ValueError: `penalty_batch` does not divide the replica's piece.
+        """
         model = self._model
         dtype = model.variable_dtype
         dtypes = dtype, [dtype for _ in model.alphas]

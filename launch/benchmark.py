@@ -152,11 +152,11 @@ def measure(row: Row, values: Mapping[str, Any]) -> profiling.StepCost:
 
 def _end_with_parent() -> None:
     """Ends this process when the one that started it is gone, killed perhaps."""
-    parent = multiprocessing.parent_process()
+    if (parent := multiprocessing.parent_process()) is None:
+        return
 
     def wait() -> None:
-        if parent is not None:
-            parent.join()
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()

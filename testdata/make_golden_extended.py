@@ -1,10 +1,10 @@
 """Makes two files of testdata/golden: of official networks with the rarer operations.
 
-Run `python testdata/make_golden_extended.py FOLDER` with a clone of the official
-AdvRush code. It needs PyTorch (made with 2.14.1) and torchvision, which nothing else
-here needs. The files hold, in float64, what the official modules give for random
-weights: AmoebaNet's network, and a supernet with all ten primitives. They have the form
-of the other files there.
+Run `python testdata/make_golden_extended.py FOLDER` with a clone of the official code
+(nutellamok/advrush at a15b26a). It needs PyTorch (made with 2.14.1) and torchvision,
+which nothing else here needs. The files hold, in float64, what the official modules
+give for random weights: AmoebaNet's network, and a supernet with all ten primitives.
+Arrays have the names and layouts of the other files there.
 """
 
 import argparse
@@ -141,7 +141,11 @@ def _record(path: Path, make: Any, measure: Any, size: int, meta: Any) -> None:
         key: [float(np.abs(single[key] - value).max()), float(np.abs(value).max())]
         for key, value in exact.items()
     }
-    described = {**meta, "float32_deviation": deviation}
+    described = {
+        **meta,
+        "float32_deviation": deviation,
+        "torch_version": torch.__version__,
+    }
     arrays = {"state/__packed__": vector, **exact, "x": x.numpy(), "y": y.numpy()}
     texts = {"index": {"state": entries}, "meta": described}
     packed = {key: np.asarray(json.dumps(text)) for key, text in texts.items()}

@@ -32,7 +32,6 @@ def check_against_differences(
     shapes: Sequence[tuple[int, ...]],
     order: Callable,
     traced: bool,
-    step: float = 1e-6,
 ) -> None:
     """Compares derivatives in float64 with differences along random directions.
 
@@ -41,8 +40,8 @@ def check_against_differences(
         shapes: of the function's arguments.
         order: `first` or `second`.
         traced: whether the derivatives are taken in a graph.
-        step: length of the differences.
     """
+    step = 1e-6
     rng = np.random.default_rng(0)
     inputs = _inputs(shapes, rng)
     scalar = functools.partial(order, function)
@@ -117,11 +116,11 @@ def _both(function, inputs, rng):
             y = function(*inputs)
             weights = tf.cast(rng.normal(size=y.shape), y.dtype)
             value = tf.reduce_sum(weights * y * y)
-        first = inner.gradient(value, inputs)
-        along = [tf.cast(rng.normal(size=g.shape), g.dtype) for g in first]
+        gradients = inner.gradient(value, inputs)
+        along = [tf.cast(rng.normal(size=g.shape), g.dtype) for g in gradients]
         products = [
             tf.cast(tf.reduce_sum(a * g), tf.float64)
-            for a, g in zip(along, first, strict=True)
+            for a, g in zip(along, gradients, strict=True)
         ]
         value = tf.add_n(products)
-    return [*first, *outer.gradient(value, inputs)]
+    return [*gradients, *outer.gradient(value, inputs)]

@@ -70,6 +70,29 @@ def kill_at(name, settings, workdir, mark):
     assert process.returncode == -signal.SIGKILL
 
 
+def kill_with_children(name, *flags):
+    """Kills a launcher by SIGKILL; the processes that it has started end as well."""
+    command, options = _launcher(name, flags)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, **options) as process:
+        listed = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        # One of them is multiprocessing's own, the other does the work.
+        while len(children := listed.read_text().split()) < 2:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 120
+    while any(map(_runs, children)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _runs(process):
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
 def kill_while_writing(name, settings, workdir, file, scratch):
     """Starts a run that is killed when all of a file but its name is on the disk.
 

@@ -72,6 +72,17 @@ def search_file(tmp_path_factory):
     return path
 
 
+def test_a_network_with_rectangular_convolutions_is_converted(tmp_path, monkeypatch):
+    data = golden.load("evalnet_amoebanet_c2_l3_s2")
+    state = golden.group(data, "state")
+    monkeypatch.setattr(conversion, "read_checkpoint", lambda path: state)
+    model, output, _ = _convert(tmp_path, EVALUATION, "AmoebaNet", image_size=16)
+    assert model.genotype == get_genotype("AmoebaNet")
+    x = np.transpose(data["x"], (0, 2, 3, 1))
+    logits = _logits_in_a_new_process(tmp_path, output, x)
+    np.testing.assert_allclose(logits, data["logits_eval_initial"], atol=1e-5)
+
+
 def test_supernet_gives_the_official_logits(tmp_path, search_file):
     data = golden.load("trajectory_c2_l5_s1")
     settings = {"image_size": 16, "normalise": Normalise.NONE}

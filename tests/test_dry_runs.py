@@ -64,12 +64,12 @@ def test_a_searchs_total_by_hand(monkeypatch):
     monkeypatch.setattr(
         dry_runs,
         "measure_search_step",
-        lambda model, kind, batch: StepCost(7, 3, SECONDS[kind], 1, 10**9),
+        lambda model, kind, batch: StepCost(700, 300, SECONDS[kind], 1, 10**9),
     )
     monkeypatch.setattr(dry_runs, "measure_evaluation", lambda model, batch: 1000)
     lines = _lines(dry_runs.search_dry_run, SearchSettings(**SEARCH))
     # 1,438 training images make 719 // 128 = 5 steps an epoch and 3 batches of 256.
-    seconds = 5 * (2 * (100 + 20) + 100 + 60) + 3 * 3 * 1000 + 3 * (7 + 3)
+    seconds = 5 * (2 * (100 + 20) + 100 + 60) + 3 * 3 * 1000 + 3 * (700 + 300)
     assert (
         lines["total"].split()
         == f"total {seconds / 3600:.2f} h for 3 epochs of 5".split()
@@ -77,7 +77,7 @@ def test_a_searchs_total_by_hand(monkeypatch):
 
 
 def test_a_fits_total_by_hand(monkeypatch):
-    cost = StepCost(7, 3, 100, 1, 10**9)
+    cost = StepCost(700, 300, 100, 1, 10**9)
     monkeypatch.setattr(dry_runs, "measure_fit_step", lambda model, batch: cost)
     monkeypatch.setattr(dry_runs, "measure_evaluation", lambda model, batch: 1000)
     settings = fit_settings(
@@ -87,7 +87,7 @@ def test_a_fits_total_by_hand(monkeypatch):
     # The accuracies of epochs 2 and 3, then of the best and of the last weights on
     # 300 test images in batches of 256.
     batches = 2 * 3 + 2 * 2
-    seconds = 3 * 5 * 100 + batches * 1000 + 7 + 3
+    seconds = 3 * 5 * 100 + batches * 1000 + 700 + 300
     assert (
         lines["total"].split()
         == f"total {seconds / 3600:.2f} h for 3 epochs of 5".split()

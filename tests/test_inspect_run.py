@@ -110,14 +110,18 @@ def test_the_hashes_are_those_of_the_files_that_were_read(finished, search, clas
 
 def test_searches_of_one_name_are_told_apart(search, tmp_path):
     runs = [tmp_path / above / "run" for above in ("first", "second")]
+    runs += [tmp_path / "run_2"]
     for run in runs:
         shutil.copytree(search, run)
-    again = tmp_path / "first" / ".." / "first" / "run"
-    inspect_run.run_inspect(None, tmp_path / "new", [*runs, again], say=_quiet)
+    again, lines = tmp_path / "first" / ".." / "first" / "run", []
+    inspect_run.run_inspect(None, tmp_path / "new", [*runs, again], say=lines.append)
     drawn = {path.stem for path in (tmp_path / "new").glob("search_*.png")}
     ends = ("", "_alphas_normal", "_alphas_reduce")
-    stems = ("search_first_run", "search_second_run")
+    stems = ("search_run", "search_run_2", "search_run_2_2")
     assert drawn == {stem + end for stem in stems for end in ends}
+    assert len(lines) == 3
+    for run, stem, line in zip(runs, stems, lines, strict=True):
+        assert str(run) in line and f"{stem}.png" in line
 
 
 def test_an_interrupted_inspection_ends_as_one_that_was_not(

@@ -1,4 +1,4 @@
-from processes import assert_is_one_error, launch
+from processes import assert_is_one_error, kill_with_children, launch
 
 
 def test_a_table_of_all_parts():
@@ -34,6 +34,10 @@ def test_rows_that_save_memory():
     steps = [line.split(" | ")[1] for line in result.stdout.splitlines()[2:]]
     kinds = "input gradient", "standard", "pgd"
     assert steps == [f"{kind}, recomputed" for kind in kinds]
+
+
+def test_a_killed_benchmark_leaves_no_process_behind():
+    kill_with_children("benchmark", "--part=search", "--repeats=1000000")
 
 
 def test_penalties_that_do_not_divide_the_batch():
