@@ -140,7 +140,7 @@ def _inspect(
     dataset = load_dataset(settings.dataset, data_dir, settings.image_size)
     paths = [Path(path) for path in settings.model]
     opened = [_open(path, dataset, settings, data_dir) for path in paths]
-    victims = [victim for victim, _ in opened]
+    victims, checksums = zip(*opened, strict=True)
     searches = [path for path in paths if path.is_dir()]
     if settings.sample_genotypes and len(searches) != 1:
         raise UserError(
@@ -151,8 +151,7 @@ def _inspect(
     settings.require(
         "top", settings.top <= values, f"{values} or less, an image's size"
     )
-    hashes = tuple(hashed for _, hashed in opened)
-    settings = dataclasses.replace(settings, sha256=hashes)
+    settings = dataclasses.replace(settings, sha256=checksums)
     record_settings(settings, workdir)
     if (finished := workdir / RESULTS).exists():
         return told_again(finished, tell, say, "inspection")
@@ -176,10 +175,10 @@ def _open(
     """A model or a search's supernet, and the SHA-256 of the file it was read from."""
     model: keras.Model
     if path.is_dir():
-        model, digits = load_supernet(path, data_dir)
+        model, checksum = load_supernet(path, data_dir)
     else:
-        model, digits = load_classifier(path), sha256(path)
-    return open_victim(model, path, dataset, settings.batch_size), digits
+        model, checksum = load_classifier(path), sha256(path)
+    return open_victim(model, path, dataset, settings.batch_size), checksum
 
 
 class _Inspection:

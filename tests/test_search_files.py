@@ -65,8 +65,8 @@ def test_the_settings_come_back_as_they_were(search):
 
 def test_the_supernet_comes_back_with_its_newest_weights(search):
     workdir, weights = search
-    model, digits = load_supernet(str(workdir), say=pytest.fail)
-    assert digits == sha256(workdir / "checkpoints" / "epoch_0002.npz")
+    model, checksum = load_supernet(str(workdir), say=pytest.fail)
+    assert checksum == sha256(workdir / "checkpoints" / "epoch_0002.npz")
     _assert_weights(model, weights[-1])
     dataset = load_dataset("digits")
     assert (model.num_classes, model.image_shape) == (10, (8, 8, 1))
@@ -79,8 +79,8 @@ def test_the_supernet_comes_back_with_its_newest_weights(search):
 def test_a_damaged_newest_checkpoint_is_passed_over(copy, search):
     (copy / "checkpoints" / "epoch_0002.npz").write_bytes(b"PK damaged")
     lines = []
-    model, digits = load_supernet(copy, say=lines.append)
-    assert digits == sha256(copy / "checkpoints" / "epoch_0001.npz")
+    model, checksum = load_supernet(copy, say=lines.append)
+    assert checksum == sha256(copy / "checkpoints" / "epoch_0001.npz")
     _assert_weights(model, search[1][0])
     assert len(lines) == 1
     assert "epoch_0002.npz is damaged" in lines[0]
