@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from advrush_tf import kernels
 from advrush_tf.batch_norm import batch_normalize, inverse_deviation, update_running
+from advrush_tf.version import PACKAGE
 
-PACKAGE = "advrush_tf"
 # Operations by name: the function, or the side of the kernel.
 POOLINGS = {
     "max_pool_3x3": kernels.max_pool_3x3,

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from advrush_tf import replication
-from advrush_tf.blocks import PACKAGE
+from advrush_tf.version import PACKAGE
 
 LossFn = Callable[[tf.Tensor], tf.Tensor]
 

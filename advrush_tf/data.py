@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from advrush_tf.array_examples import ArrayExamples
 from advrush_tf.augmentation import Augmentation
-from advrush_tf.data_source import image_and_label, open_builder, reason
-from advrush_tf.errors import UserError
+from advrush_tf.data_source import image_and_label, open_builder
+from advrush_tf.errors import UserError, one_line
 from advrush_tf.examples import Augmenting, Examples
 from advrush_tf.memory import require_memory
 from advrush_tf.records import Records
@@ -267,7 +267,7 @@ def _damage_told(builder: Any, paths: Sequence[Any] = ()) -> Iterator[None]:
         )
         raise UserError(
             f"The prepared data set {builder.name} is damaged at {damaged} "
-            f"({reason(error)}); delete its folder and prepare or copy it again."
+            f"({one_line(error)}); delete its folder and prepare or copy it again."
         ) from error
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from advrush_tf.errors import UserError
+from advrush_tf.errors import UserError, one_line
 
 WELL_KNOWN = (
     "cifar10",
@@ -27,7 +27,6 @@ WELL_KNOWN = (
 _EMBEDDED_DIGITS = Path(__file__).resolve().parent.parent / "testdata" / "digits"
 
 _CONNECT_SECONDS = 10.0
-_REASON_CHARACTERS = 200
 
 
 def open_builder(name: str, data_dir: str | Path | None = None) -> Any:
@@ -89,15 +88,6 @@ def image_and_label(builder: Any) -> tuple[Any, Any]:
     return image, label
 
 
-def reason(error: BaseException) -> str:
-    """Shortens an exception to one line: its kind and the start of its message."""
-    lines = str(error).strip().splitlines()
-    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    if len(text) > _REASON_CHARACTERS:
-        text = text[: _REASON_CHARACTERS - 3] + "..."
-    return text
-
-
 def _named_builder(name: str, data_dir: Path | None) -> Any:
     import tensorflow_datasets as tfds
 
@@ -109,7 +99,7 @@ def _named_builder(name: str, data_dir: Path | None) -> Any:
         raise UserError(_unknown_message(name)) from error
     except Exception as error:  # tfds raises many kinds, for versions and configs
         raise UserError(
-            f"tfds cannot open data set {name!r} ({reason(error)}); check its name, "
+            f"tfds cannot open data set {name!r} ({one_line(error)}); check its name, "
             "configuration and version."
         ) from error
     image_and_label(builder)  # not after a long download
@@ -133,7 +123,7 @@ def _prepare(builder: Any) -> None:
         name = f"{builder.name}{config}"
         raise UserError(
             f"Data set {name} is not prepared in {builder.data_dir_root} and could "
-            f"not be downloaded ({reason(error)}); where there is network, run once "
+            f"not be downloaded ({one_line(error)}); where there is network, run once "
             f"python -c \"import tensorflow_datasets as tfds; tfds.load('{name}')\", "
             f"or copy the prepared folder {builder.name} from another machine and "
             "name the folder it lies in with --data_dir."
@@ -188,7 +178,7 @@ def _checked_data_dir(data_dir: str | Path | None) -> Path | None:
         next(path.iterdir(), None)
     except OSError as error:
         raise UserError(
-            f"--data_dir={data_dir} cannot be read ({reason(error)}); mend its "
+            f"--data_dir={data_dir} cannot be read ({one_line(error)}); mend its "
             "permissions or name another folder."
         ) from error
     return path
@@ -234,7 +224,7 @@ def _builder_from_path(name: str) -> Any:
         builder = tfds.builder_from_directory(folder)
     except Exception as error:  # tfds does not say what a broken file raises
         raise UserError(
-            f"The prepared tfds folder {folder} is damaged ({reason(error)}); copy "
+            f"The prepared tfds folder {folder} is damaged ({one_line(error)}); copy "
             "or prepare it again."
         ) from error
     return builder

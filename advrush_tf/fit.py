@@ -9,14 +9,15 @@ import tensorflow as tf
 
 from advrush_tf import replication
 from advrush_tf.averaging import WeightAverage
-from advrush_tf.blocks import PACKAGE
 from advrush_tf.crafting import SignAscent
 from advrush_tf.inputs import as_labels, check_images
 from advrush_tf.loss_scaling import LossScaleCheck, attackable, loss_scale_for
+from advrush_tf.losses import cross_entropy
 from advrush_tf.network import CellNetwork
-from advrush_tf.objectives import Objective, cross_entropy
+from advrush_tf.objectives import Objective
 from advrush_tf.optimizers import MomentumSGD
 from advrush_tf.replicated_model import ReplicatedModel
+from advrush_tf.version import PACKAGE
 from advrush_tf.weight_perturbation import kept, moved
 
 # Robust accuracy is always measured from the same start.

@@ -9,7 +9,6 @@ import tensorflow as tf
 from advrush_tf import kernels
 from advrush_tf.blocks import (
     DILATED,
-    PACKAGE,
     POOLINGS,
     SEPARABLE,
     Block,
@@ -19,6 +18,7 @@ from advrush_tf.blocks import (
     SeparableConv,
 )
 from advrush_tf.cells import Edge
+from advrush_tf.version import PACKAGE
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from advrush_tf.data_source import reason
-from advrush_tf.errors import UserError
+from advrush_tf.errors import UserError, one_line
 from advrush_tf.files import write_text
 from advrush_tf.inspect_results import Inspected, as_json, markdown
 from advrush_tf.inspect_settings import InspectSettings
@@ -160,7 +159,7 @@ def draw_search(
             pictures[f"{stem}/alphas_{kind}"] = draw_alphas(history, kind, path)
     except (ValueError, LookupError, TypeError) as error:
         raise UserError(
-            f"The history in {run} is damaged ({reason(error)}); copy it again."
+            f"The history in {run} is damaged ({one_line(error)}); copy it again."
         ) from None
     writer = tf.summary.create_file_writer(str(workdir / "tensorboard"))
     with writer.as_default(0):

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from advrush_tf.attacks.cascade import is_right
 from advrush_tf.attacks.checks import probabilities
 from advrush_tf.attacks.victim import Victim
+from advrush_tf.checkpoints import CheckpointStore
 from advrush_tf.data import ImageDataset, load_dataset
 from advrush_tf.errors import UserError
 from advrush_tf.files import write_text
@@ -271,17 +273,25 @@ class _Inspection:
         return samples, sampler.measure(get_genotype(own)) if own.exists() else None
 
     def _train_paths(self, supernet: AdvRushSearchModel) -> None:
-        epochs, folder = self._settings.path_epochs, self._folder / _PATHS
+        epochs, store = (
+            self._settings.path_epochs,
+            CheckpointStore(self._folder / _PATHS),
+        )
+        trained = SimpleNamespace(
+            checkpoint_groups={"weights": supernet.supernet.weights}
+        )
+        if store.restore(trained, lambda damage: None)[0] == epochs:
+            return
         self._say(f"{epochs} epochs of single architectures with shared weights ...")
         with progress_bar(epochs, "single architectures", "epoch") as bar:
             train_paths(
                 supernet,
                 self._dataset,
                 epochs,
-                folder,
                 seed=self._settings.seed,
                 progress=bar.update,
             )
+        store.save(trained, epochs)
 
     def _sampler(self, supernet: AdvRushSearchModel) -> ArchitectureSampler:
         settings = self._settings

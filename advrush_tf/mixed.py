@@ -14,7 +14,6 @@ from advrush_tf import kernels
 from advrush_tf.batch_norm import batch_normalize, inverse_deviation, update_running
 from advrush_tf.blocks import (
     DILATED,
-    PACKAGE,
     POOLINGS,
     SEPARABLE,
     Block,
@@ -24,6 +23,7 @@ from advrush_tf.blocks import (
     SeparableConv,
 )
 from advrush_tf.constants import block_identity, constant
+from advrush_tf.version import PACKAGE
 
 # Name of the products that weigh candidates, in graphs.
 MIXING = "mix_candidates"

@@ -11,8 +11,7 @@ import keras
 
 from advrush_tf.attacks.victim import Victim
 from advrush_tf.data import ImageDataset
-from advrush_tf.data_source import reason
-from advrush_tf.errors import UserError
+from advrush_tf.errors import UserError, one_line
 from advrush_tf.files import replacing
 
 
@@ -82,7 +81,7 @@ def open_victim(
     except Exception as error:  # Keras does not say what a wrong shape raises.
         raise UserError(
             f"{path} cannot classify images of shape {dataset.image_shape}, those of "
-            f"{dataset.name} ({reason(error)}). Give the --dataset and --image_size "
+            f"{dataset.name} ({one_line(error)}). Give the --dataset and --image_size "
             "that it was fitted on."
         ) from None
     if victim.num_classes != dataset.num_classes:

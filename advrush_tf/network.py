@@ -8,13 +8,14 @@ import keras
 import tensorflow as tf
 
 from advrush_tf import replication
-from advrush_tf.blocks import PACKAGE, Block, ConvBatchNorm
+from advrush_tf.blocks import Block, ConvBatchNorm
 from advrush_tf.cells import reduction_cells
 from advrush_tf.classifier import ImageClassifier
 from advrush_tf.fixed_cell import FixedCell
 from advrush_tf.genotypes import Genotype, get_genotype
 from advrush_tf.inputs import check_architecture
 from advrush_tf.recomputation import recomputed
+from advrush_tf.version import PACKAGE
 
 STEM_MULTIPLIER = 3  # Width of the CIFAR stem, in `init_channels`.
 

@@ -14,44 +14,11 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
-from advrush_tf.blocks import PACKAGE
 from advrush_tf.crafting import SignAscent, Start
+from advrush_tf.losses import cross_entropy, kl_divergence
+from advrush_tf.version import PACKAGE
 
 ModelFn = Callable[[tf.Tensor, bool], tf.Tensor]
-
-
-def cross_entropy(
-    y: tf.Tensor, logits: tf.Tensor, label_smoothing: float = 0.0
-) -> tf.Tensor:
-    """Cross-entropy of each example.
-
-    Args:
-        y: (batch,), integer labels.
-        logits: (batch, classes).
-        label_smoothing: share of the label that all classes get in equal parts.
-
-    Returns:
-        (batch,).
-    """
-    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
-    if not label_smoothing:
-        return losses
-    uniform = -tf.reduce_mean(tf.nn.log_softmax(logits), -1)
-    return (1 - label_smoothing) * losses + label_smoothing * uniform
-
-
-def divergence(reference: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """KL(softmax(reference) || softmax(logits)) of each example.
-
-    Args:
-        reference, logits: (batch, classes).
-
-    Returns:
-        (batch,), in nats.
-    """
-    log_reference = tf.nn.log_softmax(reference)
-    gap = log_reference - tf.nn.log_softmax(logits)
-    return tf.reduce_sum(tf.exp(log_reference) * gap, -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,11 +177,11 @@ class TRADES(PGD):
     def craft(self, model_fn, x, y, seed):
         clean = tf.stop_gradient(model_fn(x, False))
         return self.attack.craft(
-            lambda z: divergence(clean, model_fn(z, False)), x, seed
+            lambda z: kl_divergence(clean, model_fn(z, False)), x, seed
         )
 
     def losses(self, y, clean, crafted):
-        return self._cross_entropy(y, clean) + self.beta * divergence(clean, crafted)
+        return self._cross_entropy(y, clean) + self.beta * kl_divergence(clean, crafted)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -244,7 +211,7 @@ class MART(PGD):
         margin = -tf.math.log(tf.maximum(1 - others, _SMALLEST_PROBABILITY))
         doubt = 1 - tf.reduce_sum(tf.nn.softmax(clean) * true, -1)
         boosted = self._cross_entropy(y, crafted) + margin
-        return boosted + self.beta * doubt * divergence(clean, crafted)
+        return boosted + self.beta * doubt * kl_divergence(clean, crafted)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

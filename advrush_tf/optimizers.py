@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf import replication
-from advrush_tf.blocks import PACKAGE
 from advrush_tf.constants import constant
+from advrush_tf.version import PACKAGE
 
 
 class _Optimizer(keras.optimizers.Optimizer):

@@ -4,6 +4,7 @@ Source: Mok et al., AdvRush, ICCV 2021, equations 4 to 6; the probe is CURE's
 (Moosavi-Dezfooli et al., arXiv 1811.09716).
 """
 
+import enum
 from collections.abc import Callable
 
 import keras
@@ -11,6 +12,13 @@ import tensorflow as tf
 
 # Keeps the direction and the gradient of the norm finite where the gradient is zero.
 _TINY = 1e-7
+
+
+class Penalty(enum.StrEnum):
+    """Form of the curvature penalty."""
+
+    NORM = "norm"
+    SQUARED_NORM = "squared_norm"
 
 
 def input_gradient(

@@ -8,9 +8,8 @@ from typing import Any
 
 from advrush_tf.attack_report import CURVE, MATRIX, TRIPLES
 from advrush_tf.attack_report import RESULTS as EVALUATION
-from advrush_tf.data_source import reason
 from advrush_tf.drawing import draw_cells
-from advrush_tf.errors import UserError
+from advrush_tf.errors import UserError, one_line
 from advrush_tf.fit_report import BEST, CURVES, LAST
 from advrush_tf.fit_report import REPORT as FIT
 from advrush_tf.genotypes import Genotype
@@ -65,7 +64,7 @@ def read_section(workdir: Path) -> Section:
         return _READERS[name](workdir, json.loads(path.read_text("utf-8")))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} or a picture beside it is damaged ({reason(error)}). Run its "
+            f"{path} or a picture beside it is damaged ({one_line(error)}). Run its "
             "command again, or leave the folder out of the report."
         ) from None
 

@@ -6,9 +6,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from advrush_tf.blocks import PACKAGE, Block, ConvBatchNorm
+from advrush_tf.blocks import Block, ConvBatchNorm
 from advrush_tf.classifier import ImageClassifier
 from advrush_tf.inputs import check_image_classifier
+from advrush_tf.version import PACKAGE
 
 _BLOCKS_PER_STAGE = 2
 # The stride of each stage's first block; the width doubles wherever it is 2.

@@ -11,8 +11,7 @@ from typing import Any
 import keras
 from tqdm import tqdm
 
-from advrush_tf.data_source import reason
-from advrush_tf.errors import UserError
+from advrush_tf.errors import UserError, one_line
 
 
 def print_line(line: str) -> None:
@@ -56,8 +55,8 @@ def told_again(
         tell(report, path.parent, lambda line: None)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} is damaged ({reason(error)}). Delete it and run the same command "
-            "to write it anew."
+            f"{path} is damaged ({one_line(error)}). Delete it and run the same "
+            "command to write it anew."
         ) from None
     say(f"{path.parent} holds a finished {run}.")
     tell(report, path.parent, say)

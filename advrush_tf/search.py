@@ -8,7 +8,6 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf import optimizers
-from advrush_tf.blocks import PACKAGE
 from advrush_tf.cells import PRIMITIVES, check_primitives
 from advrush_tf.constants import constant
 from advrush_tf.errors import NonFiniteLossError
@@ -24,6 +23,7 @@ from advrush_tf.loss_scaling import MeanOfFinite, loss_scale_for
 from advrush_tf.replicated_model import ReplicatedModel
 from advrush_tf.search_steps import SearchSteps, example_losses, share_of_norm
 from advrush_tf.supernet import Supernet
+from advrush_tf.version import PACKAGE
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -11,9 +11,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from advrush_tf.cells import ALL_PRIMITIVES
+from advrush_tf.penalty import Penalty
 from advrush_tf.plotting import COLOURS, DPI, colour, curve_style, picture
 from advrush_tf.search_history import CELLS, SearchHistory
-from advrush_tf.search_settings import Penalty
 
 _GREY = "#666666"
 _NARROWEST = 0.005  # of the weights' axis, to each side of equal weights

@@ -9,12 +9,12 @@ from types import SimpleNamespace
 
 from advrush_tf.checkpoints import CheckpointStore, assign
 from advrush_tf.data import load_dataset
-from advrush_tf.data_source import reason
-from advrush_tf.errors import UserError
+from advrush_tf.errors import UserError, one_line
+from advrush_tf.penalty import Penalty
 from advrush_tf.running import print_line
 from advrush_tf.search import AdvRushSearchModel
 from advrush_tf.search_run import build_model
-from advrush_tf.search_settings import Penalty, SearchSettings
+from advrush_tf.search_settings import SearchSettings
 from advrush_tf.settings import Precision
 
 
@@ -48,7 +48,7 @@ def read_search_settings(workdir: str | Path) -> SearchSettings:
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{path} does not hold the settings of a search of this version "
-            f"({reason(error)}). Give the --workdir of a launch/search.py."
+            f"({one_line(error)}). Give the --workdir of a launch/search.py."
         ) from None
 
 

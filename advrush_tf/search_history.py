@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from advrush_tf.cells import num_edges
-from advrush_tf.data_source import reason
-from advrush_tf.errors import UserError
+from advrush_tf.errors import UserError, one_line
 from advrush_tf.genotypes import Genotype
 
 CELLS = ("normal", "reduce")
@@ -159,7 +158,7 @@ def _read_epoch(path: Path) -> _Epoch:
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} is damaged ({reason(error)}). Without it the rest can be read."
+            f"{path} is damaged ({one_line(error)}). Without it the rest can be read."
         ) from None
 
 

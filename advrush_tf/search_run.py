@@ -15,11 +15,12 @@ from advrush_tf.drawing import draw_cells
 from advrush_tf.errors import UserError
 from advrush_tf.genotypes import Genotype
 from advrush_tf.parts import WHOLE, Part
+from advrush_tf.penalty import Penalty
 from advrush_tf.pipeline import pairs
 from advrush_tf.reading import reading_examples
 from advrush_tf.running import ProgressBar, print_line, write_failure
 from advrush_tf.search import AdvRushSearchModel
-from advrush_tf.search_settings import Penalty, SearchSettings
+from advrush_tf.search_settings import SearchSettings
 from advrush_tf.search_tensorboard import SearchTensorBoard
 from advrush_tf.settings import record_settings
 from advrush_tf.version import __version__

@@ -1,18 +1,11 @@
 """The settings of a search: the official recipe."""
 
 import dataclasses
-import enum
 
 from advrush_tf.cells import PRIMITIVES, check_primitives
 from advrush_tf.errors import UserError
+from advrush_tf.penalty import Penalty
 from advrush_tf.settings import Precision, Settings
-
-
-class Penalty(enum.StrEnum):
-    """Form of the curvature penalty."""
-
-    NORM = "norm"
-    SQUARED_NORM = "squared_norm"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,10 +6,11 @@ import keras
 import tensorflow as tf
 
 from advrush_tf import kernels
-from advrush_tf.blocks import PACKAGE, Block, ConvBatchNorm, Preprocess
+from advrush_tf.blocks import Block, ConvBatchNorm, Preprocess
 from advrush_tf.cells import PRIMITIVES, num_edges, reduction_cells
 from advrush_tf.mixed import MixedEdges
 from advrush_tf.recomputation import recomputed
+from advrush_tf.version import PACKAGE
 
 
 def leaving_edges(state: int, num_nodes: int) -> list[int]:

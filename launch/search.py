@@ -16,7 +16,8 @@ from advrush_tf.launching import (
     define_workdir,
     run,
 )
-from advrush_tf.search_settings import Penalty, SearchSettings
+from advrush_tf.penalty import Penalty
+from advrush_tf.search_settings import SearchSettings
 from advrush_tf.settings import Precision
 
 _DEFAULTS = SearchSettings()

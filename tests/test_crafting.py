@@ -6,7 +6,7 @@ from small_networks import golden_network, tiny_batch, tiny_network
 
 from advrush_tf import official
 from advrush_tf.crafting import SignAscent, Start
-from advrush_tf.objectives import cross_entropy
+from advrush_tf.losses import cross_entropy
 
 DATA = golden.load("adv_advrush_c4_l5_s1")
 # As recorded: float32 images, so that x + noise is one too.

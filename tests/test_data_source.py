@@ -241,11 +241,3 @@ def test_digits_outside_a_checkout_asks_for_the_path(tmp_path, monkeypatch):
     monkeypatch.setattr(data_source, "_EMBEDDED_DIGITS", tmp_path / "testdata")
     with pytest.raises(UserError, match="source checkout only; give the path"):
         data_source.open_builder("digits")
-
-
-def test_reason_is_one_short_line():
-    assert data_source.reason(KeyError()) == "KeyError"
-    text = data_source.reason(ValueError("word " * 100 + "\nsecond line"))
-    assert text.startswith("ValueError: word word")
-    assert text.endswith("...")
-    assert len(text) == 200

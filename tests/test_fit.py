@@ -12,7 +12,8 @@ from small_networks import golden_network, tiny_batch, tiny_network
 from advrush_tf import official
 from advrush_tf.crafting import SignAscent, Start
 from advrush_tf.fit import AdvRushFitModel
-from advrush_tf.objectives import PGD, TRADES, Standard, cross_entropy
+from advrush_tf.losses import cross_entropy
+from advrush_tf.objectives import PGD, TRADES, Standard
 from advrush_tf.optimizers import MomentumSGD
 
 ROOT = Path(__file__).parent.parent

@@ -32,30 +32,28 @@ def _accuracy(model, dataset):
     return np.mean(found)
 
 
-def test_architectures_learn_to_share_the_weights(digits, tmp_path):
+def test_architectures_learn_to_share_the_weights(digits):
     model = _supernet()
     alphas = [table.numpy() for table in model.alphas]
     before = _accuracy(model, digits)
     done = []
-    train_paths(model, digits, 8, tmp_path, progress=done.append)
+    train_paths(model, digits, 8, progress=done.append)
     assert done == [1] * 8
     assert _accuracy(model, digits) > before + 0.3
     for table, expected in zip(model.alphas, alphas, strict=True):
         np.testing.assert_array_equal(table, expected)
-    # Another call reads what this one has learnt.
+    # The seed determines the outcome.
     again = _supernet()
-    train_paths(again, digits, 8, tmp_path, progress=done.append)
-    assert done == [1] * 8
+    train_paths(again, digits, 8)
     for first, second in zip(
         model.supernet.weights, again.supernet.weights, strict=True
     ):
         np.testing.assert_array_equal(first, second)
 
 
-def test_no_epochs_change_nothing(digits, tmp_path):
+def test_no_epochs_change_nothing(digits):
     model = _supernet()
     before = [weight.numpy() for weight in model.supernet.weights]
-    train_paths(model, digits, 0, tmp_path)
+    train_paths(model, digits, 0)
     for weight, value in zip(model.supernet.weights, before, strict=True):
         np.testing.assert_array_equal(weight, value)
-    assert not list(tmp_path.iterdir())

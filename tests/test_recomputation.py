@@ -10,7 +10,7 @@ from tiny_search import numbers_of, random_batch
 from advrush_tf import AdvRushSearchModel
 from advrush_tf.blocks import Block
 from advrush_tf.crafting import SignAscent
-from advrush_tf.objectives import cross_entropy
+from advrush_tf.losses import cross_entropy
 from advrush_tf.penalty import input_gradient
 from advrush_tf.recomputation import recomputed
 

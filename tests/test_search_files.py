@@ -8,12 +8,13 @@ from advrush_tf.checkpoints import CheckpointStore
 from advrush_tf.data import load_dataset
 from advrush_tf.errors import UserError
 from advrush_tf.model_files import sha256
+from advrush_tf.penalty import Penalty
 from advrush_tf.search_files import (
     load_supernet,
     read_search_settings,
 )
 from advrush_tf.search_run import build_model, compile_model
-from advrush_tf.search_settings import Penalty, SearchSettings
+from advrush_tf.search_settings import SearchSettings
 from advrush_tf.settings import Precision, record_settings
 
 SETTINGS = SearchSettings(

@@ -1,7 +1,8 @@
 import pytest
 
 from advrush_tf.errors import UserError
-from advrush_tf.search_settings import Penalty, SearchSettings
+from advrush_tf.penalty import Penalty
+from advrush_tf.search_settings import SearchSettings
 
 
 def test_defaults_are_the_official_recipe():

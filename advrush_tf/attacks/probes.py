@@ -10,7 +10,7 @@ from advrush_tf.attacks import checks
 from advrush_tf.attacks.losses import margin
 from advrush_tf.attacks.norms import Norm, project, steepest
 from advrush_tf.attacks.victim import Victim
-from advrush_tf.objectives import cross_entropy
+from advrush_tf.losses import cross_entropy
 
 _IMAGES = 64
 _PASSES = 4

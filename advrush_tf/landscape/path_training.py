@@ -10,17 +10,14 @@ Sampling, ECCV 2020.
 """
 
 from collections.abc import Callable
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import tensorflow as tf
 
-from advrush_tf.checkpoints import CheckpointStore
 from advrush_tf.data import ImageDataset
 from advrush_tf.genotypes import random_genotype
 from advrush_tf.landscape.weight_sharing import SharedNetwork
-from advrush_tf.objectives import cross_entropy
+from advrush_tf.losses import cross_entropy
 from advrush_tf.optimizers import MomentumSGD
 from advrush_tf.search import AdvRushSearchModel
 
@@ -32,30 +29,23 @@ def train_paths(
     model: AdvRushSearchModel,
     dataset: ImageDataset,
     epochs: int,
-    folder: Path,
     batch_size: int = 64,
     seed: int = 0,
     progress: Callable[[int], object] = lambda epochs: None,
 ) -> None:
-    """Trains a supernet's weights, a random architecture a step, or reads them.
+    """Trains a supernet's weights, a random architecture a step.
 
     Args:
         model: the supernet; its weights change and its alphas do not.
         dataset: whose training images are taken, without augmentation.
         epochs: runs through them; 0 leaves the weights as they are.
-        folder: where the trained weights are kept, and found by the next call.
         batch_size: images of a step.
         seed: of the order of the images and of the architectures.
         progress: receives 1 after each epoch.
 
     Raises:
         ValueError: there are fewer images than `batch_size`.
-        OSError: the weights could not be written.
     """
-    store = CheckpointStore(folder)
-    trained = SimpleNamespace(checkpoint_groups={"weights": model.supernet.weights})
-    if epochs == 0 or store.restore(trained, lambda damage: None)[0] == epochs:
-        return
     step = _compiled(model)
     augmentation = dataset.augmentation(augment=False)
     batches, steps = dataset.train.training_batches(batch_size, seed, augmentation)
@@ -65,7 +55,6 @@ def train_paths(
         for genotype_seed in seeds[epoch]:
             step(int(genotype_seed), *next(iterator))
         progress(1)
-    store.save(trained, epochs)
 
 
 def _compiled(model: AdvRushSearchModel) -> Callable[[int, tf.Tensor, tf.Tensor], None]:

@@ -14,7 +14,7 @@ from advrush_tf.attacks.randomness import seeds_of, uniform
 from advrush_tf.attacks.victim import Victim, as_logits_fn
 from advrush_tf.crafting import SignAscent, Start
 from advrush_tf.inputs import check_images
-from advrush_tf.objectives import cross_entropy
+from advrush_tf.losses import cross_entropy
 from advrush_tf.penalty import input_gradient
 
 _ATTACK_STEPS = 20
