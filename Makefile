@@ -11,7 +11,7 @@ FIT_FLAGS ?= --dataset=digits --epsilon=0.1 --init_channels=8 --num_cells=3 \
 ATTACK_FLAGS ?= --dataset=digits --epsilon=0.1 --attacks=fgsm,pgd20,autoattack \
 	--save_images
 
-INSPECT_FLAGS ?= --dataset=digits --epsilon=0.1 --sample_genotypes=40
+LANDSCAPE_FLAGS ?= --dataset=digits --epsilon=0.1 --sample_genotypes=40
 
 # Most tests trace graphs, for which a process uses one core.
 TEST_PROCESSES ?= 2
@@ -43,12 +43,12 @@ attack: search
 
 # Shows why what was found is smooth, and tells of all runs on one page.
 report: attack
-	$(VENV_PYTHON) launch/inspect.py $(INSPECT_FLAGS) \
+	$(VENV_PYTHON) launch/landscape.py $(LANDSCAPE_FLAGS) \
 		--model=$(SEARCH_WORKDIR)_standard/model.keras \
 		--model=$(SEARCH_WORKDIR)_pgd/model.keras --model=$(SEARCH_WORKDIR) \
 		--run=$(SEARCH_WORKDIR) --run=$(SEARCH_WORKDIR)_standard \
 		--run=$(SEARCH_WORKDIR)_pgd --run=$(SEARCH_WORKDIR)_attack \
-		--workdir=$(SEARCH_WORKDIR)_inspect --report=$(SEARCH_WORKDIR)_report.html
+		--workdir=$(SEARCH_WORKDIR)_landscape --report=$(SEARCH_WORKDIR)_report.html
 
 test: $(INSTALLED)
 	$(VENV_PYTHON) -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile

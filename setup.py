@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 _VERSION_FILE = Path(__file__).parent / "advrush_tf" / "version.py"
 
@@ -21,8 +21,8 @@ setup(
     version=_version(),
     description="Search for adversarially robust neural architectures in TensorFlow",
     license="Apache-2.0",
-    packages=["advrush_tf", "advrush_tf.attacks", "advrush_tf.landscape"],
-    package_data={"advrush_tf": ["report.html.jinja"]},
+    packages=find_packages(include=["advrush_tf*"]),
+    package_data={"advrush_tf.runs": ["report.html.jinja"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",

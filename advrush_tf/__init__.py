@@ -2,17 +2,17 @@
 
 from advrush_tf import environment as environment
 from advrush_tf.attacks.autoattack import AutoAttack
-from advrush_tf.curvature_metric import CurvatureMetric
+from advrush_tf.data.pipeline import bilevel_pairs, training_batches
 from advrush_tf.errors import NonFiniteLossError
-from advrush_tf.fit import AdvRushFitModel
-from advrush_tf.genotypes import Genotype, get_genotype
-from advrush_tf.landscape.curvature import hessian_vector_product, measure_curvature
-from advrush_tf.network import CellNetwork
-from advrush_tf.objectives import FGSMRS, MART, PGD, TRADES, Standard
-from advrush_tf.penalty import curvature_penalty
-from advrush_tf.pipeline import bilevel_pairs, training_batches
-from advrush_tf.resnet import ResNet18
-from advrush_tf.search import AdvRushSearchModel
+from advrush_tf.fit.model import AdvRushFitModel
+from advrush_tf.fit.objectives import FGSMRS, MART, PGD, TRADES, Standard
+from advrush_tf.genotypes.genotype import Genotype, get_genotype
+from advrush_tf.landscape.curvature_metric import CurvatureMetric
+from advrush_tf.landscape.meter import hessian_vector_product, measure_curvature
+from advrush_tf.nn.cell_network import CellNetwork
+from advrush_tf.nn.resnet import ResNet18
+from advrush_tf.search.model import AdvRushSearchModel
+from advrush_tf.search.penalty import curvature_penalty
 
 __all__ = [
     "FGSMRS",

@@ -5,11 +5,11 @@ from typing import Any
 
 from absl import flags
 
-from advrush_tf import attack_run
-from advrush_tf.attack_settings import AttackSettings
 from advrush_tf.attacks.catalogue import ALLOWED
-from advrush_tf.attacks.norms import Norm
-from advrush_tf.launching import define_data_dir, define_devices, define_workdir, run
+from advrush_tf.attacks.geometry import Norm
+from advrush_tf.runs import attack as attack_run
+from advrush_tf.runs.attack_settings import AttackSettings
+from advrush_tf.runs.flags import define_data_dir, define_devices, define_workdir, run
 
 _DEFAULTS = AttackSettings(model="-")
 

@@ -4,33 +4,29 @@ import concurrent.futures
 import enum
 import multiprocessing
 import os
-import sys
 import threading
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
 
-from advrush_tf import profiling
 from advrush_tf.errors import UserError
-from advrush_tf.launching import run
-from advrush_tf.network import CellNetwork
-from advrush_tf.search import AdvRushSearchModel
+from advrush_tf.nn.cell_network import CellNetwork
+from advrush_tf.runs import profiling
+from advrush_tf.runs.flags import run
+from advrush_tf.search.model import AdvRushSearchModel
 
 
 class Part(enum.StrEnum):
     """What is timed."""
 
     SEARCH = "search"
-    PER_EDGE = "per_edge"
     FIT = "fit"
 
 
 # The official recipes.
 _SIZES: Mapping[Part, Mapping[str, int]] = {
     Part.SEARCH: {"init_channels": 16, "num_cells": 8, "batch_size": 32},
-    Part.PER_EDGE: {"init_channels": 16, "num_cells": 8, "batch_size": 32},
     Part.FIT: {"init_channels": 36, "num_cells": 20, "batch_size": 64},
 }
 
@@ -38,8 +34,7 @@ _PARTS = flags.DEFINE_multi_enum_class(
     "part",
     list(Part),
     Part,
-    "What to time, may be repeated: the search's supernet, the same computed edge by "
-    "edge (tests/per_edge.py), the fit of ADVRUSH.",
+    "What to time, may be repeated: the search's supernet, the fit of ADVRUSH.",
 )
 for _name, _help in {
     "init_channels": "Channels of the first cell; by default the official recipe's.",
@@ -97,12 +92,10 @@ class Row(NamedTuple):
 def rows() -> Iterator[Row]:
     """The rows that the flags ask for."""
     for part in _PARTS.value:
-        # The reference, written without cells, is measured as it is.
-        again = ["false"] if part is Part.PER_EDGE else _RECOMPUTE.value
         pieces = _PENALTY_BATCH.value if part is Part.SEARCH else [0]
         for kind in profiling.FIT_PARTS if part is Part.FIT else profiling.STEPS:
             penalised = "penalty_gradients" in profiling.STEPS.get(kind, ())
-            for recompute in again:
+            for recompute in _RECOMPUTE.value:
                 for piece in pieces if penalised else [0]:
                     yield Row(part, kind, recompute == "true", piece)
 
@@ -136,14 +129,9 @@ def measure(row: Row, values: Mapping[str, Any]) -> profiling.StepCost:
         return profiling.measure_fit_part(
             network, row.kind, batch_size, repeats, values["jit_compile"]
         )
-    model_class = AdvRushSearchModel
-    if row.part is Part.PER_EDGE:
-        # The reference belongs to the tests, which are not installed.
-        sys.path.append(str(Path(__file__).parent.parent / "tests"))
-        from per_edge import PerEdgeSearchModel
-
-        model_class = PerEdgeSearchModel
-    model = model_class(10, (side, side, 3), *size, recompute_cells=row.recompute_cells)
+    model = AdvRushSearchModel(
+        10, (side, side, 3), *size, recompute_cells=row.recompute_cells
+    )
     model.compile(
         penalty_batch=row.penalty_batch or None, jit_compile=values["jit_compile"]
     )

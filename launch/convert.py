@@ -2,8 +2,8 @@
 
 from absl import flags
 
-from advrush_tf.conversion import Normalise, convert
-from advrush_tf.launching import run
+from advrush_tf.runs.convert import Normalise, convert
+from advrush_tf.runs.flags import run
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "File that the official PyTorch code saved.", required=True

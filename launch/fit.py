@@ -5,10 +5,13 @@ from typing import Any
 
 from absl import flags
 
-from advrush_tf import dry_runs, fit_run
-from advrush_tf.crafting import Start
-from advrush_tf.fit_settings import FitSettings, fit_settings
-from advrush_tf.launching import (
+from advrush_tf.attacks.pgd import Start
+from advrush_tf.fit.objectives import ObjectiveName
+from advrush_tf.nn.cell_network import Stem
+from advrush_tf.runs import dry_runs
+from advrush_tf.runs import fit as fit_run
+from advrush_tf.runs.fit_settings import FitSettings, fit_settings
+from advrush_tf.runs.flags import (
     SYNC_BATCH_NORM,
     define_data_dir,
     define_devices,
@@ -18,10 +21,8 @@ from advrush_tf.launching import (
     define_workdir,
     run,
 )
-from advrush_tf.network import Stem
-from advrush_tf.objectives import ObjectiveName
-from advrush_tf.recipes import NetworkName, Schedule, Selection
-from advrush_tf.settings import Precision
+from advrush_tf.runs.recipes import NetworkName, Schedule, Selection
+from advrush_tf.runs.settings import Precision
 
 _RECIPE = " By default the recipe's."
 

@@ -5,10 +5,11 @@ from typing import Any
 
 from absl import flags
 
-from advrush_tf import dry_runs, search_run
-from advrush_tf.cells import ALL_PRIMITIVES
-from advrush_tf.data_source import WELL_KNOWN
-from advrush_tf.launching import (
+from advrush_tf.data.source import WELL_KNOWN
+from advrush_tf.genotypes.search_space import ALL_PRIMITIVES
+from advrush_tf.runs import dry_runs
+from advrush_tf.runs import search as search_run
+from advrush_tf.runs.flags import (
     SYNC_BATCH_NORM,
     define_data_dir,
     define_devices,
@@ -16,9 +17,9 @@ from advrush_tf.launching import (
     define_workdir,
     run,
 )
-from advrush_tf.penalty import Penalty
-from advrush_tf.search_settings import SearchSettings
-from advrush_tf.settings import Precision
+from advrush_tf.runs.search_settings import SearchSettings
+from advrush_tf.runs.settings import Precision
+from advrush_tf.search.penalty import Penalty
 
 _DEFAULTS = SearchSettings()
 

@@ -13,7 +13,7 @@ _SCRIPT = Path(__file__).resolve().parent.parent / "testdata" / "make_imagenet_l
 def pytest_configure():
     """Divides the processor, for the tests of strategies."""
     # Not above: the environment must be set before TensorFlow is imported.
-    import replicas
+    from support import replicas
 
     replicas.divide_processor()
 

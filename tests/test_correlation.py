@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from advrush_tf.landscape.correlation import RankCorrelation, rank_correlation
+from advrush_tf.correlation import RankCorrelation, rank_correlation
 
 
 def _pairs(count, slope, seed=0):

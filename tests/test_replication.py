@@ -2,9 +2,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from replicas import on_each, pieces, strategy
 
 from advrush_tf import replication
+from support.replicas import on_each, pieces, strategy
 
 SIZES = (1, 2, 4)
 

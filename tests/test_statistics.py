@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from advrush_tf.attacks.statistics import accuracy_per_class, wilson
+from advrush_tf.statistics import accuracy_per_class, wilson
 
 
 @pytest.mark.parametrize("total", [1, 2, 10, 97, 1000, 10_000])

@@ -11,11 +11,11 @@ import tensorflow as tf
 
 from advrush_tf.attacks import losses
 from advrush_tf.attacks.fused import fused
+from advrush_tf.attacks.geometry import per_image, project, steepest
 from advrush_tf.attacks.iterative import Found, IterativeAttack, Slots, State
-from advrush_tf.attacks.norms import per_image, project, steepest
 from advrush_tf.attacks.victim import LogitsFn
-from advrush_tf.constants import constant
 from advrush_tf.losses import cross_entropy
+from advrush_tf.nn.constants import constant
 
 _MOMENTUM = 0.75
 # Fewer rises than this share of an interval's steps halve the step size.

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from advrush_tf.attacks.apgd import APGD, Loss
-from advrush_tf.attacks.attack import Attack
-from advrush_tf.attacks.cascade import CLEAN, Ledger, run_cascade
+from advrush_tf.attacks.base import Attack
 from advrush_tf.attacks.fab import FAB
-from advrush_tf.attacks.norms import Norm
+from advrush_tf.attacks.geometry import Norm
+from advrush_tf.attacks.series import CLEAN, Ledger, run_cascade
 from advrush_tf.attacks.square import Square
 from advrush_tf.attacks.victim import Victim
-from advrush_tf.inputs import check_images
+from advrush_tf.nn.checks import check_images
 
 
 class Version(enum.StrEnum):

@@ -3,10 +3,10 @@
 import re
 from collections.abc import Callable
 
-from advrush_tf.attacks import cleverhans_attacks as cleverhans
-from advrush_tf.attacks.attack import Attack
+from advrush_tf.attacks import cleverhans
 from advrush_tf.attacks.autoattack import Member, Version, make_members
-from advrush_tf.attacks.norms import Norm
+from advrush_tf.attacks.base import Attack
+from advrush_tf.attacks.geometry import Norm
 
 # Names that a number of steps may follow, and of pgd also a number of restarts.
 _STEPPED: dict[str, Callable[..., Attack]] = {

@@ -11,13 +11,13 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.attacks.fused import fused
+from advrush_tf.attacks.geometry import Norm, length, per_image
 from advrush_tf.attacks.hyperplanes import nearest
 from advrush_tf.attacks.iterative import Found, IterativeAttack, Slots
 from advrush_tf.attacks.losses import is_wrong, pick
-from advrush_tf.attacks.norms import Norm, length, per_image
 from advrush_tf.attacks.randomness import seeds_of
 from advrush_tf.attacks.victim import LogitsFn, Victim
-from advrush_tf.inputs import check_images
+from advrush_tf.nn.checks import check_images
 
 _TINY = 1e-12
 

@@ -4,7 +4,7 @@ import functools
 
 import tensorflow as tf
 
-from advrush_tf.attacks.norms import Norm
+from advrush_tf.attacks.geometry import Norm
 
 # Each iteration divides the product of what is missing and the slope by four or more,
 # so that floats run out long before; the loop itself ends when nothing changes.

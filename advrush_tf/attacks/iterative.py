@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from advrush_tf.attacks.attack import Attack, Outcome
+from advrush_tf.attacks.base import Attack, Outcome
 from advrush_tf.attacks.fused import fused
+from advrush_tf.attacks.geometry import Norm, length, per_image, project
 from advrush_tf.attacks.losses import target_classes
-from advrush_tf.attacks.norms import Norm, length, per_image, project
 from advrush_tf.attacks.randomness import normal, seeds_of, uniform
 from advrush_tf.attacks.schedule import Job, Schedule
 from advrush_tf.attacks.victim import LogitsFn

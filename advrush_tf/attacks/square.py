@@ -11,9 +11,9 @@ import tensorflow as tf
 
 from advrush_tf.attacks import losses
 from advrush_tf.attacks.fused import fused
+from advrush_tf.attacks.geometry import Norm, per_image, project
 from advrush_tf.attacks.iterative import Found, IterativeAttack, Slots
-from advrush_tf.attacks.norms import Norm, per_image, project
-from advrush_tf.constants import constant
+from advrush_tf.nn.constants import constant
 
 _TINY = 1e-12
 # A candidate with more candidates than this before it has half the share of pixels.

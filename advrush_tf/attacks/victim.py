@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from advrush_tf.loss_scaling import attackable
+from advrush_tf.training.loss_scaling import attackable
 
 LogitsFn = Callable[[tf.Tensor], tf.Tensor]
 

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from advrush_tf.attacks.cascade import is_right
 from advrush_tf.attacks.losses import margin
+from advrush_tf.attacks.pgd import SignAscent
+from advrush_tf.attacks.series import is_right
 from advrush_tf.attacks.victim import Victim
-from advrush_tf.crafting import SignAscent
-from advrush_tf.data import ImageDataset
-from advrush_tf.genotypes import Genotype, random_genotype
-from advrush_tf.landscape.curvature import PROBE_LENGTH, CurvatureMeter
+from advrush_tf.data.dataset import ImageDataset
+from advrush_tf.genotypes.genotype import Genotype, random_genotype
+from advrush_tf.landscape.meter import PROBE_LENGTH, CurvatureMeter
 from advrush_tf.landscape.weight_sharing import SharedNetwork
-from advrush_tf.search import AdvRushSearchModel
+from advrush_tf.search.model import AdvRushSearchModel
 
 _TRAINING_BATCH = 64
 _STEPS = 10

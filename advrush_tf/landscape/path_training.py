@@ -14,12 +14,12 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from advrush_tf.data import ImageDataset
-from advrush_tf.genotypes import random_genotype
+from advrush_tf.data.dataset import ImageDataset
+from advrush_tf.genotypes.genotype import random_genotype
 from advrush_tf.landscape.weight_sharing import SharedNetwork
 from advrush_tf.losses import cross_entropy
-from advrush_tf.optimizers import MomentumSGD
-from advrush_tf.search import AdvRushSearchModel
+from advrush_tf.search.model import AdvRushSearchModel
+from advrush_tf.training.optimizers import MomentumSGD
 
 # Those of the search's weights.
 _LEARNING_RATE, _MOMENTUM, _L2, _CLIP = 0.025, 0.9, 3e-4, 5.0

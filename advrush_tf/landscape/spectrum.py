@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from advrush_tf.landscape.curvature import Curvature
+from advrush_tf.landscape.meter import Curvature
 
 _WIDTHS_IN_RANGE = 300
 _POINTS_IN_WIDTH = 4

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from advrush_tf.attacks.pgd import SignAscent, Start
 from advrush_tf.attacks.randomness import seeds_of, uniform
 from advrush_tf.attacks.victim import Victim, as_logits_fn
-from advrush_tf.crafting import SignAscent, Start
-from advrush_tf.inputs import check_images
 from advrush_tf.losses import cross_entropy
-from advrush_tf.penalty import input_gradient
+from advrush_tf.nn.checks import check_images
+from advrush_tf.search.penalty import input_gradient
 
 _ATTACK_STEPS = 20
 _FIRST, _LAST = -1, 2  # of a cut, in steps from the clean to the adversarial image

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
-from advrush_tf.batch_norm import MOMENTUM
-from advrush_tf.cells import num_edges
-from advrush_tf.genotypes import Genotype
-from advrush_tf.search import AdvRushSearchModel
+from advrush_tf.genotypes.genotype import Genotype
+from advrush_tf.genotypes.search_space import num_edges
+from advrush_tf.nn.batch_norm import MOMENTUM
+from advrush_tf.search.model import AdvRushSearchModel
 
 
 def one_hot_weights(

@@ -1,0 +1,335 @@
+"""CleverHans' attacks, with our attacks' hyper-parameters, seeds and outcomes."""
+
+import abc
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow as tf
+from cleverhans.tf2.attacks.basic_iterative_method import basic_iterative_method
+from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
+from cleverhans.tf2.attacks.momentum_iterative_method import momentum_iterative_method
+
+from advrush_tf.attacks.base import Attack, Outcome
+from advrush_tf.attacks.cleverhans_compat import (
+    CarliniWagnerL2,
+    pgd_from,
+    spsa_drawing_from,
+)
+from advrush_tf.attacks.geometry import Norm, project, unit
+from advrush_tf.attacks.randomness import normal, seeds_of, uniform
+from advrush_tf.attacks.victim import Victim
+
+# (images, labels, seeds (batch, 2), number of the run) to images, row by row.
+Crafter = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, int], tf.Tensor]
+
+_ORDERS = {Norm.LINF: np.inf, Norm.L2: 2}
+
+
+@dataclasses.dataclass(frozen=True)
+class CleverHansAttack(Attack):
+    """Base of CleverHans' attacks: hyper-parameters only.
+
+    Attributes: those of `Attack`.
+
+    Raises:
+        ValueError: a number is out of range, or the attack does not know the norm.
+
+    Source: Papernot et al., arXiv 1610.00768 (CleverHans).
+    """
+
+    # The norms that the attack knows.
+    norms: ClassVar[tuple[Norm, ...]] = (Norm.LINF, Norm.L2)
+
+    def __post_init__(self) -> None:
+        if self.norm not in self.norms:
+            raise ValueError(f"norm must be {' or '.join(self.norms)}, not {self.norm}")
+        super().__post_init__()
+
+    @abc.abstractmethod
+    def crafter(self, victim: Victim) -> Crafter:
+        """What crafts one full batch of the victim's after the other."""
+
+    @property
+    def runs(self) -> int:
+        """How many runs an image that survives gets."""
+        return 1
+
+    def images_at_once(self, victim: Victim) -> int:
+        """How many images of a full batch the crafter attacks."""
+        return victim.batch_size
+
+    def outcomes(self, victim, x, y, seed, indices=None):
+        # An image is that of the first run that broke the model, else of the last.
+        rows = np.arange(len(x))
+        seeds = seeds_of(seed, rows if indices is None else indices)
+        arrays = (x, y.astype(np.int32), seeds.numpy())
+        crafter = self.crafter(victim)
+        for run in range(self.runs):
+            survivors: list[int] = []
+            for outcome in self._run(victim, crafter, arrays, rows, run):
+                if outcome.broken or run == self.runs - 1:
+                    yield outcome
+                else:
+                    survivors.append(outcome.row)
+            rows = np.array(survivors, int)
+
+    def _run(self, victim, crafter, arrays, rows, run) -> Iterator[Outcome]:
+        """Attacks these rows of images, labels and seeds once, batch by batch."""
+        size = self.images_at_once(victim)
+        for first in range(0, len(rows), size):
+            part = rows[first : first + size]
+            x, y, seeds = (array[part] for array in arrays)
+            filled = map(victim.filled, (x, y, seeds))
+            crafted = crafter(*filled, run)[: len(part)]
+            images = project(self.norm, crafted, x, self.epsilon).numpy()
+            broken = victim.predict(images).argmax(-1) != y
+            yield from map(Outcome, part.tolist(), images, broken.tolist())
+
+    def _settings(self, y: tf.Tensor) -> dict[str, Any]:
+        """What CleverHans' gradient attacks are all told."""
+        return {
+            "norm": _ORDERS[self.norm],
+            "eps": self.epsilon,
+            "clip_min": 0.0,
+            "clip_max": 1.0,
+            "y": y,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class FGSM(CleverHansAttack):
+    """Fast gradient method: one step of length epsilon up the cross-entropy.
+
+    In L2 CleverHans divides a gradient by its length or by 1e-6, whichever is more:
+    of a model that is very sure of its answer the step is shorter. So it is in all
+    attacks here that follow the gradient.
+
+    Source: Goodfellow et al., arXiv 1412.6572, section 4.
+    """
+
+    def crafter(self, victim):
+        return lambda x, y, seeds, run: fast_gradient_method(
+            victim.logits, x, **self._settings(y)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Iterated(CleverHansAttack):
+    """Base of attacks that repeat the fast gradient method's step.
+
+    Attributes:
+        steps: of a run.
+        step_size: length of a step, at most epsilon; by default 2.5 * epsilon / steps
+            or, of few steps, epsilon.
+    """
+
+    steps: int = 10
+    step_size: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_positive("steps")
+        if self.step_size is not None and not 0 < self.step_size <= self.epsilon:
+            raise ValueError(
+                f"step_size must be more than 0 and at most epsilon, {self.epsilon}, "
+                f"not {self.step_size}"
+            )
+
+    def _settings(self, y):
+        size = self.step_size or self.epsilon * min(2.5 / self.steps, 1.0)
+        return super()._settings(y) | {"nb_iter": self.steps, "eps_iter": size}
+
+
+@dataclasses.dataclass(frozen=True)
+class BIM(_Iterated):
+    """Basic iterative method: steps from the image itself, kept in the ball.
+
+    Source: Kurakin et al., arXiv 1607.02533, section 2.2.
+    """
+
+    def crafter(self, victim):
+        # The checks fail on NumPy 2, which makes no array of tensors of two shapes.
+        return lambda x, y, seeds, run: basic_iterative_method(
+            victim.logits, x, sanity_checks=False, **self._settings(y)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class PGD(_Iterated):
+    """Projected gradient descent from a uniformly random point of the ball.
+
+    Attributes: those of the base and
+        restarts: runs, each from another start.
+
+    Source: Madry et al., arXiv 1706.06083, section 2.1.
+    """
+
+    steps: int = 20
+    restarts: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_positive("restarts")
+
+    @property
+    def runs(self):
+        return self.restarts
+
+    def crafter(self, victim):
+        @tf.function(autograph=False)
+        def start(seeds, run):
+            return _in_ball(self.norm, self.epsilon, seeds, victim.image_shape, run)
+
+        def crafter(x, y, seeds, run):
+            attack = pgd_from(start(seeds, tf.constant(run)))
+            return attack(victim.logits, x, rand_init=True, **self._settings(y))
+
+        return crafter
+
+
+@dataclasses.dataclass(frozen=True)
+class MIM(_Iterated):
+    """Momentum iterative method: steps along a sum of normalised gradients.
+
+    Attributes: those of the base and
+        decay: what the sum is multiplied by in each step, at least 0.
+
+    Source: Dong et al., arXiv 1710.06081, algorithm 1.
+    """
+
+    decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.decay < float("inf"):
+            raise ValueError(f"decay must be 0 or more, not {self.decay}")
+
+    def crafter(self, victim):
+        return lambda x, y, seeds, run: momentum_iterative_method(
+            victim.logits, x, decay_factor=self.decay, **self._settings(y)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class CarliniWagner(CleverHansAttack):
+    """Carlini and Wagner's search for the nearest adversarial image in L2.
+
+    Epsilon plays no part in the search; what it found is then moved into the ball.
+    Where nothing was found it is the given image. A batch is never left early, which
+    would depend on all its images.
+
+    Attributes: those of the base and
+        searches: for the weight of the margin in the loss, one after the other.
+        steps: of Adam, in each search.
+        learning_rate: of Adam.
+        first_weight: of the margin, in the first search.
+
+    Source: Carlini & Wagner, arXiv 1608.04644, section VI.A.
+    """
+
+    norm: Norm = Norm.L2
+    epsilon: float = 0.5
+    searches: int = 5
+    steps: int = 200
+    learning_rate: float = 1e-2
+    first_weight: float = 1e-2
+
+    norms = (Norm.L2,)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = ("searches", "steps", "learning_rate", "first_weight")
+        self._require_positive(*names)
+
+    def crafter(self, victim):
+        attack = CarliniWagnerL2(
+            victim.logits,
+            batch_size=victim.batch_size,
+            binary_search_steps=self.searches,
+            max_iterations=self.steps,
+            abort_early=False,
+            initial_const=self.first_weight,
+            learning_rate=self.learning_rate,
+        )
+
+        def crafter(x, y, seeds, run):
+            # Given earlier, labels would make the attack a targeted one.
+            attack.y = y
+            return tf.constant(attack.attack(x.numpy()))
+
+        return crafter
+
+
+@dataclasses.dataclass(frozen=True)
+class SPSA(CleverHansAttack):
+    """Adam on gradients that are estimated from the logits at random points.
+
+    It stops at the first step that breaks the model. Images are attacked one by one.
+
+    Attributes: those of the base and
+        steps: of Adam, at most.
+        samples: points for one estimate, an even number.
+        learning_rate: of Adam.
+        delta: how far the points are from the image in each pixel, in [0, 1] units.
+
+    Source: Uesato et al., arXiv 1802.05666, section 3.3.
+    """
+
+    steps: int = 100
+    samples: int = 128
+    learning_rate: float = 0.01
+    delta: float = 0.01
+
+    norms = (Norm.LINF,)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_positive("steps", "samples", "learning_rate", "delta")
+        if self.samples % 2:
+            raise ValueError(f"samples must be even, not {self.samples}")
+
+    def images_at_once(self, victim):
+        return 1
+
+    def crafter(self, victim):
+        generator = tf.random.Generator.from_seed(0)
+        attack = spsa_drawing_from(generator)
+
+        @tf.function(autograph=False)
+        def attacked(x, y, seed):
+            key = tf.random.stateless_uniform([], seed, None, None, tf.int64)
+            generator.reset_from_key_counter(key, tf.zeros([2], tf.int64))
+            return attack(
+                victim.logits,
+                x,
+                y,
+                eps=self.epsilon,
+                nb_iter=self.steps,
+                clip_min=0.0,
+                clip_max=1.0,
+                early_stop_loss_threshold=0.0,
+                learning_rate=self.learning_rate,
+                delta=self.delta,
+                spsa_samples=self.samples,
+            )
+
+        return lambda x, y, seeds, run: attacked(x[:1], y[:1], seeds[0])
+
+
+def _in_ball(
+    norm: Norm,
+    epsilon: float,
+    seeds: tf.Tensor,
+    shape: tuple[int, ...],
+    run: tf.Tensor,
+) -> tf.Tensor:
+    """A uniform point of the ball around 0 for each image, (batch, *shape)."""
+    numbers = tf.fill([seeds.shape[0], 1], run)
+    if norm is Norm.LINF:
+        return epsilon * (2 * uniform(seeds, shape, numbers) - 1)
+    direction = unit(norm, normal(seeds, shape, numbers))
+    # With one number more folded in, independent of the direction.
+    share = uniform(seeds, (1, 1, 1), tf.pad(numbers, [[0, 0], [0, 1]]))
+    return epsilon * share ** (1 / np.prod(shape)) * direction

@@ -1,0 +1,309 @@
+"""Self-checks of an evaluation of robustness: signs that its numbers mislead.
+
+Each check is a function of what was measured. It returns a `Doubt`, or None if it has
+none. `probes` measures what the checks of the model itself need.
+
+Source: Carlini et al., arXiv 1902.06705, sections 3 and 5; Pintor et al., arXiv
+2106.09947; Croce & Hein, arXiv 2003.01690.
+"""
+
+import bisect
+import dataclasses
+import enum
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+
+from advrush_tf.statistics import wilson
+
+# Logits of one image may differ by this share of the largest: kernels round.
+_ROUNDING = 1e-4
+# Half precision rounds the sum of a softmax by this much.
+_SUM_ROUNDING = 1e-2
+_ZERO_GRADIENTS = 0.1
+# What a sound attack may miss by chance, as a share of the images.
+_CHANCE = 0.05
+# Black-box attacks break a few images more even of a sound model.
+_BLACK_BOX = 0.002
+_BLACK_BOX_IMAGES = 3
+_HALF_WIDTH = 0.03
+
+
+class Code(enum.StrEnum):
+    """What is doubted; these values stay the same in all versions."""
+
+    RANDOM_MODEL = "random_model"
+    PROBABILITIES = "probabilities"
+    ZERO_GRADIENTS = "zero_gradients"
+    BLACK_BOX_WINS = "black_box_wins"
+    ACCURACY_OVER_EPSILON = "accuracy_over_epsilon"
+    STEPS_DO_NOT_HELP = "steps_do_not_help"
+    IMAGES_OUTSIDE_BOX = "images_outside_box"
+    FEW_CLASSES = "few_classes"
+    FEW_IMAGES = "few_images"
+    NOT_FINITE = "not_finite"
+
+
+@dataclasses.dataclass(frozen=True)
+class Doubt:
+    """A reason not to trust an evaluation as it stands.
+
+    Attributes:
+        code: which.
+        sentence: for the user, with the numbers.
+    """
+
+    code: Code
+    sentence: str
+
+
+def random_model(passes: np.ndarray) -> Doubt | None:
+    """Doubts a model that gives the same images other logits each time.
+
+    Args:
+        passes: (passes, images, classes), logits.
+    """
+    spread = np.ptp(passes, axis=0).max(-1)
+    share = (spread / np.maximum(np.abs(passes).max((0, 2)), 1e-12)).max()
+    # So written, NaN is not random.
+    if not share > _ROUNDING:
+        return None
+    changed = (np.ptp(passes.argmax(-1), axis=0) > 0).sum()
+    return Doubt(
+        Code.RANDOM_MODEL,
+        f"The model is random: in {len(passes)} passes over the same images, logits "
+        f"differ by up to {share:.2g} of the largest and {changed} of "
+        f"{passes.shape[1]} predictions change; take autoattack-rand, "
+        "which averages gradients.",
+    )
+
+
+def not_finite(logits: np.ndarray) -> Doubt | None:
+    """Doubts a model that gives NaN or infinity, which count as wrong answers.
+
+    Args:
+        logits: (images, classes).
+    """
+    bad = ~np.isfinite(logits).all(-1)
+    if not bad.any():
+        return None
+    return Doubt(
+        Code.NOT_FINITE,
+        f"The model gives NaN or infinite logits for {bad.sum()} of {len(bad)} images; "
+        "they count as wrong answers, but no gradient follows from them.",
+    )
+
+
+def probabilities(logits: np.ndarray) -> Doubt | None:
+    """Doubts a model whose outputs are those of a softmax.
+
+    Args:
+        logits: (images, classes).
+    """
+    off = np.abs(logits.sum(-1) - 1).max()
+    # So written, NaN is no probability.
+    in_range = logits.min() >= 0 and logits.max() <= 1 + _SUM_ROUNDING
+    if not (in_range and off <= _SUM_ROUNDING):
+        return None
+    return Doubt(
+        Code.PROBABILITIES,
+        f"The model's outputs look like probabilities, from {logits.min():.2g} to "
+        f"{logits.max():.2g} and of sum 1 for each of {len(logits)} images; attack "
+        "its logits, without the softmax.",
+    )
+
+
+def zero_gradients(cross_entropy: np.ndarray, margin: np.ndarray) -> Doubt | None:
+    """Doubts a model whose cross-entropy has no gradient at a tenth of the images.
+
+    The margin of the logits tells a model that is not differentiable from one so
+    confident that its probabilities underflow.
+
+    Args:
+        cross_entropy, margin: (images,), the largest absolute derivative of each loss.
+    """
+    # So written, a NaN counts as none.
+    none = ~(cross_entropy > 0)
+    if none.mean() <= _ZERO_GRADIENTS:
+        return None
+    confident = (none & (margin > 0)).sum()
+    return Doubt(
+        Code.ZERO_GRADIENTS,
+        f"The cross-entropy has no gradient at {none.sum()} of {len(none)} images: at "
+        f"{confident} the model is so confident that floats underflow, which a loss of "
+        f"logit differences avoids, and at {none.sum() - confident} the model passes "
+        "no gradient on, so that gradient attacks see nothing.",
+    )
+
+
+def black_box_wins(
+    broken: Mapping[str, np.ndarray], black_box: Collection[str]
+) -> Doubt | None:
+    """Doubts gradients that find less than attacks which do not use any.
+
+    Args:
+        broken: of each attack, (images,), bool, the images that it broke; a black-box
+            attack was made on its own or after the others.
+        black_box: names of the attacks, such as Square, that use no gradients of the
+            model; transfer attacks, which use another model's, are such.
+    """
+    blind = [found for name, found in broken.items() if name in black_box]
+    others = [found for name, found in broken.items() if name not in black_box]
+    if not blind or not others:
+        return None
+    more = np.any(blind, 0) & ~np.any(others, 0)
+    if more.mean() <= _BLACK_BOX or more.sum() < _BLACK_BOX_IMAGES:
+        return None
+    return Doubt(
+        Code.BLACK_BOX_WINS,
+        f"Black-box attacks broke {more.sum()} of {len(more)} images that no gradient "
+        "attack broke; the model may mask its gradients, and more may be broken than "
+        "this evaluation says.",
+    )
+
+
+def accuracy_over_epsilon(
+    epsilons: Sequence[float], accuracies: Sequence[float]
+) -> Doubt | None:
+    """Doubts attacks that do not gain by a larger ball, or fail in one that is huge.
+
+    Args:
+        epsilons: L-infinity radii in ascending order; in the last ball, any image can
+            become grey.
+        accuracies: under PGD of each, of images that are right without.
+    """
+    curve = ", ".join(
+        f"{accuracy:.0%} at {epsilon:.3g}"
+        for epsilon, accuracy in zip(epsilons, accuracies, strict=True)
+    )
+    if accuracies[-1] > _CHANCE:
+        fault = "is not zero even at the largest epsilon"
+    elif max(np.diff(accuracies), default=0) > _CHANCE:
+        fault = "rises with epsilon"
+    else:
+        return None
+    return Doubt(
+        Code.ACCURACY_OVER_EPSILON,
+        f"Accuracy under L-infinity PGD {fault} ({curve}); the model may mask its "
+        "gradients.",
+    )
+
+
+def rising_curve(
+    attack: str, epsilons: Sequence[float], right: Sequence[np.ndarray]
+) -> Doubt | None:
+    """Doubts an attack that breaks fewer images in a larger ball.
+
+    Args:
+        attack: its name.
+        epsilons: in ascending order.
+        right: of each epsilon (images,), bool, whether the model is right.
+    """
+    accuracies = [float(each.mean()) for each in right]
+    if max(np.diff(accuracies), default=0) <= _CHANCE:
+        return None
+    curve = ", ".join(
+        f"{accuracy:.0%} at {epsilon:.3g}"
+        for epsilon, accuracy in zip(epsilons, accuracies, strict=True)
+    )
+    return Doubt(
+        Code.ACCURACY_OVER_EPSILON,
+        f"Accuracy under {attack} rises with epsilon ({curve}); the attack is not as "
+        "strong as it must be, or the model masks its gradients.",
+    )
+
+
+def steps_do_not_help(
+    clean: np.ndarray, one_step: np.ndarray, many_steps: np.ndarray
+) -> Doubt | None:
+    """Doubts gradients that lead one long step further than many short ones.
+
+    Compares how many images remain right and, each capped at what it was, how much is
+    left of their distances to the decision boundary, counted in logits.
+
+    Args:
+        clean, one_step, many_steps: (images,), the logit of the label minus the best
+            other one; more than 0 if `clean`.
+    """
+    right = [(margins >= 0).mean() for margins in (one_step, many_steps)]
+    left = [np.clip(margins / clean, 0, 1).mean() for margins in (one_step, many_steps)]
+    if max(right[1] - right[0], left[1] - left[0]) <= _CHANCE:
+        return None
+    return Doubt(
+        Code.STEPS_DO_NOT_HELP,
+        f"One step of PGD leaves {right[0]:.0%} of {len(clean)} images right and "
+        f"{left[0]:.0%} of their margins, many steps leave {right[1]:.0%} and "
+        f"{left[1]:.0%}; the model may mask its gradients.",
+    )
+
+
+def images_outside_box(low: float, high: float) -> Doubt | None:
+    """Doubts images that are not in [0, 1], given their extreme values."""
+    if low >= 0 and high <= 1:
+        return None
+    return Doubt(
+        Code.IMAGES_OUTSIDE_BOX,
+        f"Images range from {low:.3g} to {high:.3g}, but attacks clip to [0, 1]; "
+        "scale the images and let the model normalise them.",
+    )
+
+
+def few_classes(num_classes: int) -> Doubt | None:
+    """Doubts the targeted DLR loss where there are no four logits."""
+    if num_classes >= 4:
+        return None
+    return Doubt(
+        Code.FEW_CLASSES,
+        f"The targeted DLR loss needs 4 classes and the model has {num_classes}; a "
+        "simpler one took its place, so do not compare with other evaluations.",
+    )
+
+
+def few_images(accuracy: float, total: int) -> Doubt | None:
+    """Doubts an accuracy known to no more than 3 points, by Wilson's 95 % interval.
+
+    Args:
+        accuracy: from 0 to 1, a share of `total`.
+        total: images, at least 1.
+    """
+
+    def half_width(images: int) -> float:
+        low, high = wilson(round(accuracy * images), images)
+        return (high - low) / 2
+
+    if half_width(total) <= _HALF_WIDTH:
+        return None
+    # The half width falls with the images and, at worst, suffices below 1,100.
+    enough = bisect.bisect_left(
+        range(1100), -_HALF_WIDTH, lo=total, key=lambda images: -half_width(images)
+    )
+    return Doubt(
+        Code.FEW_IMAGES,
+        f"An accuracy of {accuracy:.1%} on {total} images is known to "
+        f"{100 * half_width(total):.1f} percentage points only (95 %); {enough} "
+        f"images would give {100 * _HALF_WIDTH:.0f} points.",
+    )
+
+
+def review(
+    robust: np.ndarray,
+    broken: Mapping[str, np.ndarray],
+    black_box: Collection[str],
+    num_classes: int,
+    targeted_dlr: bool,
+) -> list[Doubt]:
+    """The doubts that an evaluation's outcome raises.
+
+    Args:
+        robust: (images,), bool, the images that the model got right and no attack
+            broke.
+        broken, black_box: see `black_box_wins`.
+        num_classes: of the model.
+        targeted_dlr: whether an attack used that loss.
+    """
+    found = [
+        black_box_wins(broken, black_box),
+        few_classes(num_classes) if targeted_dlr else None,
+        few_images(float(robust.mean()), len(robust)),
+    ]
+    return [doubt for doubt in found if doubt]

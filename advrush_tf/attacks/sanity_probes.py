@@ -1,0 +1,171 @@
+"""What the self-checks of an evaluation measure on the model, with a few images."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from advrush_tf.attacks import sanity_checks
+from advrush_tf.attacks.geometry import Norm, project, steepest
+from advrush_tf.attacks.losses import margin
+from advrush_tf.attacks.victim import Victim
+from advrush_tf.losses import cross_entropy
+
+_IMAGES = 64
+_PASSES = 4
+_RADII = 3
+# Within it, any image can become grey.
+_LARGEST = 0.5
+_STEPS = 20
+# In that ball only: a sound model must not keep an image by bad luck.
+_LONG_STEPS = 100
+_RESTARTS = 4
+# In each pixel; more would break many a model that masks its gradients.
+_START_NOISE = 8 / 255
+# The steps of a run add up to this many radii.
+_REACH = 2.5
+
+
+def probe(
+    victim: Victim, x: np.ndarray, y: np.ndarray, norm: Norm, epsilon: float, seed: int
+) -> list[sanity_checks.Doubt]:
+    """Probes a model with the first 64 images, and PGD on those that it gets right.
+
+    Images outside [0, 1], which PGD would clip, or logits that are not finite are the
+    only doubt, if there are any.
+
+    Args:
+        victim: the model.
+        x: (images, height, width, channels), float32, one image or more.
+        y: (images,), integer labels.
+        norm, epsilon: of the evaluation's ball, in [0, 1] units.
+        seed: of PGD's starts, at least 0.
+    """
+    if outside := sanity_checks.images_outside_box(float(x.min()), float(x.max())):
+        return [outside]
+    x, y = x[:_IMAGES], y[:_IMAGES].astype(np.int32)
+    passes = np.stack([victim.predict(x) for _ in range(_PASSES)])
+    if doubt := sanity_checks.not_finite(passes[0]):
+        return [doubt]
+    found = [sanity_checks.random_model(passes), sanity_checks.probabilities(passes[0])]
+    clean = -margin(tf.constant(passes[0]), tf.constant(y)).numpy()
+    if (right := clean > 0).any():
+        prober = _Prober(victim, x[right], y[right], seed)
+        one_step = prober.margins(norm, epsilon, epsilon, 1)
+        many_steps = prober.from_noise(norm, epsilon, _STEPS)
+        # The cube inside the ball.
+        cube = epsilon / (math.sqrt(x[0].size) if norm is Norm.L2 else 1)
+        found += [
+            sanity_checks.zero_gradients(*prober.derivatives()),
+            sanity_checks.accuracy_over_epsilon(*prober.curve(cube)),
+            sanity_checks.steps_do_not_help(clean[right], one_step, many_steps),
+        ]
+    return [doubt for doubt in found if doubt]
+
+
+class _Prober:
+    """Gradients at images that a model gets right, and PGD from them.
+
+    PGD lowers the margin (here the logit of the label minus the best other one), which
+    unlike the cross-entropy never underflows.
+    """
+
+    def __init__(self, victim: Victim, x: np.ndarray, y: np.ndarray, seed: int):
+        self._victim, self._x, self._y = victim, x, y
+        self._random = np.random.default_rng(seed)
+        self._slope = _slope(victim)
+        self._descend = {norm: _descent(self._slope, norm) for norm in Norm}
+
+    def derivatives(self) -> list[np.ndarray]:
+        """The largest of the cross-entropy and of the margin, each (images,)."""
+        sizes: list[list[np.ndarray]] = [[], []]
+        for count, batch in self._batches(self._x, self._y):
+            for parts, of_margin in zip(sizes, (False, True), strict=True):
+                _, slope = self._slope(*batch, tf.constant(of_margin))
+                largest = tf.reduce_max(tf.abs(slope), [1, 2, 3])
+                parts.append(largest.numpy()[:count])
+        return [np.concatenate(parts) for parts in sizes]
+
+    def curve(self, epsilon: float) -> tuple[list[float], list[float]]:
+        """L-infinity radii from epsilon to the largest, and accuracies under PGD."""
+        radii = np.geomspace(min(epsilon, _LARGEST), _LARGEST, _RADII).tolist()
+        left = [self.from_noise(Norm.LINF, radius, _STEPS) for radius in radii]
+        for _ in range(_RESTARTS):
+            if (left[-1] < 0).all():
+                break
+            again = self.from_noise(Norm.LINF, _LARGEST, _LONG_STEPS)
+            left[-1] = np.minimum(left[-1], again)
+        return radii, [float((margins >= 0).mean()) for margins in left]
+
+    def from_noise(self, norm: Norm, epsilon: float, steps: int) -> np.ndarray:
+        """The margins that a run from a random start leaves, (images,)."""
+        noise = self._random.uniform(-_START_NOISE, _START_NOISE, self._x.shape)
+        start = (self._x + noise).astype(np.float32)
+        return self.margins(norm, epsilon, _REACH * epsilon / steps, steps, start)
+
+    def margins(
+        self,
+        norm: Norm,
+        epsilon: float,
+        step_size: float,
+        steps: int,
+        start: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """The least margins on PGD's way from the start or the images, (images,)."""
+        arrays = self._x, self._y, self._x if start is None else start
+        numbers = tf.constant(epsilon), tf.constant(step_size), tf.constant(steps)
+        parts = [
+            self._descend[norm](*batch, *numbers).numpy()[:count]
+            for count, batch in self._batches(*arrays)
+        ]
+        return np.concatenate(parts)
+
+    def _batches(self, *arrays: np.ndarray) -> Iterator[tuple[int, list[tf.Tensor]]]:
+        """Full batches of all arrays, each with its number of rows that count."""
+        size = self._victim.batch_size
+        for first in range(0, len(self._x), size):
+            parts = [array[first : first + size] for array in arrays]
+            yield len(parts[0]), [self._victim.filled(part) for part in parts]
+
+
+# A network's gradient takes long to trace: all that is measured shares this graph.
+def _slope(victim: Victim):
+    """Margins, and the gradient of their or of the cross-entropies' sum."""
+
+    @tf.function(autograph=False)
+    def slope(images, y, of_margin):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(images)
+            logits = victim.logits(images)
+            margins = -margin(logits, y)
+            loss = tf.where(of_margin, margins, cross_entropy(y, logits))
+        # A model that rounds has no gradient at all.
+        gradient = tape.gradient(loss, images, unconnected_gradients="zero")
+        return margins, gradient
+
+    return slope
+
+
+def _descent(slope, norm: Norm):
+    """PGD, traced once for all radii, step sizes and numbers of steps."""
+
+    @tf.function(autograph=False)
+    def descend(x, y, start, epsilon, step_size, steps):
+        def step(index, images, least):
+            margins, gradient = slope(images, y, tf.constant(True))
+            moved = images - step_size * steepest(norm, gradient)
+            moved = project(norm, moved, x, epsilon)
+            return index + 1, moved, tf.minimum(least, margins)
+
+        def goes_on(index, images, least):
+            del images
+            # The pass after the last step is for its margins.
+            return (index <= steps) & tf.reduce_any(least >= 0)
+
+        start = project(norm, start, x, epsilon)
+        most = tf.fill(tf.shape(y), x.dtype.max)
+        loop = (0, start, most)
+        return tf.while_loop(goes_on, step, loop, parallel_iterations=1)[-1]
+
+    return descend

@@ -1,0 +1,138 @@
+"""Examples in memory, and their stratified split."""
+
+import functools
+
+import numpy as np
+import tensorflow as tf
+
+from advrush_tf.data.channel_moments import channel_moments
+from advrush_tf.data.examples import Examples, first_part, in_parallel, random_key
+from advrush_tf.data.parts import Part, cut
+
+
+class ArrayExamples(Examples):
+    """Examples in memory.
+
+    Args:
+        images: uint8 (N, H, W, C), 0 to 255.
+        labels: Integer classes (N,).
+
+    Raises:
+        ValueError: If the images or labels are misshapen.
+    """
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray):
+        if images.ndim != 4 or images.dtype != np.uint8:
+            raise ValueError(
+                "images must be uint8 of shape (N, H, W, C), not "
+                f"{images.dtype} of shape {images.shape}; see load_dataset."
+            )
+        if labels.shape != images.shape[:1]:
+            raise ValueError(
+                f"labels must be one class per image, of shape {images.shape[:1]}, not "
+                f"{labels.shape}."
+            )
+        self.images, self.labels = images, labels
+        self._splits: dict[tuple[float, int], tuple[Examples, Examples]] = {}
+        height, width, channels = images.shape[1:]
+        self.image_shape = height, width, channels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def split(self, portion: float, seed: int) -> tuple[Examples, Examples]:
+        """As `Examples.split`, each class in the same proportion."""
+        # Kept: each replica of a run asks for the same, which is half of the images.
+        if (portion, seed) not in self._splits:
+            first, second = stratified_split(self.labels, portion, seed)
+            self._splits[portion, seed] = self._taken(first), self._taken(second)
+        return self._splits[portion, seed]
+
+    def _taken(self, rows: np.ndarray | slice) -> Examples:
+        return ArrayExamples(self.images[rows], self.labels[rows])
+
+    def first(self, count: int) -> Examples:
+        return self._taken(slice(count))
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.images, self.labels
+
+    def sample(self, count: int, seed: int) -> np.ndarray:
+        order = np.random.default_rng(seed).permutation(len(self.images))
+        return self.images[order[:count]]
+
+    def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        return channel_moments([self.images])
+
+    def _shuffled(
+        self, batch_size: int, seed: int, stream: int, first: int, part: Part
+    ) -> tf.data.Dataset:
+        images, labels = self._on_host
+        low, high = cut(batch_size, part)
+        per_epoch = len(self) // batch_size
+
+        def epoch(number: tf.Tensor) -> tf.data.Dataset:
+            order = tf.random.experimental.stateless_shuffle(
+                np.arange(len(self)), random_key(seed, stream, number)
+            )
+            full = tf.reshape(order[: per_epoch * batch_size], [-1, batch_size])
+            full = tf.ensure_shape(full, [per_epoch, batch_size])
+            return tf.data.Dataset.from_tensor_slices(full[:, low:high])
+
+        epochs = tf.data.Dataset.counter(first // per_epoch).flat_map(epoch)
+        return in_parallel(
+            epochs.skip(first % per_epoch),
+            lambda rows: (tf.gather(images, rows), tf.gather(labels, rows)),
+        )
+
+    def _in_order(self, batch_size: int, part: Part) -> tf.data.Dataset:
+        images, labels = self._on_host
+        starts = np.arange(0, len(self), batch_size)
+        low, high = cut(np.minimum(batch_size, len(self) - starts), part)
+        bounds = tf.data.Dataset.from_tensor_slices((starts + low, starts + high))
+        return bounds.map(lambda low, high: (images[low:high], labels[low:high]))
+
+    @functools.cached_property
+    def _on_host(self) -> tuple[tf.Tensor, tf.Tensor]:
+        # tf.data runs on the CPU; a tensor on a GPU would be copied for each batch.
+        # Captured by the map function, the tensors are inputs of its graph, not
+        # constants in it.
+        with tf.device("CPU:0"):
+            return tf.constant(self.images), tf.constant(self.labels, tf.int32)
+
+
+def stratified_split(
+    labels: np.ndarray, portion: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Splits examples in two, each class in the same proportion.
+
+    Args:
+        labels: Integer classes (N,).
+        portion: Share of the first part, strictly between 0 and 1.
+        seed: Seed of the choice, at least 0.
+
+    Returns:
+        The indices of the first part, round(portion * N) of them, and those of the
+        second: disjoint, sorted, together all N. Within each class, the first part's
+        count is less than one away from its exact share.
+
+    Raises:
+        ValueError: If `portion` is outside (0, 1) or leaves a part empty.
+    """
+    total = first_part(len(labels), portion)
+    classes, counts = np.unique(labels, return_counts=True)
+    taken = _largest_remainder(counts * portion, total)
+    generator = np.random.default_rng(seed)
+    first = np.zeros(len(labels), bool)
+    for label, count in zip(classes, taken, strict=True):
+        members = np.flatnonzero(labels == label)
+        first[generator.permutation(members)[:count]] = True
+    return np.flatnonzero(first), np.flatnonzero(~first)
+
+
+def _largest_remainder(shares: np.ndarray, total: int) -> np.ndarray:
+    """Rounds shares to whole numbers that add up to `total`."""
+    counts = np.floor(shares).astype(int)
+    by_remainder = np.argsort(counts - shares, kind="stable")
+    counts[by_remainder[: total - counts.sum()]] += 1
+    return counts

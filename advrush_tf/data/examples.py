@@ -1,0 +1,243 @@
+"""Labelled images and their batches, in memory or wherever else they are.
+
+All randomness is stateless: what a batch holds follows from the seed, the epoch and
+the step alone, so that a run that is resumed at an epoch sees what the uninterrupted
+one saw. Neither does it depend on how many machines share a batch, of which each makes
+its own piece.
+"""
+
+import abc
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from advrush_tf.data.augmentation import to_unit_range
+from advrush_tf.data.parts import (
+    WHOLE,
+    Part,
+    check_batches,
+    check_numbers,
+    check_part,
+    cut,
+)
+
+
+class Streams(NamedTuple):
+    """Keys of two independent random streams: of the order and of augmentation."""
+
+    order: int
+    draws: int
+
+
+WEIGHTS, ALPHAS, FIT = Streams(0, 1), Streams(2, 3), Streams(4, 5)
+
+
+class Augmenting(Protocol):
+    """What is done to training images, see `Augmentation` and `ResizedCrop`."""
+
+    def check(self, image_shape: Sequence[int]) -> None: ...
+
+    def draw(self, seed: tf.Tensor, image_shape: Sequence[int]) -> Any: ...
+
+    def apply(
+        self, images: tf.Tensor, draws: Any, mean: Sequence[float] | None = None
+    ) -> tf.Tensor: ...
+
+
+class Examples(abc.ABC):
+    """Labelled images, of which batches are made.
+
+    Attributes:
+        image_shape: Height, width and channels of the images of a batch.
+        varying: Whether the images themselves have many sizes; an augmentation then
+            receives them encoded, see `ResizedCrop`.
+    """
+
+    image_shape: tuple[int, int, int]
+    varying = False
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def split(self, portion: float, seed: int) -> tuple["Examples", "Examples"]:
+        """Splits the examples in two, round(portion * N) and the others.
+
+        Raises:
+            ValueError: If `portion` is outside (0, 1) or leaves a part empty.
+        """
+
+    @abc.abstractmethod
+    def first(self, count: int) -> "Examples":
+        """The first `count` examples, or all if there are fewer."""
+
+    @abc.abstractmethod
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """All images, uint8 (N, H, W, C), and classes, int32 (N,).
+
+        Raises:
+            UserError: If they do not fit in memory.
+        """
+
+    def unit_arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """As `arrays`, with images float32 in [0, 1]."""
+        images, labels = self.arrays()
+        return images.astype(np.float32) / 255, labels
+
+    @abc.abstractmethod
+    def sample(self, count: int, seed: int) -> np.ndarray:
+        """Some images, uint8 (count, H, W, C), as if chosen at random."""
+
+    @abc.abstractmethod
+    def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel, see `channel_moments`."""
+
+    @abc.abstractmethod
+    def _shuffled(
+        self, batch_size: int, seed: int, stream: int, first: int, part: Part
+    ) -> tf.data.Dataset:
+        """Endless pieces (images, labels) of full batches, each epoch in a new order.
+
+        Images are uint8, or encoded if `varying`. The first piece is that of batch
+        number `first`; an epoch has len(self) // batch_size batches.
+        """
+
+    @abc.abstractmethod
+    def _in_order(self, batch_size: int, part: Part) -> tf.data.Dataset:
+        """Pieces (uint8 images, labels) of batches that hold each example once."""
+
+    def training_batches(
+        self,
+        batch_size: int,
+        seed: int,
+        augmentation: Augmenting,
+        initial_epoch: int = 0,
+        mean: Sequence[float] | None = None,
+        part: Part = WHOLE,
+    ) -> tuple[tf.data.Dataset, int]:
+        """Makes the batches of a fit: all examples, shuffled anew in each epoch.
+
+        Only full batches are given.
+
+        Args:
+            batch_size: Images per batch, of all parts together.
+            seed: Seed of order and augmentation, at least 0.
+            augmentation: What is done to the images.
+            initial_epoch: First epoch. From there on the batches are, bit for bit,
+                those that a dataset from epoch 0 gives.
+            mean: Colour of the cutout, see `Augmentation.apply`.
+            part: (index, count): of every batch only the index-th of `count` equal,
+                contiguous pieces is given, and nothing else read or augmented. The
+                pieces of all parts are together, bit for bit, the whole batch.
+
+        Returns:
+            An infinite dataset of (x, y), x float32 (batch_size / count, H, W, C) in
+            [0, 1] and y int32 (batch_size / count,), and the number of steps per epoch.
+
+        Raises:
+            ValueError: If a number is out of range, `batch_size` is no multiple of the
+                parts' count, or there is less than one full batch.
+        """
+        check_batches(batch_size, part, initial_epoch)
+        steps_per_epoch = len(self) // batch_size
+        if not steps_per_epoch:
+            raise ValueError(
+                f"A batch of {batch_size} needs as many training images, but there "
+                f"are {len(self)}; lower batch_size or give more images."
+            )
+        first = initial_epoch * steps_per_epoch
+        batches = self.augmented(batch_size, seed, FIT, augmentation, first, mean, part)
+        return endless(batches), steps_per_epoch
+
+    def augmented(
+        self,
+        batch_size: int,
+        seed: int,
+        streams: Streams,
+        augmentation: Augmenting,
+        first: int = 0,
+        mean: Sequence[float] | None = None,
+        part: Part = WHOLE,
+    ) -> tf.data.Dataset:
+        """As `training_batches`, with other streams and from any batch number on."""
+        augmentation.check(self.image_shape)
+        rows, shape = slice(*cut(batch_size, part)), (batch_size, *self.image_shape)
+
+        def augment(piece, step):
+            images, labels = piece
+            key = random_key(seed, streams.draws, step)
+            # For the whole batch, and cut then: nothing depends on the parts' count.
+            drawn = tf.nest.map_structure(
+                lambda values: values[rows], augmentation.draw(key, shape)
+            )
+            return augmentation.apply(images, drawn, mean), labels
+
+        pieces = self._shuffled(batch_size, seed, streams.order, first, part)
+        numbered = tf.data.Dataset.zip(pieces, tf.data.Dataset.counter(first))
+        return in_parallel(numbered, augment)
+
+    def evaluation_batches(
+        self, batch_size: int, part: Part = WHOLE
+    ) -> tf.data.Dataset:
+        """Makes the batches of an evaluation: every example once, unchanged.
+
+        Args:
+            batch_size: Images per batch, of all parts together; the last may have
+                fewer.
+            part: (index, count): of every batch only the index-th of `count`
+                contiguous pieces is given, and nothing else read. The last pieces of a
+                batch may have fewer images than the others, or none.
+
+        Returns:
+            A dataset of (x, y), x float32 (B, H, W, C) in [0, 1] and y int32 (B,),
+            with as many batches for each part.
+
+        Raises:
+            ValueError: If `batch_size` is below 1 or there is no such part.
+        """
+        check_part(part)
+        check_numbers(batch_size)
+        pieces = self._in_order(batch_size, part)
+        batches = in_parallel(pieces, lambda x, y: (to_unit_range(x), y))
+        count = tf.data.experimental.assert_cardinality(-(-len(self) // batch_size))
+        return batches.apply(count).prefetch(tf.data.AUTOTUNE)
+
+
+def first_part(examples: int, portion: float) -> int:
+    """How many of some examples the first part of a split has.
+
+    Raises:
+        ValueError: If `portion` is outside (0, 1) or leaves a part empty.
+    """
+    if not 0 < portion < 1:
+        raise ValueError(
+            f"portion must lie strictly between 0 and 1, not {portion}: it is the "
+            "share of the first part."
+        )
+    total = round(portion * examples)
+    if not 0 < total < examples:
+        raise ValueError(
+            f"A portion of {portion} of {examples} examples leaves a part empty; "
+            "choose one nearer to 0.5 or give more examples."
+        )
+    return total
+
+
+def in_parallel(dataset: tf.data.Dataset, function: Any) -> tf.data.Dataset:
+    """Maps a dataset in parallel, in order."""
+    return dataset.map(
+        function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+
+
+def endless(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """Says of a dataset that it has no end, and prefetches it."""
+    infinite = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+    return batches.apply(infinite).prefetch(tf.data.AUTOTUNE)
+
+
+def random_key(seed: int, stream: int, number: tf.Tensor) -> tf.Tensor:
+    """Seed (2,) of the number-th draw of a random stream."""
+    return tf.random.fold_in(tf.constant([seed, stream], tf.int64), number)

@@ -1,0 +1,234 @@
+"""Finding a tfds data set: by name, prepared or to be downloaded, or by path."""
+
+import difflib
+import re
+import socket
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from advrush_tf.errors import UserError, one_line
+
+WELL_KNOWN = (
+    "cifar10",
+    "cifar100",
+    "svhn_cropped",
+    "fashion_mnist",
+    "mnist",
+    "digits",
+    "imagenet2012",
+    "imagenet_resized/64x64",
+)
+
+# The embedded data set lies beside the package in a checkout, not in a wheel.
+_EMBEDDED_DIGITS = Path(__file__).resolve().parents[2] / "testdata" / "digits"
+
+_CONNECT_SECONDS = 10.0
+
+
+def open_builder(name: str, data_dir: str | Path | None = None) -> Any:
+    """Finds a prepared tfds image classification set, downloading it if need be.
+
+    Args:
+        name: As for `advrush_tf.data.load_dataset`.
+        data_dir: As for `advrush_tf.data.load_dataset`.
+
+    Returns:
+        A `tfds.core.DatasetBuilder` whose files are prepared.
+
+    Raises:
+        UserError: If the data set is unknown, not an image classification set,
+            half-made, or cannot be downloaded.
+    """
+    folder = _checked_data_dir(data_dir)
+    if name == "digits":
+        return _digits_builder()
+    if _is_path(name):
+        return _builder_from_path(name)
+    return _named_builder(name, folder)
+
+
+def image_and_label(builder: Any) -> tuple[Any, Any]:
+    """Gives the features of the image and of its class.
+
+    Args:
+        builder: A `tfds.core.DatasetBuilder`.
+
+    Returns:
+        The `tfds.features.Image`, 8-bit, and the `ClassLabel`.
+
+    Raises:
+        UserError: If the data set has no such pair of supervised keys.
+    """
+    import tensorflow_datasets as tfds  # slow, and only needed to read data
+
+    name, keys = builder.name, builder.info.supervised_keys
+    if not keys or len(keys) != 2 or not all(isinstance(k, str) for k in keys):
+        raise UserError(
+            f"Data set {name} does not say which features are its image and its "
+            "label; use an image classification set."
+        )
+    image, label = (builder.info.features[key] for key in keys)
+    if (
+        not isinstance(image, tfds.features.Image)
+        or np.dtype(image.np_dtype) != np.uint8
+    ):
+        raise UserError(
+            f"Feature {keys[0]!r} of data set {name} is not an 8-bit image; use an "
+            "image classification set."
+        )
+    if not isinstance(label, tfds.features.ClassLabel) or not label.num_classes:
+        raise UserError(
+            f"Feature {keys[1]!r} of data set {name} is not a class label; use an "
+            "image classification set."
+        )
+    return image, label
+
+
+def _named_builder(name: str, data_dir: Path | None) -> Any:
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError as error:
+        if Path(name).is_dir():
+            return _builder_from_path(name)
+        raise UserError(_unknown_message(name)) from error
+    except Exception as error:  # tfds raises many kinds, for versions and configs
+        raise UserError(
+            f"tfds cannot open data set {name!r} ({one_line(error)}); check its name, "
+            "configuration and version."
+        ) from error
+    image_and_label(builder)  # not after a long download
+    if not builder.is_prepared():
+        _prepare(builder)
+    return builder
+
+
+def _prepare(builder: Any) -> None:
+    if builder.data_path.exists():
+        raise UserError(
+            f"{builder.data_path} is not a complete data set (it lacks the files "
+            "dataset_info.json or features.json); delete it and run again, or copy "
+            "it again."
+        )
+    try:
+        _check_network(builder)
+        builder.download_and_prepare()
+    except Exception as error:  # network, disk, checksums, missing packages, ...
+        config = f"/{builder.builder_config.name}" if builder.builder_config else ""
+        name = f"{builder.name}{config}"
+        raise UserError(
+            f"Data set {name} is not prepared in {builder.data_dir_root} and could "
+            f"not be downloaded ({one_line(error)}); where there is network, run once "
+            f"python -c \"import tensorflow_datasets as tfds; tfds.load('{name}')\", "
+            f"or copy the prepared folder {builder.name} from another machine and "
+            "name the folder it lies in with --data_dir."
+        ) from error
+
+
+def _check_network(builder: Any) -> None:
+    """Raises OSError at once if no host answers: tfds goes on trying for minutes."""
+    urls = [url for url in builder.url_infos or {} if url.startswith("http")]
+    if not urls or _has_download(builder):
+        return
+    failure: OSError | None = None
+    for address in dict.fromkeys(_address(url) for url in urls):
+        try:
+            socket.create_connection(address, timeout=_CONNECT_SECONDS).close()
+            return
+        except OSError as error:
+            failure = error
+    raise ConnectionError(f"no connection to {address[0]}: {failure}")
+
+
+def _has_download(builder: Any) -> bool:
+    # tfds keeps what it downloaded and then needs no network.
+    downloads = Path(builder.data_dir_root, "downloads")
+    notes = downloads.rglob("*.INFO")
+    return any(f'"{builder.name}"' in note.read_text("utf-8") for note in notes)
+
+
+def _address(url: str) -> tuple[str, int]:
+    """Host and port to connect to for a URL: the proxy's where there is one."""
+    parts = urllib.parse.urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    host = parts.hostname or ""
+    proxies = urllib.request.getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if proxy and not urllib.request.proxy_bypass(host):
+        proxy_parts = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
+        return proxy_parts.hostname or "", proxy_parts.port or 80
+    return host, port
+
+
+def _checked_data_dir(data_dir: str | Path | None) -> Path | None:
+    if data_dir is None:
+        return None
+    path = Path(data_dir).expanduser()
+    if not path.is_dir():
+        raise UserError(
+            f"--data_dir={data_dir} is not a folder; create it, or name tfds' folder "
+            "of prepared data sets."
+        )
+    try:
+        next(path.iterdir(), None)
+    except OSError as error:
+        raise UserError(
+            f"--data_dir={data_dir} cannot be read ({one_line(error)}); mend its "
+            "permissions or name another folder."
+        ) from error
+    return path
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith(("/", ".", "~")) or ("/" in name and Path(name).is_dir())
+
+
+def _unknown_message(name: str) -> str:
+    import tensorflow_datasets as tfds
+
+    names = {*WELL_KNOWN, *tfds.list_builders(with_community_datasets=False)}
+    close = difflib.get_close_matches(name, sorted(names), n=3)
+    hint = f" (did you mean {' or '.join(close)}?)" if close else ""
+    return (
+        f"Unknown data set {name!r}{hint}; use {', '.join(WELL_KNOWN)}, another tfds "
+        "image classification set, or the path of a prepared tfds folder."
+    )
+
+
+def _digits_builder() -> Any:
+    if not _EMBEDDED_DIGITS.is_dir():
+        raise UserError(
+            "The embedded data set digits is part of the source checkout only; give "
+            "the path of the checkout's testdata/digits folder as --dataset instead."
+        )
+    return _builder_from_path(str(_EMBEDDED_DIGITS))
+
+
+def _builder_from_path(name: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    path = Path(name).expanduser()
+    folders = [path, *sorted(path.glob("*/"), key=_version_key, reverse=True)]
+    folder = next((f for f in folders if (f / "dataset_info.json").is_file()), None)
+    if folder is None:
+        raise UserError(
+            f"{name} is not a prepared tfds folder; name the one that holds "
+            "dataset_info.json, or its parent."
+        )
+    try:
+        builder = tfds.builder_from_directory(folder)
+    except Exception as error:  # tfds does not say what a broken file raises
+        raise UserError(
+            f"The prepared tfds folder {folder} is damaged ({one_line(error)}); copy "
+            "or prepare it again."
+        ) from error
+    return builder
+
+
+def _version_key(folder: Path) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", folder.name))

@@ -1,0 +1,197 @@
+"""Pictures of how the loss bends near images, of several models in one figure."""
+
+import math
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from advrush_tf.figures.style import DPI, colour, curve_style, picture
+from advrush_tf.landscape.meter import Curvature
+from advrush_tf.landscape.spectrum import eigenvalues_beyond
+
+_SLOPE, _BEND = "nats per [0, 1] unit", "nats per squared [0, 1] unit"
+_LINE = 28  # letters, after which a name goes on below
+_WIDE = 30.0  # ratio of numbers beyond which an axis is logarithmic
+_DECADES = 1e6  # largest over smallest number of a logarithmic side of zero
+_TICKS = 3  # on each such side, about
+_DENSITIES = 1e6  # highest over lowest density shown
+_KEY = "points: images; boxes: quartiles; whiskers: 5 % to 95 %; diamonds: means"
+_THRESHOLDS = 400
+_FEWEST = 1e-2  # eigenvalues an image that are shown
+_GOLDEN = (5**0.5 - 1) / 2
+
+
+def draw_curvature(
+    curvatures: Mapping[str, Curvature], path: Path | None
+) -> np.ndarray:
+    """Draws how curvature and slope are distributed over the images, for each model.
+
+    Four panels: the Hessian's eigenvalue of the largest size, its trace, the AdvRush
+    penalty and the gradient's norm. A point is an image, a box reaches from the first
+    to the third quartile with a line at the median, its whiskers from 5 % to 95 %; a
+    diamond is the mean, which few images can make large.
+
+    Args:
+        curvatures: model's name -> curvature of its images, one or more of each.
+        path: of a PNG file, replaced if it is there; None to write none.
+
+    Returns:
+        The RGB picture, uint8, (height, width, 3).
+
+    Raises:
+        OSError: the file could not be written.
+    """
+    names = [_wrapped(name) for name in curvatures]
+    lines = sum(1 + name.count("\n") for name in names)
+    height = 2 + 2 * (0.25 * len(names) + 0.16 * lines)
+    figure = Figure((9.2, height), layout="constrained", dpi=DPI)
+    figure.suptitle(_KEY, fontsize="small")
+    panels = {
+        f"largest eigenvalue, {_BEND}": lambda each: each.eigenvalues[:, 0],
+        f"trace, {_BEND}": lambda each: each.traces,
+        f"AdvRush penalty, {_SLOPE}": lambda each: each.penalties,
+        f"gradient's norm, {_SLOPE}": lambda each: each.gradient_norms,
+    }
+    grid = figure.subplots(2, 2, sharey=True)
+    for axes, (label, values_of) in zip(grid.flat, panels.items(), strict=True):
+        rows = [values_of(each) for each in curvatures.values()]
+        for number, values in enumerate(rows):
+            _draw_distribution(axes, values, number)
+        axes.set_xlabel(label)
+        axes.grid(axis="x", alpha=0.3)
+        _spread(axes, np.concatenate(rows))
+    for axes in grid[:, 0]:
+        axes.tick_params("y", labelsize="small")
+    # Shared by all panels; the first model is on top.
+    grid[0, 0].set_yticks(range(len(names)), names)
+    grid[0, 0].set_ylim(len(names) - 0.5, -0.5)
+    return picture(figure, path)
+
+
+def draw_spectra(
+    densities: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Path | None
+) -> np.ndarray:
+    """Draws the density of the input Hessian's eigenvalues, of several models.
+
+    Densities are logarithmic. So are eigenvalues, but near zero, if the models' ranges
+    differ much.
+
+    Args:
+        densities: model's name -> (eigenvalues, their density), each (points,), rising
+            eigenvalues; one model or more.
+        path: of a PNG file, replaced if it is there; None to write none.
+
+    Returns:
+        The RGB picture, uint8, (height, width, 3).
+
+    Raises:
+        OSError: the file could not be written.
+    """
+    figure, axes = _curves(densities)
+    peaks = [density.max() for _, density in densities.values()]
+    axes.set_yscale("log")
+    axes.set_ylim(min(peaks) / _DENSITIES, 2 * max(peaks))
+    extents = [np.abs(points).max() for points, _ in densities.values()]
+    if max(extents) > _WIDE * min(extents):
+        _set_symlog(axes, min(extents), max(extents))
+    axes.set(
+        xlabel=f"eigenvalue of the input Hessian, {_BEND}",
+        ylabel="density of eigenvalues (integral 1)",
+    )
+    return picture(figure, path)
+
+
+def draw_counts(
+    curvatures: Mapping[str, Curvature], size: int, path: Path | None
+) -> np.ndarray:
+    """Draws how many eigenvalues an image has, on average, beyond each size.
+
+    Unlike a density it needs no smoothing, and eigenvalues of 0 do not hide the others.
+
+    Args:
+        curvatures: model's name -> curvature of its images.
+        size: number of an image's values, and so of its eigenvalues.
+        path: of a PNG file, replaced if it is there; None to write none.
+
+    Returns:
+        The RGB picture, uint8, (height, width, 3).
+
+    Raises:
+        OSError: the file could not be written.
+    """
+    counts = {}
+    for name, curvature in curvatures.items():
+        values, weights = curvature.ritz_values, curvature.ritz_weights
+        # Of a Hessian of zeros, any size will do.
+        largest = float(np.abs(values).max()) or 1.0
+        thresholds = np.geomspace(largest / _DECADES, largest, _THRESHOLDS)
+        beyond = eigenvalues_beyond(values, weights, size, thresholds)
+        counts[name] = thresholds, beyond
+    figure, axes = _curves(counts)
+    axes.set(xscale="log", yscale="log")
+    axes.set(xlabel=f"size of the eigenvalue, {_BEND}", ylabel="eigenvalues beyond it")
+    axes.set_ylim(_FEWEST, size)
+    return picture(figure, path)
+
+
+def _curves(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+) -> tuple[Figure, Axes]:
+    """A figure with a line for each model's (x, y), and their names above."""
+    height = 4 + 0.2 * len(curves)
+    figure = Figure((6.8, height), layout="constrained", dpi=DPI)
+    axes = figure.add_subplot()
+    for number, (name, points) in enumerate(curves.items()):
+        # Markers would hide narrow peaks.
+        axes.plot(*points, label=name, **{**curve_style(number), "marker": ""})
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside upper center", fontsize="small", handlelength=3)
+    return figure, axes
+
+
+def _wrapped(name: str) -> str:
+    """The name in lines, which end with a slash where they can."""
+    lines = textwrap.wrap(name.replace("/", "/ "), _LINE)
+    return "\n".join(line.replace("/ ", "/") for line in lines)
+
+
+def _draw_distribution(axes: Axes, values: np.ndarray, row: int) -> None:
+    low, first, median, third, high = np.quantile(values, (0.05, 0.25, 0.5, 0.75, 0.95))
+    # Evenly strewn over the height of the box.
+    heights = row + 0.5 * (np.arange(len(values)) * _GOLDEN % 1 - 0.5)
+    ink = colour(row)
+    axes.scatter(values, heights, 6, color=ink, alpha=0.3, lw=0)
+    axes.hlines([row, row], [low, third], [first, high], color="black", lw=1)
+    # Else an axis may begin at the box, whose points are near on a linear scale.
+    axes.use_sticky_edges = False
+    axes.barh(row, third - first, 0.6, first, fc="none", ec="black", lw=1)
+    axes.vlines(median, row - 0.3, row + 0.3, color="black", lw=2.5)
+    axes.plot(values.mean(), row, "D", color="white", mec="black", ms=5)
+
+
+def _spread(axes: Axes, values: np.ndarray) -> None:
+    """Makes the horizontal axis logarithmic if the values' sizes ask for it."""
+    sizes = np.abs(values[values != 0])
+    if not len(sizes) or sizes.max() < _WIDE * np.quantile(sizes, 0.1):
+        return
+    if values.min() > 0:
+        axes.set_xscale("log")
+        return
+    _set_symlog(axes, np.quantile(sizes, 0.1), sizes.max())
+
+
+def _set_symlog(axes: Axes, threshold: float, largest: float) -> None:
+    """Makes the horizontal axis linear up to about `threshold`, then logarithmic."""
+    threshold = max(threshold, largest / _DECADES)
+    lowest, highest = (math.ceil(math.log10(size)) for size in (threshold, largest))
+    axes.set_xscale("symlog", linthresh=10.0**lowest)
+    # The scale's own ticks would meet.
+    stride = max(1, -(-(highest - lowest) // _TICKS))
+    powers = 10.0 ** np.arange(highest, lowest - 1, -stride)
+    limits = axes.get_xlim()
+    axes.set_xticks([*-powers, 0, *powers])
+    axes.set_xlim(limits)

@@ -1,0 +1,170 @@
+"""Pictures of the loss near images, of several models in one figure."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import PowerNorm
+from matplotlib.contour import ContourSet
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from mpl_toolkits.mplot3d.axes3d import Axes3D
+
+from advrush_tf.figures.style import DPI, colour, curve_style, ink, picture
+from advrush_tf.landscape.surfaces import Cut, Surface
+
+_LINES = 8  # of a contour, about
+_INNER = 0.85  # of the plane's radius: where a line's label is not cut
+_LEVELS = 255  # of an image, to which the unit of the axes belongs
+_AXES = {"xlabel": "gradient's sign, 1/255", "ylabel": "random signs, 1/255"}
+_LOSS = "loss, nats"
+_DECADES = 1e6  # of the logarithmic losses, at most
+
+
+def draw_surfaces(surfaces: Mapping[str, Surface], path: Path | None) -> np.ndarray:
+    """Draws each model's mean loss in three dimensions and, beside it, as a contour.
+
+    Heights and colours are common to all models, and low losses have the larger part
+    of the colours; the contour's lines are each model's own. A point marks the clean
+    images.
+
+    Args:
+        surfaces: model's name -> surface, one or more.
+        path: of a PNG file, replaced if it is there; None to write none.
+
+    Returns:
+        The RGB picture, uint8, (height, width, 3).
+
+    Raises:
+        OSError: the file could not be written.
+    """
+    losses = np.concatenate([each.losses.ravel() for each in surfaces.values()])
+    low, high = losses.min(), losses.max()
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    colours = ScalarMappable(PowerNorm(0.5, low, high), "viridis")
+    count = len(surfaces)
+    figure = Figure((9.2, 3.9 * count), layout="constrained", dpi=DPI)
+    rows = figure.subfigures(count, 1, squeeze=False)[:, 0]
+    for row, (name, surface) in zip(rows, surfaces.items(), strict=True):
+        row.suptitle(name)
+        _draw_relief(row.add_subplot(1, 2, 1, projection="3d"), surface, colours)
+        axes = row.add_subplot(1, 2, 2)
+        _draw_contour(axes, surface, colours)
+        row.colorbar(colours, ax=axes, label=_LOSS)
+    return picture(figure, path)
+
+
+def draw_cuts(
+    cuts: Mapping[str, Cut], epsilon_text: str, path: Path | None
+) -> np.ndarray:
+    """Draws the loss on the way to the adversarial images, of several models.
+
+    Lines are means over the images, bands their middle halves. The losses are linear on
+    the left, where it shows how they bend, and logarithmic on the right, for models
+    whose losses differ.
+
+    Args:
+        cuts: model's name -> cut, one or more.
+        epsilon_text: how far the adversarial images are, such as "8/255".
+        path: of a PNG file, replaced if it is there; None to write none.
+
+    Returns:
+        The RGB picture, uint8, (height, width, 3).
+
+    Raises:
+        OSError: the file could not be written.
+    """
+    height = 4 + 0.2 * len(cuts)
+    figure = Figure((9.2, height), layout="constrained", dpi=DPI)
+    linear, logarithmic = figure.subplots(1, 2)
+    for axes in (linear, logarithmic):
+        for number, (name, cut) in enumerate(cuts.items()):
+            _draw_cut(axes, cut, name, number)
+        axes.set(xlabel=f"step, in multiples of epsilon = {epsilon_text}", ylabel=_LOSS)
+        axes.margins(x=0)
+        axes.grid(alpha=0.3)
+        marks = axes.secondary_xaxis("top")
+        marks.set_xticks([0, 1], ["clean", "adversarial"])
+    linear.set_ylim(bottom=0)
+    _make_logarithmic(logarithmic)
+    handles, names = linear.get_legend_handles_labels()
+    figure.legend(
+        handles,
+        names,
+        title="mean, and the middle half of the images",
+        loc="outside upper center",
+        fontsize="small",
+        handlelength=3,
+    )
+    return picture(figure, path)
+
+
+def _draw_relief(axes: Axes3D, surface: Surface, colours: ScalarMappable) -> None:
+    count = len(surface.first)
+    axes.plot_surface(
+        *_plane(surface),
+        surface.losses,
+        facecolors=colours.to_rgba(surface.losses),
+        shade=False,
+        rcount=count,
+        ccount=count,
+        edgecolor="black",
+        lw=0.15,
+    )
+    axes.set(**_AXES, zlabel=_LOSS, zlim=colours.get_clim())
+    axes.yaxis.labelpad = 9  # points, such that the ticks have room
+    axes.locator_params(nbins=5)
+
+
+def _draw_contour(axes: Axes, surface: Surface, colours: ScalarMappable) -> None:
+    plane, losses = _plane(surface), surface.losses
+    mesh = axes.pcolormesh(*plane, losses, shading="gouraud")
+    mesh.set(norm=colours.norm, cmap=colours.cmap)
+    ticks = MaxNLocator(_LINES).tick_values(losses.min(), losses.max())
+    levels = np.asarray(ticks)
+    inks = [ink(colour) for colour in colours.to_rgba(levels)]
+    lines = axes.contour(*plane, losses, levels, colors=inks, linewidths=0.7)
+    axes.clabel(lines, fontsize="small", manual=_inner_places(lines, plane[0].max()))
+    axes.plot(0, 0, "o", color="white", mec="black")
+    axes.set(**_AXES, aspect="equal")
+    axes.locator_params(nbins=5)
+
+
+def _plane(surface: Surface) -> tuple[np.ndarray, ...]:
+    axes = _LEVELS * surface.first, _LEVELS * surface.second
+    return tuple(np.meshgrid(*axes, indexing="ij"))
+
+
+def _inner_places(lines: ContourSet, radius: float) -> list[np.ndarray]:
+    """A place on the longest piece of each line, not near the border nor the middle."""
+    places = []
+    for pieces in lines.allsegs:
+        inner = [
+            piece[np.abs(piece).max(-1) < _INNER * radius]
+            for piece in pieces
+            if len(piece)
+        ]
+        longest = max(inner, key=len, default=())
+        if len(longest):
+            places.append(longest[len(longest) // 3])
+    return places
+
+
+def _draw_cut(axes: Axes, cut: Cut, name: str, number: int) -> None:
+    low, high = np.quantile(cut.losses, (0.25, 0.75), axis=0)
+    axes.fill_between(cut.steps, low, high, color=colour(number), alpha=0.15, lw=0)
+    # A marker for each third of epsilon or so.
+    style = {**curve_style(number), "ms": 5, "mfc": "none", "markevery": 3}
+    axes.plot(cut.steps, cut.losses.mean(0), label=name, **style)
+
+
+def _make_logarithmic(axes: Axes) -> None:
+    """Logarithmic losses, down to below the lowest mean if that is not too far."""
+    means = np.concatenate([line.get_ydata() for line in axes.lines])
+    top = axes.get_ylim()[1]
+    lowest = means.min(where=means > 0, initial=top)
+    axes.set_yscale("log", nonpositive="clip")
+    axes.set_ylim(max(lowest / 2, top / _DECADES), top)

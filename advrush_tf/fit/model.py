@@ -1,0 +1,314 @@
+"""AdvRushFitModel: fits a network under an objective, as a Keras model."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from advrush_tf import replication
+from advrush_tf.attacks.pgd import SignAscent
+from advrush_tf.fit.averaging import WeightAverage
+from advrush_tf.fit.objectives import Objective
+from advrush_tf.fit.weight_perturbation import kept, moved
+from advrush_tf.losses import cross_entropy
+from advrush_tf.nn.cell_network import CellNetwork
+from advrush_tf.nn.checks import as_labels, check_images
+from advrush_tf.training.loss_scaling import LossScaleCheck, attackable, loss_scale_for
+from advrush_tf.training.model import ReplicatedModel
+from advrush_tf.training.optimizers import MomentumSGD
+from advrush_tf.version import PACKAGE
+
+# Robust accuracy is always measured from the same start.
+_EVALUATION_SEED = (20, 20)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class AdvRushFitModel(ReplicatedModel):
+    """Fits the weights of a classifier under an objective, in `fit`.
+
+    The network is what is saved and attacked afterwards; this model only fits it.
+
+    Args:
+        network: a Keras model of images in [0, 1] that gives logits.
+        objective: what is minimised, see `advrush_tf.objectives`.
+        auxiliary_weight: of the loss of a `CellNetwork`'s auxiliary head; 0 leaves the
+            head out.
+        awp_gamma: length of the adversarial weight perturbation over the length of
+            each kernel; 0 is none.
+        ema_decay: of the average of the weights that `evaluate` uses and `averaged`
+            gives; 0 is none.
+        evaluation_attack: with which `evaluate` measures the robust accuracy; None
+            measures the clean accuracy alone.
+        seed: of the attacks' starts.
+
+    Where the network computes in float16 losses are scaled, see `loss_scaling`: a step
+    whose gradients overflow is left out.
+
+    Call arguments and output shape are those of the network.
+
+    Raises:
+        ValueError: a number is out of range, or there is no auxiliary head to weigh.
+    """
+
+    def __init__(
+        self,
+        network: keras.Model,
+        objective: Objective,
+        auxiliary_weight: float = 0.0,
+        awp_gamma: float = 0.0,
+        ema_decay: float = 0.0,
+        evaluation_attack: SignAscent | None = None,
+        seed: int = 0,
+        **kwargs: Any,
+    ):
+        kwargs.setdefault("autocast", False)
+        kwargs.setdefault("dtype", network.dtype_policy)
+        super().__init__(**kwargs)
+        for name, value in (
+            ("auxiliary_weight", auxiliary_weight),
+            ("awp_gamma", awp_gamma),
+        ):
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"{name} must be 0 or more, not {value}")
+        if auxiliary_weight and getattr(network, "auxiliary_head", None) is None:
+            raise ValueError("auxiliary_weight needs a network with an auxiliary head")
+        if not network.built:
+            raise ValueError(
+                "the network has no weights yet: give it an Input, or call it once"
+            )
+        self.network = network
+        self.objective = objective
+        self.auxiliary_weight = auxiliary_weight
+        self.awp_gamma = awp_gamma
+        self.ema_decay = ema_decay
+        self.evaluation_attack = evaluation_attack
+        self.seed = seed
+        self.average = None
+        if ema_decay:
+            self.average = WeightAverage(network.weights, ema_decay)
+        self.loss_scale = loss_scale_for(self.compute_dtype)
+        self._trackers = {
+            name: keras.metrics.Mean(name, self.variable_dtype)
+            for name in ("loss", "accuracy", "robust_accuracy")
+        }
+        self.built = True
+
+    def call(self, x, training=False):
+        return self.network(x, training=training)
+
+    def compile(
+        self,
+        optimizer: Any = None,
+        run_eagerly: bool = False,
+        jit_compile: bool = False,
+    ) -> None:
+        """Sets the optimizer of the weights, by default `MomentumSGD()`.
+
+        XLA is off unless asked for.
+
+        Raises:
+            ValueError: see `ReplicatedModel`.
+        """
+        self.compile_with(optimizer or MomentumSGD(), run_eagerly, jit_compile)
+        self.optimizer.build(self.trainable_variables)
+
+    @property
+    def checkpoint_groups(self) -> dict[str, list[keras.Variable]]:
+        """All variables that a fit needs to go on exactly, by owner."""
+        return {"model": self.variables, "optimizer": self.optimizer.variables}
+
+    def get_compile_config(self):
+        if not self.compiled:
+            return None
+        return {
+            "optimizer": keras.saving.serialize_keras_object(self.optimizer),
+            "run_eagerly": self.run_eagerly,
+            "jit_compile": self.jit_compile,
+        }
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        return list(self._trackers.values())
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the network's images."""
+        return self.network.image_shape
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Puts the averaged weights into the network for a while, if there are any."""
+        with self.average.in_use() if self.average else contextlib.nullcontext():
+            yield
+
+    def fit(self, x=None, *args, callbacks=None, **kwargs):
+        """Fits, as in Keras, and raises a network's drop path from epoch to epoch.
+
+        Raises:
+            ValueError: images are not floats in [0, 1].
+        """
+        check_images(x)
+        if isinstance(callbacks, keras.callbacks.Callback):
+            callbacks = [callbacks]
+        callbacks = [_DropPathSchedule(), LossScaleCheck(), *(callbacks or [])]
+        return super().fit(x, *args, callbacks=callbacks, **kwargs)
+
+    def evaluate(self, x=None, *args, **kwargs):
+        """Evaluates, as in Keras, the averaged weights if there are any.
+
+        Raises:
+            ValueError: images are not floats in [0, 1].
+        """
+        check_images(x)
+        with self.averaged():
+            return super().evaluate(x, *args, **kwargs)
+
+    def train_step(self, data):
+        """One step: craft, perturb the weights if asked to, and lower the loss.
+
+        Args:
+            data: (x, y) or (x, y, sample_weight), x in [0, 1] and y integer labels.
+
+        Returns:
+            The running means of the metrics in this epoch.
+        """
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        batch = tf.convert_to_tensor(x), as_labels(y), sample_weight
+        check_images(batch[0])
+        step = tf.cast(self.optimizer.iterations, tf.int64)
+        seed = tf.stack([tf.constant(self.seed, tf.int64), step])
+        crafted = self.objective.craft(self._attacked, *batch[:2], seed)
+        if self.awp_gamma:
+            # This pass must leave no trace in the running statistics.
+            with kept(self.network.non_trainable_variables):
+                ascent = replication.total(self._gradients(*batch, crafted)[-1])
+                ascent = self.loss_scale.finite(ascent)
+            with moved(self.trainable_variables, ascent, self.awp_gamma):
+                results = self._gradients(*batch, crafted)
+        else:
+            results = self._gradients(*batch, crafted)
+        losses, logits, gradients = results
+        with self.loss_scale.guarding(gradients, self._changing):
+            self.optimizer.apply(gradients, self.trainable_variables)
+            self._agree_on_statistics()
+            if self.average:
+                self.average.update(self.optimizer.iterations - 1)
+        return self._track(losses, batch[1], logits, sample_weight)
+
+    @property
+    def _changing(self) -> list[keras.Variable]:
+        """What a step changes beside the running statistics."""
+        averages = self.average.variables if self.average else []
+        return [*self.trainable_variables, *self.optimizer.variables, *averages]
+
+    def _agree_on_statistics(self) -> None:
+        """Averages what each replica recorded of its own examples."""
+        if not getattr(self.network, "synchronized", False):
+            states = self.network.non_trainable_variables
+            replication.average([v for v in states if v.value.dtype.is_floating])
+
+    def _gradients(self, x, y, sample_weight, crafted):
+        """Losses, the classifier's logits by metric, the weights' gradients.
+
+        The losses are those of this replica's examples; the gradients its share in
+        those of the whole batch's mean loss. Batch normalisation is in training mode.
+        """
+        values = [variable.value for variable in self.trainable_variables]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(values)
+            losses, logits = self._example_losses(x, y, crafted)
+            if sample_weight is not None:
+                losses *= tf.cast(sample_weight, losses.dtype)
+            share = self.loss_scale.scaled(replication.batch_share(losses))
+        zero = tf.UnconnectedGradients.ZERO
+        gradients = tape.gradient(share, values, unconnected_gradients=zero)
+        return losses, logits, self.loss_scale.unscaled(gradients)
+
+    def _example_losses(self, x, y, crafted):
+        heads: dict[str, list[tf.Tensor]] = {}
+        if self.objective.needs_clean:
+            heads["accuracy"] = self._heads(x)
+        if self.objective.adversarial:
+            heads["robust_accuracy"] = self._heads(crafted)
+        weights = (1.0, self.auxiliary_weight) if self.auxiliary_weight else (1.0,)
+        losses = [
+            weight
+            * self.objective.losses(
+                y, *(heads[n][i] if n in heads else None for n in _IMAGES)
+            )
+            for i, weight in enumerate(weights)
+        ]
+        return tf.add_n(losses), {name: head[0] for name, head in heads.items()}
+
+    def _heads(self, x):
+        if self.auxiliary_weight:
+            return self.network.with_auxiliary(x, training=True)
+        return [self._logits(x, True)]
+
+    def _logits(self, x, training):
+        return tf.cast(self.network(x, training=training), self.variable_dtype)
+
+    @property
+    def _attacked(self):
+        """The logits' function for attacks, which use the gradient in the images."""
+        return attackable(self._logits) if self.loss_scale.dynamic else self._logits
+
+    def _track(self, losses, y, logits, sample_weight):
+        self._trackers["loss"].update_state(losses)
+        for name, values in logits.items():
+            hits = tf.equal(tf.argmax(values, -1, tf.int32), y)
+            self._trackers[name].update_state(hits, sample_weight=sample_weight)
+        return {name: self._trackers[name].result() for name in ("loss", *logits)}
+
+    def test_step(self, data):
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, y = tf.convert_to_tensor(x), as_labels(y)
+        check_images(x)
+        logits = {"accuracy": self._logits(x, False)}
+        if self.evaluation_attack is not None:
+            crafted = self.evaluation_attack.craft(
+                lambda z: cross_entropy(y, self._attacked(z, False)),
+                x,
+                _EVALUATION_SEED,
+            )
+            logits["robust_accuracy"] = self._logits(crafted, False)
+        losses = cross_entropy(y, logits["accuracy"])
+        return self._track(losses, y, logits, sample_weight)
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            "network": serialize(self.network),
+            "objective": serialize(self.objective),
+            "auxiliary_weight": self.auxiliary_weight,
+            "awp_gamma": self.awp_gamma,
+            "ema_decay": self.ema_decay,
+            "evaluation_attack": serialize(self.evaluation_attack),
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        deserialize = keras.saving.deserialize_keras_object
+        for name in ("network", "objective", "evaluation_attack"):
+            config[name] = deserialize(config[name], custom_objects=custom_objects)
+        return cls(**config)
+
+
+# The metrics of the logits that `Objective.losses` takes, in its order.
+_IMAGES = ("accuracy", "robust_accuracy")
+
+
+class _DropPathSchedule(keras.callbacks.Callback):
+    """Raises the drop path rate linearly over the epochs, as the official code does."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        network = self.model.network
+        if isinstance(network, CellNetwork):
+            network.schedule_drop_path(epoch / self.params["epochs"])

@@ -1,0 +1,287 @@
+"""Genotypes: discrete cells as data, their files, and where they come from."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from advrush_tf.files import write_text
+from advrush_tf.genotypes.published import PUBLISHED
+from advrush_tf.genotypes.search_space import (
+    ALL_PRIMITIVES,
+    EXTRA_PRIMITIVES,
+    PRIMITIVES,
+    Edge,
+    check_primitives,
+    checked_concat,
+    checked_edges,
+    strongest_edges,
+)
+from advrush_tf.jsonable import freeze, json_text, thaw
+
+__all__ = [
+    "ALL_PRIMITIVES",
+    "EXTRA_PRIMITIVES",
+    "NAMED",
+    "PRIMITIVES",
+    "Genotype",
+    "get_genotype",
+    "random_genotype",
+]
+
+_CELL_KEYS = ("normal", "normal_concat", "reduce", "reduce_concat")
+
+
+@dataclass(frozen=True, repr=False)
+class Genotype:
+    """A normal and a reduction cell, validated and immutable.
+
+    States 0 and 1 are the outputs of the two previous cells, state 2 + i is
+    intermediate node i. Lists are accepted and kept as tuples.
+
+    Attributes:
+        normal: Two `(operation, state it reads)` pairs per node, node by node.
+        normal_concat: States of the nodes that make up the cell's output.
+        reduce: As `normal`, for the reduction cell.
+        reduce_concat: As `normal_concat`, for the reduction cell.
+        provenance: What made the genotype (settings, seed, data set, epoch,
+            library version, alphas): a mapping that JSON can hold. It is copied,
+            made read-only, and does not count for equality.
+
+    Raises:
+        ValueError: If an operation is unknown, a state does not exist, the two
+            cells differ in their number of nodes, or JSON cannot hold the
+            provenance.
+    """
+
+    normal: tuple[Edge, ...]
+    normal_concat: tuple[int, ...]
+    reduce: tuple[Edge, ...]
+    reduce_concat: tuple[int, ...]
+    provenance: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self):
+        for kind in ("normal", "reduce"):
+            edges = checked_edges(kind, getattr(self, kind))
+            concat = getattr(self, f"{kind}_concat")
+            concat = checked_concat(kind, concat, len(edges) // 2)
+            object.__setattr__(self, kind, edges)
+            object.__setattr__(self, f"{kind}_concat", concat)
+        if len(self.normal) != len(self.reduce):
+            raise ValueError(
+                f"The normal cell has {len(self.normal) // 2} nodes and the reduction "
+                f"cell {len(self.reduce) // 2}: both need the same number."
+            )
+        if not isinstance(self.provenance, Mapping):
+            raise ValueError(f"Provenance is a mapping, not {self.provenance!r}.")
+        object.__setattr__(self, "provenance", freeze(self.provenance))
+
+    def __reduce__(self):
+        # A read-only mapping cannot be copied as it is.
+        return type(self), tuple(self.to_dict().values())
+
+    @property
+    def num_nodes(self) -> int:
+        """Number of intermediate nodes in each cell."""
+        return len(self.normal) // 2
+
+    def operation_counts(self) -> dict[str, dict[str, int]]:
+        """Counts how often each cell uses each operation.
+
+        Returns:
+            `{"normal": {operation: count}, "reduce": {operation: count}}`, without
+            the operations that a cell does not use.
+        """
+        counts = {}
+        for kind, edges in (("normal", self.normal), ("reduce", self.reduce)):
+            found = Counter(op for op, _ in edges)
+            counts[kind] = {op: found[op] for op in ALL_PRIMITIVES if op in found}
+        return counts
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the five fields as new plain lists and dictionaries."""
+        cells = {key: thaw(getattr(self, key)) for key in _CELL_KEYS}
+        return {**cells, "provenance": thaw(self.provenance)}
+
+    def to_json(self) -> str:
+        """Returns the genotype, provenance included, as indented JSON text."""
+        return json_text(self.to_dict()) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Genotype":
+        """Reads what `to_json` wrote.
+
+        Args:
+            text: A JSON object with "normal", "normal_concat", "reduce",
+                "reduce_concat" and, if known, "provenance".
+
+        Returns:
+            The genotype.
+
+        Raises:
+            ValueError: If the text is not such an object.
+        """
+        try:
+            data = json.loads(text)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(f"The genotype is not valid JSON: {error}.") from None
+        if not isinstance(data, dict):
+            raise ValueError(
+                f"A genotype is a JSON object with the keys {', '.join(_CELL_KEYS)}, "
+                f"not a {type(data).__name__}."
+            )
+        missing = [key for key in _CELL_KEYS if key not in data]
+        unknown = sorted(set(data) - {*_CELL_KEYS, "provenance"})
+        if missing or unknown:
+            problem = "lacks" if missing else "has the unknown entry"
+            raise ValueError(
+                f"The genotype {problem} {', '.join(missing or unknown)}; its keys are "
+                f"{', '.join(_CELL_KEYS)} and, if known, provenance."
+            )
+        return cls(**data)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the JSON text; a crash leaves the old file or the new, whole.
+
+        Args:
+            path: The file to write; its folder must exist.
+
+        Raises:
+            OSError: If the file cannot be written.
+        """
+        write_text(Path(path), self.to_json())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Genotype":
+        """Reads a file that `save` wrote.
+
+        Args:
+            path: The JSON file.
+
+        Returns:
+            The genotype.
+
+        Raises:
+            OSError: If the file cannot be read.
+            ValueError: If it does not hold a genotype.
+        """
+        try:
+            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    @classmethod
+    def from_alphas(
+        cls,
+        alphas_normal: Any,
+        alphas_reduce: Any,
+        primitives: Sequence[str] = PRIMITIVES,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> "Genotype":
+        """Derives the genotype from architecture parameters.
+
+        See `cells.strongest_edges` for the rule and for ties.
+
+        Args:
+            alphas_normal: Architecture parameters before the softmax, shape
+                (edges, operations).
+            alphas_reduce: The same for the reduction cell.
+            primitives: The operation of each column.
+            provenance: See the class.
+
+        Returns:
+            The genotype; each cell puts out all of its nodes.
+
+        Raises:
+            ValueError: If the shapes fit no cell, a value is not finite, or the
+                primitives are not valid.
+        """
+        normal = strongest_edges("normal", alphas_normal, primitives)
+        reduce = strongest_edges("reduce", alphas_reduce, primitives)
+        return cls._of_all_nodes(normal, reduce, provenance or {})
+
+    @classmethod
+    def _of_all_nodes(cls, normal, reduce, provenance) -> "Genotype":
+        concat = tuple(range(2, 2 + len(normal) // 2))
+        return cls(normal, concat, reduce, concat, provenance)
+
+    def __repr__(self) -> str:
+        lines = []
+        for kind in ("normal", "reduce"):
+            edges = [f'("{op}", {state})' for op, state in getattr(self, kind)]
+            lines += [f"    {kind}=("]
+            lines += [
+                f"        {first}, {second},"
+                for first, second in zip(edges[::2], edges[1::2], strict=True)
+            ]
+            lines += ["    ),"]
+            lines += [f"    {kind}_concat={getattr(self, f'{kind}_concat')},"]
+        return "\n".join(["Genotype(", *lines, ")"])
+
+
+NAMED: Mapping[str, Genotype] = MappingProxyType(
+    {
+        name: Genotype(*cells, provenance={"published": name})
+        for name, cells in PUBLISHED.items()
+    }
+)
+
+
+def random_genotype(
+    seed: int, num_nodes: int = 4, primitives: Sequence[str] = PRIMITIVES
+) -> Genotype:
+    """Draws a genotype: the baseline that every search should beat.
+
+    Args:
+        seed: 0 to 2**32 - 1; the same seed gives the same genotype everywhere.
+        num_nodes: Intermediate nodes in each cell, 1 or more.
+        primitives: Operations to draw from, with equal chance; `none` is left out.
+
+    Returns:
+        A genotype in which each node reads two different states.
+
+    Raises:
+        ValueError: If the seed, the number of nodes or the primitives are not valid.
+    """
+    if num_nodes < 1:
+        raise ValueError(f"A cell needs at least one node, got num_nodes={num_nodes}.")
+    names = [name for name in check_primitives(primitives) if name != "none"]
+    rng = np.random.RandomState(seed)  # its stream is the same in all NumPy versions
+
+    def cell() -> list[Edge]:
+        return [
+            (names[rng.randint(len(names))], state)
+            for node in range(num_nodes)
+            for state in sorted(rng.choice(node + 2, 2, replace=False).tolist())
+        ]
+
+    return Genotype._of_all_nodes(cell(), cell(), {"random_seed": seed})
+
+
+def get_genotype(name_or_path: str | os.PathLike) -> Genotype:
+    """Finds a genotype by its published name or reads it from a file.
+
+    Args:
+        name_or_path: A key of `NAMED`, or the path of a genotype's JSON file.
+
+    Returns:
+        The genotype.
+
+    Raises:
+        ValueError: If it is neither, or the file cannot be read as a genotype.
+    """
+    if str(name_or_path) in NAMED:
+        return NAMED[str(name_or_path)]
+    try:
+        return Genotype.load(name_or_path)
+    except OSError as error:
+        raise ValueError(
+            f"No genotype {str(name_or_path)!r} ({error.strerror}): give one of "
+            f"{', '.join(NAMED)}, or the path of a genotype.json."
+        ) from None

@@ -1,0 +1,297 @@
+"""How curved the loss of each image is, as a function of the image.
+
+The Hessian of an image's cross-entropy is never formed: its products with vectors are
+exact derivatives, and Lanczos' method finds its largest eigenvalues and its spectrum.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from advrush_tf.attacks.victim import LogitsFn, as_logits_fn
+from advrush_tf.errors import NonFiniteLossError
+from advrush_tf.landscape.lanczos import Ritz, lanczos, ritz
+from advrush_tf.landscape.second_derivatives import check_second_derivatives
+from advrush_tf.nn.checks import as_labels, check_images
+from advrush_tf.search.penalty import curvature_penalty, input_gradient
+
+# AdvRush's h, 1.5 in CIFAR-10 images normalised by standard deviations of 0.247.
+PROBE_LENGTH = 0.37
+
+
+@dataclasses.dataclass(frozen=True)
+class Curvature:
+    """The curvature of images' cross-entropies, in nats, as functions of the images.
+
+    Attributes:
+        gradient_norms: (images,), L2 norms of the input gradients.
+        penalties: (images,), see `advrush_tf.penalty.curvature_penalty`.
+        eigenvalues: (images, top), the Hessian's largest in size, those first.
+        eigenvalue_bounds: (images, top), how far they are at most from an eigenvalue,
+            up to the rounding of the products.
+        traces: (images,), Hutchinson's unbiased estimate of the Hessian's trace. With
+            one probe, a Hessian of low rank makes single images' estimates noisy.
+        ritz_values: (images, probes * steps), with
+        ritz_weights: (images, probes * steps), of sum 1, the quadrature of the
+            Hessian's spectrum: see `advrush_tf.landscape.spectrum`.
+    """
+
+    gradient_norms: np.ndarray
+    penalties: np.ndarray
+    eigenvalues: np.ndarray
+    eigenvalue_bounds: np.ndarray
+    traces: np.ndarray
+    ritz_values: np.ndarray
+    ritz_weights: np.ndarray
+
+    @property
+    def quantities(self) -> dict[str, np.ndarray]:
+        """What is reported of each image, (images,) by name."""
+        return {
+            "top_eigenvalue": self.eigenvalues[:, 0],
+            "trace": self.traces,
+            "penalty": self.penalties,
+            "gradient_norm": self.gradient_norms,
+        }
+
+
+def hessian_vector_product(
+    model_fn: Any, x: tf.Tensor, y: tf.Tensor, v: tf.Tensor
+) -> tf.Tensor:
+    """Hessian of each example's cross-entropy in its own image, times a vector.
+
+    Exact where the network is smooth; where it is piecewise linear, of the piece. What
+    `check_second_derivatives` refuses, as `CurvatureMeter` does, comes out wrong here.
+
+    Args:
+        model_fn: a Keras classifier, or a function from images to logits (batch,
+            classes) in which examples do not interact.
+        x: (batch, height, width, channels), float.
+        y: (batch,), integer labels.
+        v: as `x`, the vectors.
+
+    Returns:
+        A tensor of the shape and dtype of `x`.
+    """
+    logits_fn, x = as_logits_fn(model_fn), tf.convert_to_tensor(x)
+    # Both derivatives by back-propagation. With the outer one in forward mode
+    # (`tf.autodiff.ForwardAccumulator`) a CellNetwork's products took twice the time,
+    # and the float64 supernet's, through our custom gradients, came out wrong.
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        gradient = input_gradient(logits_fn, x, y)
+    return tape.gradient(gradient, x, tf.cast(v, x.dtype), tf.UnconnectedGradients.ZERO)
+
+
+class CurvatureMeter:
+    """Measures the curvature of a classifier, compiled once whatever the images.
+
+    Images are taken in batches of one size, whose memory, about that of a training step
+    and of `steps` batches of images in float64, is all that is needed. No value depends
+    on the batch size but for rounding.
+
+    Args:
+        model: a Keras classifier, called in inference mode, or a function of TensorFlow
+            operations: images in [0, 1] to logits.
+        batch_size: images at a time.
+        h: length of the penalty's probe, in [0, 1] units.
+        top: how many eigenvalues of each Hessian are kept.
+        steps: of each Lanczos run, one product each; n if images have n < steps values.
+            In a piecewise linear network with K classes, no Hessian's rank is above
+            K - 1, and K steps find all its eigenvalues.
+        probes: Lanczos runs per image, from random signs (Rademacher vectors).
+        seed: of all random numbers, at least 0; those of an image depend on its place.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        batch_size: int = 32,
+        h: float = PROBE_LENGTH,
+        top: int = 5,
+        steps: int = 20,
+        probes: int = 1,
+        seed: int = 0,
+    ):
+        positive = {"batch_size": batch_size, "h": h, "top": top, "probes": probes}
+        for name, value in positive.items():
+            if not 0 < value < np.inf:
+                raise ValueError(f"{name} must be more than 0 and finite, not {value}")
+        if steps < top:
+            raise ValueError(
+                f"steps must be {top} or more, to find top={top} eigenvalues, "
+                f"not {steps}"
+            )
+        if seed < 0:
+            raise ValueError(f"seed must be 0 or more, not {seed}")
+        self._batch_size, self._top, self._steps = batch_size, top, steps
+        self._probes, self._seed = probes, seed
+        self._slopes, self._product = _compiled(as_logits_fn(model), h)
+
+    def measure(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        progress: Callable[[int], Any] = lambda images: None,
+    ) -> Curvature:
+        """Measures the curvature at images, whatever their number.
+
+        Args:
+            x: (images, height, width, channels), floats in [0, 1]; float64 is kept.
+            y: (images,), integer labels.
+            progress: called with the number of images after each batch of them.
+
+        Raises:
+            ValueError: the images or labels are not as above, an image has fewer than
+                `top` values, or the model has a layer that TensorFlow cannot
+                differentiate twice.
+            NonFiniteLossError: an image has a derivative that is not finite.
+        """
+        x, y = _checked(x, y, self._top)
+        parts = []
+        for rows in _batches(len(x), self._batch_size):
+            parts.append(self._measure_batch(x[rows], y[rows], rows))
+            progress(len(rows))
+        names = [field.name for field in dataclasses.fields(Curvature)]
+        return Curvature(**{n: np.concatenate([p[n] for p in parts]) for n in names})
+
+    def _measure_batch(
+        self, x: np.ndarray, y: np.ndarray, rows: range
+    ) -> dict[str, np.ndarray]:
+        batch = [tf.constant(_filled(part, self._batch_size)) for part in (x, y)]
+        slopes = [part.numpy()[: len(rows)] for part in self._slopes(*batch)]
+        for part in slopes:
+            _check_finite(part, rows)
+
+        def product(vectors: np.ndarray) -> np.ndarray:
+            v = _filled(vectors.reshape(x.shape).astype(x.dtype), self._batch_size)
+            products = self._product(*batch, tf.constant(v)).numpy()[: len(rows)]
+            return _check_finite(products.reshape(vectors.shape), rows)
+
+        runs = [self._run(product, x[0].size, rows, p) for p in range(self._probes)]
+        return {
+            "gradient_norms": slopes[0],
+            "penalties": slopes[1],
+            "traces": np.mean([trace for trace, _ in runs], 0),
+            **_spectra([run for _, run in runs], self._top),
+        }
+
+    def _run(
+        self, product: Callable, size: int, rows: range, probe: int
+    ) -> tuple[np.ndarray, Ritz]:
+        """One Lanczos run an image: estimates of the traces, and the Ritz values."""
+        seeds = [(self._seed, row, probe) for row in rows]
+        signs = [np.random.default_rng(s).choice([-1.0, 1.0], size) for s in seeds]
+        tridiagonal = lanczos(product, np.stack(signs), self._steps, seeds)
+        # Of v/|v|, and |v|^2 is the number of signs.
+        return size * tridiagonal.diagonal[:, 0], ritz(tridiagonal)
+
+
+def measure_curvature(
+    model: Any,
+    x: np.ndarray,
+    y: np.ndarray,
+    progress: Callable[[int], Any] = lambda images: None,
+    **settings: Any,
+) -> Curvature:
+    """Measures the curvature of a classifier at images, whatever their number.
+
+    Args:
+        model: see `CurvatureMeter`.
+        x, y, progress: see `CurvatureMeter.measure`.
+        **settings: of `CurvatureMeter`.
+
+    Raises:
+        ValueError, NonFiniteLossError: as there.
+    """
+    return CurvatureMeter(model, **settings).measure(x, y, progress)
+
+
+def _compiled(logits_fn: LogitsFn, h: float) -> tuple[Callable, Callable]:
+    """Gradient norms and penalties of (x, y), and Hessian products of (x, y, v)."""
+
+    def logits(images: tf.Tensor) -> tf.Tensor:
+        return tf.cast(logits_fn(images), images.dtype)
+
+    @tf.function(autograph=False)
+    def slopes(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        gradient = tf.reshape(input_gradient(logits, x, y), [x.shape[0], -1])
+        return tf.norm(gradient, axis=1), curvature_penalty(logits, x, y, h)
+
+    @tf.function(autograph=False)
+    def product(x: tf.Tensor, y: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
+        try:
+            products = hessian_vector_product(logits, x, y, v)
+        except LookupError as error:
+            raise ValueError(
+                f"TensorFlow cannot differentiate the model twice: {error}"
+            ) from None
+        if not tf.executing_eagerly():
+            check_second_derivatives(tf.compat.v1.get_default_graph())
+        return products
+
+    return slopes, product
+
+
+def _checked(x: Any, y: Any, top: int) -> tuple[np.ndarray, np.ndarray]:
+    x, y = np.asarray(x), as_labels(y).numpy()
+    check_images(x)
+    if x.ndim != 4 or not x.size:
+        raise ValueError(
+            "images must have the shape (images, height, width, channels), with one "
+            f"image or more; these have {x.shape}"
+        )
+    if y.shape != x.shape[:1]:
+        raise ValueError(f"{len(x)} images need as many labels, not {y.shape}")
+    if x[0].size < top:
+        raise ValueError(
+            f"top must be {x[0].size} or less, as many as an image has values, "
+            f"not {top}"
+        )
+    return x if x.dtype == np.float64 else x.astype(np.float32), y
+
+
+def _batches(count: int, size: int) -> Iterator[range]:
+    for first in range(0, count, size):
+        yield range(first, min(first + size, count))
+
+
+def _filled(rows: np.ndarray, size: int) -> np.ndarray:
+    """A full batch that begins with these rows; its last one is repeated."""
+    return rows[np.minimum(np.arange(size), len(rows) - 1)]
+
+
+def _check_finite(values: np.ndarray, rows: range) -> np.ndarray:
+    """The values, (images, ...), if all are finite; else names the first image."""
+    finite = np.isfinite(values).reshape(len(rows), -1).all(1)
+    if not finite.all():
+        raise NonFiniteLossError(
+            f"a derivative of the loss is not finite at image {rows[finite.argmin()]} "
+            "(counted from 0): the model's weights or that image's logits have become "
+            "NaN or too large"
+        )
+    return values
+
+
+def _spectra(runs: list[Ritz], top: int) -> dict[str, np.ndarray]:
+    """The spectra as the runs see them together, and each image's largest values."""
+    values, weights, bounds = (np.stack(part, 1) for part in zip(*runs, strict=True))
+    images = len(values)
+    # No Ritz value is beyond the spectrum: the run that reaches farthest is best. Runs
+    # together would give one eigenvalue many times.
+    best = np.abs(values).max(2).argmax(1)[:, np.newaxis, np.newaxis]
+    values_of_best = np.take_along_axis(values, best, 1)[:, 0]
+    bounds_of_best = np.take_along_axis(bounds, best, 1)[:, 0]
+    order = np.argsort(-np.abs(values_of_best), 1, "stable")[:, :top]
+    return {
+        "eigenvalues": np.take_along_axis(values_of_best, order, 1),
+        "eigenvalue_bounds": np.take_along_axis(bounds_of_best, order, 1),
+        "ritz_values": values.reshape(images, -1),
+        "ritz_weights": weights.reshape(images, -1) / len(runs),
+    }

@@ -1,0 +1,151 @@
+"""What the models ask of their input: image size, normalisation, batches of pairs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from advrush_tf.genotypes.search_space import reduction_cells
+
+PAIRS_NEEDED = (
+    "fit needs a dataset of pairs ((x_weights, y_weights), (x_alphas, y_alphas)), one "
+    "batch of each half of the training data; advrush_tf.bilevel_pairs(images, labels) "
+    "makes it."
+)
+
+
+def check_architecture(
+    num_classes: int,
+    image_shape: Sequence[int],
+    num_cells: int,
+    stem_halvings: int = 0,
+    **positive: int,
+) -> None:
+    """Raises ValueError where a network of these numbers cannot exist.
+
+    Args:
+        num_classes: at least 2.
+        image_shape: (height, width, channels).
+        num_cells: at least 1; its reduction cells each halve the images.
+        stem_halvings: how often the stem halves the images.
+        **positive: further numbers that must be at least 1.
+    """
+    reductions = stem_halvings + len(reduction_cells(max(num_cells, 1)))
+    smallest = 2 ** (reductions + 1)
+    check_image_classifier(
+        num_classes, image_shape, smallest, num_cells=num_cells, **positive
+    )
+
+
+def check_image_classifier(
+    num_classes: int, image_shape: Sequence[int], smallest: int, **positive: int
+) -> None:
+    """Raises ValueError where a network of these numbers cannot exist.
+
+    Args:
+        num_classes: at least 2.
+        image_shape: (height, width, channels).
+        smallest: side in pixels below which reductions leave nothing.
+        **positive: further numbers that must be at least 1.
+    """
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be 2 or more, not {num_classes}")
+    for name, value in positive.items():
+        if value < 1:
+            raise ValueError(f"{name} must be 1 or more, not {value}")
+    if len(image_shape) != 3 or image_shape[2] < 1 or min(image_shape[:2]) < smallest:
+        raise ValueError(
+            f"this network's reductions need at least {smallest}x{smallest} pixels and "
+            f"a channel; image_shape is {tuple(image_shape)}"
+        )
+
+
+def check_normalisation(mean: Any, std: Any, channels: int) -> None:
+    """Raises ValueError unless `mean` and `std` fit the channels or are both None."""
+    if mean is None and std is None:
+        return
+    if np.shape(mean) != (channels,) or np.shape(std) != (channels,):
+        raise ValueError(
+            f"mean and std must both be None or have one value for each of the "
+            f"{channels} channels; they are {mean} and {std}"
+        )
+    if not np.isfinite(mean).all() or not np.isfinite(std).all() or min(std) <= 0:
+        raise ValueError(
+            "mean and std must be finite and std more than 0; "
+            f"they are {mean} and {std}"
+        )
+
+
+def normalise(
+    x: tf.Tensor, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> tf.Tensor:
+    """Normalises images per channel; None leaves them as they are."""
+    if mean is None or std is None:
+        return x
+    return (x - tf.constant(mean, x.dtype)) / tf.constant(std, x.dtype)
+
+
+def check_images(x: Any) -> None:
+    """Raises ValueError where images are not floats in [0, 1].
+
+    Args:
+        x: what `fit` or a step was given; only an array's range is looked at.
+    """
+    dtype = getattr(x, "dtype", None)
+    if dtype is not None and not tf.as_dtype(dtype).is_floating:
+        raise ValueError(f"images must be floats in [0, 1], not {dtype}; divide by 255")
+    if isinstance(x, np.ndarray) and x.size:
+        low, high = float(x.min()), float(x.max())
+        # Not `low < 0 or high > 1`, which NaN would pass.
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"images must be in [0, 1]; these are in [{low}, {high}]")
+
+
+def as_labels(y: Any) -> tf.Tensor:
+    """Integer labels (batch,) from whole numbers of any type, or a column (batch, 1).
+
+    Raises:
+        tf.errors.InvalidArgumentError: a label is not a whole number.
+    """
+    y = tf.convert_to_tensor(y)
+    if y.dtype.is_floating:
+        tf.debugging.assert_equal(y, tf.round(y), "labels must be whole numbers")
+    y = tf.cast(y, tf.int32)
+    return tf.squeeze(y, -1) if y.shape.rank == 2 and y.shape[-1] == 1 else y
+
+
+def check_pairs_for_fit(x: Any, y: Any, steps_per_epoch: int | None) -> None:
+    """Raises ValueError where `fit` was not given an epoch of bilevel pairs.
+
+    Args:
+        x, y: what `fit` was given.
+        steps_per_epoch: needed for a dataset without an end.
+    """
+    if y is not None or not _could_be_pairs(x):
+        raise ValueError(PAIRS_NEEDED)
+    if _is_infinite(x) and steps_per_epoch is None:
+        raise ValueError(
+            "the dataset has no end: give fit steps_per_epoch, the second value that "
+            "advrush_tf.bilevel_pairs returns"
+        )
+
+
+_DATASETS = tf.data.Dataset, tf.distribute.DistributedDataset
+
+
+def _could_be_pairs(x: Any) -> bool:
+    if not isinstance(x, _DATASETS):
+        return x is not None and not hasattr(x, "shape")
+    spec = x.element_spec
+    return (
+        isinstance(spec, tuple)
+        and len(spec) == 2
+        and all(isinstance(half, tuple) and len(half) == 2 for half in spec)
+    )
+
+
+def _is_infinite(x: Any) -> bool:
+    if not isinstance(x, tf.data.Dataset):
+        return False
+    return int(x.cardinality()) == tf.data.INFINITE_CARDINALITY

@@ -1,0 +1,105 @@
+"""What every network that is fitted has in common: its input, its seed, its origin."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from advrush_tf.jsonable import freeze, thaw
+from advrush_tf.nn.checks import check_normalisation, normalise
+
+
+class ImageClassifier(keras.Model):
+    """Base of the networks: images in [0, 1] to logits.
+
+    A subclass adds its own constructor's arguments to `_config` and begins its `call`
+    with `prepare`.
+
+    Args:
+        num_classes: number of classes, at least 2.
+        image_shape: (height, width, channels).
+        mean, std: per channel, in [0, 1]; the images are normalised by them inside the
+            network. None does not normalise.
+        provenance: what made the weights (settings, epoch, accuracies): a mapping that
+            JSON can hold. It is saved with the network and may be replaced.
+        synchronized: see `Block`.
+
+    Call arguments:
+        x: (batch, height, width, channels), float in [0, 1].
+        training: batch normalisation mode.
+
+    Output shape:
+        (batch, num_classes), logits.
+
+    Raises:
+        ValueError: mean and std do not fit the images, or JSON cannot hold the
+            provenance.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        image_shape: Sequence[int],
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+        provenance: Mapping[str, Any] | None,
+        synchronized: bool = True,
+        **kwargs: Any,
+    ):
+        kwargs.setdefault("autocast", False)
+        super().__init__(**kwargs)
+        check_normalisation(mean, std, image_shape[-1])
+        self.provenance = provenance or {}
+        self._config: dict[str, Any] = {
+            "num_classes": num_classes,
+            "image_shape": tuple(image_shape),
+            "mean": None if mean is None else tuple(mean),
+            "std": None if std is None else tuple(std),
+            "synchronized": synchronized,
+        }
+
+    @property
+    def inherited(self) -> dict[str, Any]:
+        """What the network hands on to the blocks that it is made of."""
+        return {
+            "dtype": self.dtype_policy,
+            "synchronized": self.synchronized,
+        }
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images."""
+        return self._config["image_shape"]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return self._config["num_classes"]
+
+    @property
+    def synchronized(self) -> bool:
+        """Whether batch normalisation's statistics are those of all replicas."""
+        return self._config["synchronized"]
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What made the weights, as new plain lists and dictionaries."""
+        return thaw(self._provenance)
+
+    @provenance.setter
+    def provenance(self, value: Mapping[str, Any]) -> None:
+        self._provenance = freeze(value)
+
+    def prepare(self, x: tf.Tensor) -> tf.Tensor:
+        """Normalises images in [0, 1] and casts them to the network's arithmetic."""
+        x = tf.cast(x, self.variable_dtype)
+        x = normalise(x, self._config["mean"], self._config["std"])
+        return tf.cast(x, self.compute_dtype)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            **self._config,
+            "provenance": self.provenance,
+        }

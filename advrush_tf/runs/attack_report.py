@@ -1,0 +1,159 @@
+"""What an evaluation of robustness writes: results, a table, figures, TensorBoard."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from advrush_tf.figures import attack as figures
+from advrush_tf.files import replacing, write_text
+from advrush_tf.jsonable import json_text
+from advrush_tf.runs.evaluation import Evaluated, as_json, markdown
+from advrush_tf.runs.models import short_names
+from advrush_tf.statistics import wilson
+
+RESULTS, TABLE = "results.json", "results.md"
+IMAGES, TRIPLES = "adversarial.npz", "adversarial.png"
+CURVE, MATRIX = "robustness.png", "transfer_{attack}.png"
+
+
+def write_report(
+    evaluated: Evaluated, workdir: Path, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Writes all results of an evaluation; results.json last, which marks its end.
+
+    Args:
+        evaluated: what was found.
+        workdir: receives the files.
+        say: receives the lines for the user.
+
+    Returns:
+        What results.json holds.
+
+    Raises:
+        OSError: a file could not be written.
+    """
+    results = as_json(evaluated)
+    pictures = _draw(evaluated, results, workdir)
+    table = markdown(results)
+    write_text(workdir / TABLE, table + "\n")
+    _write_tensorboard(results, table, pictures, workdir / "tensorboard")
+    write_text(workdir / RESULTS, json_text(results) + "\n")
+    tell(results, workdir, say)
+    return results
+
+
+def _draw(
+    evaluated: Evaluated, results: Mapping[str, Any], workdir: Path
+) -> dict[str, np.ndarray]:
+    """Writes the figures, and the images if wanted; gives the figures by name."""
+    settings, pictures = evaluated.settings, {}
+    if settings.save_images:
+        pictures["adversarial"] = _keep_images(evaluated, workdir)
+    if settings.epsilons:
+        pictures["robustness"] = _draw_curve(evaluated, workdir / CURVE)
+    if transfer := results["transfer"]:
+        names = short_names(transfer["models"])
+        for attack, matrix in transfer["matrices"].items():
+            path = workdir / MATRIX.format(attack=attack)
+            picture = figures.draw_transfer_matrix(names, np.array(matrix), path)
+            pictures[f"transfer_{attack}"] = picture
+    return pictures
+
+
+def _keep_images(evaluated: Evaluated, workdir: Path) -> np.ndarray:
+    """Saves the images of all attacks and draws those of the last that broke any."""
+    arrays = {
+        f"{crafted.source}_{crafted.attack}_{crafted.epsilon}": crafted.ledger.images
+        for crafted in evaluated.crafted
+    }
+    with replacing(workdir / IMAGES) as file:
+        np.savez(file, labels=evaluated.y, clean=evaluated.x, **arrays)  # type: ignore
+    own = [crafted for crafted in evaluated.attacked if not crafted.source]
+    last = next((c for c in own[::-1] if (c.ledger.broken_by >= 0).any()), own[-1])
+    rows = np.argsort(last.ledger.broken_by < 0, kind="stable")[:8]
+    before, after = (
+        evaluated.victim.predict(images[rows]).argmax(-1)
+        for images in (evaluated.x, last.ledger.images)
+    )
+    return figures.draw_triples(
+        evaluated.x[rows],
+        last.ledger.images[rows],
+        evaluated.y[rows],
+        before,
+        after,
+        evaluated.dataset.class_names,
+        workdir / TRIPLES,
+    )
+
+
+def _draw_curve(evaluated: Evaluated, path: Path) -> np.ndarray:
+    curves = {
+        name: [
+            (float(right.mean()), *wilson(int(right.sum()), len(right)))
+            for right in evaluated.curve(name)[1]
+        ]
+        for name in evaluated.settings.attacks
+    }
+    radii, _ = evaluated.curve(evaluated.settings.attacks[0])
+    return figures.draw_robustness_curves(radii, curves, path, evaluated.settings.norm)
+
+
+def _write_tensorboard(
+    results: Mapping[str, Any],
+    table: str,
+    pictures: Mapping[str, np.ndarray],
+    folder: Path,
+) -> None:
+    writer = tf.summary.create_file_writer(str(folder))
+    clean = results["clean"]["accuracy"]
+    with writer.as_default(0):
+        tf.summary.scalar("accuracy/clean", clean)
+        tf.summary.scalar("accuracy/robust", results["robust"]["accuracy"])
+        for tag, steps in _curves(results).items():
+            for step, accuracy in sorted({0: clean, **steps}.items()):
+                tf.summary.scalar(tag, accuracy, step)
+        tf.summary.text("results", table)
+        for name, picture in pictures.items():
+            tf.summary.image(name, picture[np.newaxis])
+    writer.close()
+
+
+def _curves(results: Mapping[str, Any]) -> dict[str, dict[int, float]]:
+    """Accuracies over epsilon, times 10,000, and over the members of a series."""
+    curves: dict[str, dict[int, float]] = {}
+    for attack in results["attacks"]:
+        epsilon, name = attack["epsilon"], attack["attack"]
+        if attack["crafted_on"] != results["settings"]["model"]:
+            name += f", crafted on {attack['crafted_on']}"
+        curve = curves.setdefault(f"accuracy over 10000 epsilon/{name}", {})
+        curve[round(10000 * epsilon["value"])] = attack["accuracy"]
+        if len(attack["members"]) > 1:
+            tag = f"accuracy after each member/{name}, epsilon {epsilon['given']}"
+            accuracies = [member["accuracy"] for member in attack["members"]]
+            curves[tag] = dict(enumerate(accuracies, 1))
+    return curves
+
+
+def tell(results: Mapping[str, Any], workdir: Path, say: Callable[[str], None]) -> None:
+    """Says what was found and where it is.
+
+    Args:
+        results: what results.json holds.
+        workdir: where everything was written.
+        say: receives the lines.
+    """
+    say(f"\n{markdown(results)}\n")
+    robust, low_high = results["robust"], results["robust"]["interval"]
+    say(
+        f"Robust accuracy {robust['accuracy']:.2%} ({low_high[0]:.2%} to "
+        f"{low_high[1]:.2%}), clean {results['clean']['accuracy']:.2%}."
+    )
+    say(f"\nResults      {workdir / RESULTS}, {workdir / TABLE}")
+    matrices = sorted(workdir.glob(MATRIX.format(attack="*")))
+    for path in (workdir / IMAGES, workdir / TRIPLES, workdir / CURVE, *matrices):
+        if path.exists():
+            say(f"             {path}")
+    say(f"\nNext: tensorboard --logdir {workdir / 'tensorboard'}")

@@ -1,0 +1,271 @@
+"""The results of an evaluation of robustness, as JSON and as a table."""
+
+import dataclasses
+import importlib.metadata
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from advrush_tf.attacks.autoattack import points_of
+from advrush_tf.attacks.catalogue import BLACK_BOX
+from advrush_tf.attacks.sanity_checks import Doubt, review, rising_curve
+from advrush_tf.attacks.series import Ledger
+from advrush_tf.attacks.victim import Victim
+from advrush_tf.data.dataset import ImageDataset
+from advrush_tf.jsonable import freeze, thaw
+from advrush_tf.runs.attack_settings import AttackSettings
+from advrush_tf.statistics import accuracy_per_class, wilson
+from advrush_tf.version import __version__
+
+_LIBRARIES = ("tensorflow", "keras", "cleverhans", "numpy", "tensorflow-datasets")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Crafted:
+    """What one attack made on one model, and who is right about it.
+
+    Attributes:
+        source: place of the model that it was crafted on; 0 is the measured one.
+        attack: its name.
+        epsilon: as given.
+        ledger: of the finished trial.
+        right: for each model (images,), bool, right before and after.
+    """
+
+    source: int
+    attack: str
+    epsilon: str
+    ledger: Ledger
+    right: list[np.ndarray]
+
+    @property
+    def accuracy(self) -> float:
+        """Of the measured model."""
+        return float(self.right[0].mean())
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluated:
+    """All that an evaluation found.
+
+    Attributes:
+        settings: of the evaluation.
+        dataset: where the images are from.
+        x, y: the images, float32 in [0, 1], and their labels.
+        clean: (images,), bool, where the model is right before any attack.
+        victim: the measured model.
+        crafted: what each attack made.
+        probed: the doubts that the model itself raised.
+    """
+
+    settings: AttackSettings
+    dataset: ImageDataset
+    x: np.ndarray
+    y: np.ndarray
+    clean: np.ndarray
+    victim: Victim
+    crafted: list[Crafted]
+    probed: list[Doubt]
+
+    @cached_property
+    def attacked(self) -> list[Crafted]:
+        """What was made with the evaluation's epsilon."""
+        return [c for c in self.crafted if c.epsilon == self.settings.epsilon]
+
+    @cached_property
+    def robust(self) -> np.ndarray:
+        """(images,), bool: right before and after all that was made in the ball."""
+        radius = self.settings.radius
+        inside = [
+            c.right[0]
+            for c in self.crafted
+            if radius(c.epsilon) <= radius(self.settings.epsilon)
+        ]
+        return np.all([self.clean, *inside], 0)
+
+    @cached_property
+    def doubts(self) -> list[Doubt]:
+        """All reasons not to trust the evaluation as it stands."""
+        broken, blind = self._broken_by_attack()
+        members = {name for c in self.attacked for name in c.ledger.attacks}
+        classes = self.victim.num_classes
+        outcome = review(self.robust, broken, blind, classes, "apgd-t" in members)
+        rising = [rising_curve(name, *self.curve(name)) for name in self._curves()]
+        return [*self.probed, *outcome, *(doubt for doubt in rising if doubt)]
+
+    def _curves(self) -> tuple[str, ...]:
+        return self.settings.attacks if self.settings.epsilons else ()
+
+    def curve(self, attack: str) -> tuple[list[float], list[np.ndarray]]:
+        """The radii of an attack's robustness curve, from 0 on, and who is right."""
+        own = {(c.attack, c.epsilon): c.right[0] for c in self.crafted if not c.source}
+        radii = [self.settings.radius(epsilon) for epsilon in self.settings.curve]
+        right = [own[attack, epsilon] for epsilon in self.settings.curve]
+        return [0.0, *radii], [self.clean, *right]
+
+    def _broken_by_attack(self) -> tuple[dict[str, np.ndarray], set[str]]:
+        """Which images each attack broke, and the names of the black-box ones."""
+        broken, blind = {}, set()
+        for crafted in self.attacked:
+            if crafted.source:
+                name = f"{crafted.attack} on model {crafted.source}"
+                broken[name] = self.clean & ~crafted.right[0]
+                blind.add(name)
+                continue
+            for place, member in enumerate(crafted.ledger.attacks):
+                # One step is no measure of what gradients can find.
+                if crafted.attack == "fgsm":
+                    continue
+                name = f"{crafted.attack}: {member}"
+                broken[name] = crafted.ledger.broken_by == place
+                if member in BLACK_BOX:
+                    blind.add(name)
+        return broken, blind
+
+
+def as_json(evaluated: Evaluated) -> dict[str, Any]:
+    """All that an evaluation found, as JSON types."""
+    settings, labels = evaluated.settings, evaluated.y
+    classes = accuracy_per_class(labels, evaluated.robust, evaluated.victim.num_classes)
+    results = {
+        "versions": {"advrush_tf": __version__, **_versions()},
+        "settings": settings.to_dict(),
+        "dataset": evaluated.dataset.name,
+        "split": "test",
+        "images": len(labels),
+        "norm": settings.norm,
+        "epsilon": _radius(settings, settings.epsilon),
+        "clean": _share(evaluated.clean),
+        "robust": {
+            **_share(evaluated.robust),
+            "per_class": dict(zip(evaluated.dataset.class_names, classes, strict=True)),
+        },
+        "attacks": [_attack(evaluated, c) for c in evaluated.crafted],
+        "transfer": transfer(evaluated),
+        "warnings": [dataclasses.asdict(doubt) for doubt in evaluated.doubts],
+        "seconds": sum(c.ledger.seconds for c in evaluated.crafted),
+    }
+    return thaw(freeze(results))
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in _LIBRARIES}
+
+
+def _radius(settings: AttackSettings, epsilon: str) -> dict[str, Any]:
+    return {"given": epsilon, "value": settings.radius(epsilon)}
+
+
+def _share(right: np.ndarray) -> dict[str, Any]:
+    """An accuracy and its 95 % Wilson interval."""
+    interval = wilson(int(right.sum()), len(right))
+    return {"accuracy": float(right.mean()), "interval": interval}
+
+
+def _attack(evaluated: Evaluated, crafted: Crafted) -> dict[str, Any]:
+    ledger, settings = crafted.ledger, evaluated.settings
+    points = points_of(ledger)
+    models = (settings.model, *settings.source_model)
+    return {
+        "attack": crafted.attack,
+        "crafted_on": models[crafted.source],
+        "epsilon": _radius(settings, crafted.epsilon),
+        **_share(crafted.right[0]),
+        # On the model that it was crafted on.
+        "members": [
+            {
+                "name": name,
+                **_share(ledger.survived(place + 1)),
+                "broken": int((ledger.broken_by == place).sum()),
+            }
+            for place, name in enumerate(ledger.attacks)
+        ],
+        "broken_by": points.broken_by,
+        "seconds": ledger.seconds,
+    }
+
+
+def transfer(evaluated: Evaluated) -> dict[str, Any] | None:
+    """For each attack a row a source, a column a target; None for a single model."""
+    settings = evaluated.settings
+    if not settings.source_model:
+        return None
+    return {
+        "models": (settings.model, *settings.source_model),
+        "matrices": {
+            name: [
+                [float(right.mean()) for right in crafted.right]
+                for crafted in evaluated.attacked
+                if crafted.attack == name
+            ]
+            for name in settings.attacks
+        },
+    }
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The results as Markdown: accuracies, transfer and warnings.
+
+    Args:
+        results: what results.json holds.
+    """
+    settings = results["settings"]
+    lines = [
+        f"# Robustness of {settings['model']}",
+        "",
+        f"{results['dataset']}, the first {results['images']} images of the test "
+        f"split; {results['norm']}, epsilon {results['epsilon']['given']} "
+        f"({results['epsilon']['value']:.6g}); seed {settings['seed']}; SHA-256 "
+        f"{settings['sha256'][0]}.",
+        "",
+        *_accuracy_table(results),
+    ]
+    if results["transfer"]:
+        lines += _transfer_tables(results["transfer"])
+    for doubt in results["warnings"]:
+        lines += ["", f"**Warning** ({doubt['code']}): {doubt['sentence']}"]
+    return "\n".join(lines)
+
+
+def _accuracy_table(results: Mapping[str, Any]) -> list[str]:
+    rows = [("clean", "", results["clean"], "", "")]
+    for attack in results["attacks"]:
+        epsilon, crafted_on = attack["epsilon"]["given"], attack["crafted_on"]
+        own = crafted_on == results["settings"]["model"]
+        place = "" if own else crafted_on
+        if own and len(attack["members"]) > 1:
+            for member in attack["members"]:
+                name = f"{attack['attack']}: after {member['name']}"
+                rows.append((name, epsilon, member, place, ""))
+        seconds = f"{attack['seconds']:.1f}"
+        rows.append((attack["attack"], epsilon, attack, place, seconds))
+    rows.append(("**all**", results["epsilon"]["given"], results["robust"], "", ""))
+    return [
+        "| attack | epsilon | accuracy | 95 % interval | crafted on | seconds |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {name} | {epsilon} | {share['accuracy']:.2%} | "
+            f"{share['interval'][0]:.2%} to {share['interval'][1]:.2%} | {place} | "
+            f"{seconds} |"
+            for name, epsilon, share, place, seconds in rows
+        ),
+    ]
+
+
+def _transfer_tables(transfer: Mapping[str, Any]) -> list[str]:
+    models = transfer["models"]
+    lines = []
+    for attack, matrix in transfer["matrices"].items():
+        lines += [
+            "",
+            f"Accuracy under {attack}, crafted on (rows) and measured on (columns):",
+            "",
+            f"| | {' | '.join(models)} |",
+            "|---" * (1 + len(models)) + "|",
+        ]
+        for model, row in zip(models, matrix, strict=True):
+            cells = " | ".join(f"{accuracy:.2%}" for accuracy in row)
+            lines.append(f"| {model} | {cells} |")
+    return lines

@@ -1,0 +1,248 @@
+"""What a fit keeps of itself: its history, its best weights, its report."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from advrush_tf.errors import NonFiniteLossError, UserError
+from advrush_tf.figures.fit import draw_curves
+from advrush_tf.files import write_text
+from advrush_tf.fit.model import AdvRushFitModel
+from advrush_tf.jsonable import freeze, json_text, thaw
+from advrush_tf.runs.checkpoints import CheckpointStore
+from advrush_tf.runs.fit_settings import FitSettings
+from advrush_tf.runs.models import save_model
+from advrush_tf.runs.profiling import count_parameters
+from advrush_tf.runs.progress import ProgressBar
+from advrush_tf.runs.recipes import Selection
+from advrush_tf.version import __version__
+
+BEST, LAST = "model.keras", "model_last.keras"
+REPORT, CURVES = "fit.json", "curves.png"
+
+
+@dataclasses.dataclass
+class FitRecord:
+    """What a fit has seen so far; it travels in the checkpoints.
+
+    Attributes:
+        history: a row an epoch, from 1: losses, accuracies, learning rate, seconds.
+        best: the row of the best weights.
+        seconds: wall time, without what was lost by interruptions.
+    """
+
+    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    best: dict[str, float] = dataclasses.field(default_factory=dict)
+    seconds: float = 0.0
+
+    @classmethod
+    def from_notes(cls, notes: Mapping[str, Any]) -> "FitRecord":
+        """The record that a checkpoint's notes hold; a new one if they are empty."""
+        return cls(**notes)
+
+    def add(self, row: dict[str, float], selection: Selection) -> bool:
+        """Takes in an epoch and says whether its weights are the best so far.
+
+        The accuracy that `selection` names decides, then the other one.
+        """
+        self.history.append(row)
+        self.seconds += row["seconds"]
+        names = ["val_robust_accuracy", "val_accuracy"]
+        if selection is Selection.CLEAN:
+            names.reverse()
+        better = "val_accuracy" in row and (
+            not self.best or [row[n] for n in names] > [self.best[n] for n in names]
+        )
+        if better:
+            self.best = row
+        return better
+
+
+class FiniteLosses(keras.callbacks.Callback):
+    """Raises NonFiniteLossError when a loss is NaN or infinite."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch + 1
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._check("loss", logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        # The last step's weights have given no training loss yet.
+        self._check("val_loss", logs)
+
+    def _check(self, name: str, logs: Mapping[str, float]) -> None:
+        if not np.isfinite(loss := float(logs.get(name, 0.0))):
+            steps = int(self.model.optimizer.iterations.numpy())
+            raise NonFiniteLossError(
+                f"{name} became {loss} in epoch {self._epoch}, after {steps} steps"
+            )
+
+
+class EpochRecorder(keras.callbacks.Callback):
+    """After each epoch, saves the best weights and a checkpoint and tells of it.
+
+    Args:
+        settings: the fit's settings.
+        workdir: the fit's folder.
+        store: where checkpoints go.
+        record: what is known so far; it is extended.
+        say: receives one line an epoch.
+    """
+
+    def __init__(
+        self,
+        settings: FitSettings,
+        workdir: Path,
+        store: CheckpointStore,
+        record: FitRecord,
+        say: Callable[[str], None],
+    ):
+        super().__init__()
+        self._settings = settings
+        self._workdir = workdir
+        self._store = store
+        self._record = record
+        self._say = say
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._started = time.perf_counter()
+        self._rate = float(
+            keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
+        )
+
+    def on_epoch_end(self, epoch, logs=None):
+        row = {
+            "epoch": epoch + 1,
+            **{name: float(value) for name, value in logs.items()},
+            "learning_rate": self._rate,
+            "seconds": time.perf_counter() - self._started,
+        }
+        better = self._record.add(row, self._settings.select_by)
+        # Before the checkpoint: an epoch that is repeated writes the same file again.
+        if better:
+            save_network(self.model, self._settings, row, self._workdir / BEST)
+        self._store.save(self.model, epoch + 1, dataclasses.asdict(self._record))
+        self._say(epoch_line(row, self._settings.epochs) + ("  best" if better else ""))
+
+
+def epoch_line(row: Mapping[str, float], epochs: int) -> str:
+    """One line on an epoch."""
+    labels = {
+        "loss": "loss",
+        "accuracy": "acc",
+        "robust_accuracy": "robust_acc",
+        "val_accuracy": "val_acc",
+        "val_robust_accuracy": "val_robust_acc",
+        "learning_rate": "lr",
+    }
+    numbers = " ".join(f"{labels[n]} {row[n]:.4g}" for n in labels if n in row)
+    return f"epoch {row['epoch']}/{epochs}  {numbers}  {row['seconds']:.0f} s"
+
+
+def save_network(
+    model: AdvRushFitModel, settings: FitSettings, row: Mapping[str, float], path: Path
+) -> None:
+    """Saves the fitted network, averaged if it is, with what made it; atomically."""
+    model.network.provenance = {
+        "library": f"advrush_tf {__version__}",
+        "settings": settings.to_dict(),
+        **{name: value for name, value in row.items() if name != "seconds"},
+    }
+    with model.averaged():
+        save_model(model.network, path)
+
+
+def write_report(
+    model: AdvRushFitModel,
+    test: tf.data.Dataset,
+    settings: FitSettings,
+    record: FitRecord,
+    workdir: Path,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Measures the best and the last weights on the test split and writes fit.json.
+
+    Args:
+        model: the fitted model, with the last weights.
+        test: batches (x, y) of the test split.
+        settings: the fit's settings.
+        record: the fit's history.
+        workdir: receives fit.json, model_last.keras and the drawing of the curves.
+        say: receives the lines for the user.
+
+    Returns:
+        What fit.json holds.
+    """
+    started = time.perf_counter()
+    last = record.history[-1]
+    save_network(model, settings, last, workdir / LAST)
+    draw_curves(record.history, int(record.best["epoch"]), workdir / CURVES)
+    results = {"best": _measure(workdir / BEST, test, settings)}
+    results["last"] = results["best"]
+    if record.best["epoch"] != last["epoch"]:
+        results["last"] = _measure(workdir / LAST, test, settings)
+    report = {
+        "library": f"advrush_tf {__version__}",
+        "settings": settings.to_dict(),
+        "network": model.network.get_config(),
+        "parameters": count_parameters(model.network.trainable_variables),
+        "history": record.history,
+        "best": record.best,
+        "test": {
+            "images": sum(len(labels) for _, labels in test),
+            "attack": settings.evaluation_attack.get_config(),
+            **results,
+        },
+        "seconds": record.seconds + time.perf_counter() - started,
+    }
+    report = thaw(freeze(report))
+    write_text(workdir / REPORT, json_text(report) + "\n")
+    tell(report, workdir, say)
+    return report
+
+
+def _measure(
+    path: Path, test: tf.data.Dataset, settings: FitSettings
+) -> dict[str, float]:
+    """Accuracies of a saved network, as whoever loads it will find them."""
+    if not path.exists():
+        raise UserError(
+            f"{path} is missing, and with it the weights of an earlier epoch; fit "
+            "again in another --workdir."
+        )
+    model = AdvRushFitModel(
+        keras.models.load_model(path),
+        settings.make_objective(),
+        evaluation_attack=settings.evaluation_attack,
+    )
+    model.compile(jit_compile=settings.jit_compile)
+    with ProgressBar(0, int(test.cardinality())) as bar:
+        return model.evaluate(test, verbose=0, return_dict=True, callbacks=[bar])
+
+
+def tell(report: Mapping[str, Any], workdir: Path, say: Callable[[str], None]) -> None:
+    """Says how a fit ended, where its results are and what to do next."""
+    test, epsilon = report["test"], report["test"]["attack"]["epsilon"]
+    steps = test["attack"]["steps"]
+    say(
+        f"\nOn {test['images']} test images, PGD-{steps} with epsilon {epsilon:.4g} "
+        f"({255 * epsilon:.2f}/255):"
+    )
+    epochs = {"best": report["best"], "last": report["history"][-1]}
+    for name, file in (("best", BEST), ("last", LAST)):
+        say(
+            f"{name} (epoch {epochs[name]['epoch']})  "
+            f"clean {test[name]['accuracy']:.2%}  "
+            f"robust {test[name]['robust_accuracy']:.2%}  {workdir / file}"
+        )
+    say(f"\nReport       {workdir / REPORT}")
+    say(f"Curves       {workdir / CURVES}")
+    say(f"Checkpoints  {workdir / 'checkpoints'}")
+    say(f"\nNext: tensorboard --logdir {workdir / 'tensorboard'}")

@@ -1,0 +1,162 @@
+"""What all launchers share: failing in one line, and numbers like 8/255."""
+
+import os
+import sys
+from collections.abc import Callable
+
+from absl import app, flags
+
+from advrush_tf.errors import NonFiniteLossError, UserError, WorkerLostError
+from advrush_tf.runs.devices import Devices, StrategyName
+from advrush_tf.runs.settings import read_number
+
+
+def run(body: Callable[[], object]) -> None:
+    """Runs a launcher, and ends the program with its exit code.
+
+    A mistake of the user's, in a flag or later, is one line and code 2; a loss that
+    is not finite, or a worker that is gone, is one line and code 1.
+
+    Args:
+        body: what the program does once the flags are set.
+    """
+    app.run(lambda argv: _exit_code(body, argv), flags_parser=parse_flags)
+
+
+def _exit_code(body: Callable[[], object], argv: list[str]) -> int:
+    try:
+        if len(argv) > 1:
+            raise UserError(f"unexpected argument '{argv[1]}'; all options are flags.")
+        body()
+    except UserError as error:
+        return _failed(str(error), 2)
+    except WorkerLostError as error:
+        _failed(f"{error}.", 1)
+        sys.stdout.flush()
+        # Without an orderly end: threads may wait for the lost worker for ever.
+        os._exit(1)
+    except NonFiniteLossError as error:
+        return _failed(f"{error}; what was saved before is kept.", 1)
+    return 0
+
+
+def _failed(sentence: str, code: int) -> int:
+    print(f"error: {sentence}", file=sys.stderr)
+    return code
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses absl flags; a wrong one ends the program with one line and code 2.
+
+    Returns:
+        The arguments that are not flags.
+    """
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        sys.exit(_failed(str(error), 2))
+
+
+def define_workdir(default: str) -> flags.FlagHolder[str]:
+    """Defines --workdir, which must not be empty: that would be the current folder."""
+    holder = flags.DEFINE_string(
+        "workdir", default, "Folder for all results; an earlier run there resumes."
+    )
+    flags.register_validator(holder, bool, "it must name a folder")
+    return holder
+
+
+def define_data_dir() -> flags.FlagHolder[str | None]:
+    """Defines --data_dir."""
+    return flags.DEFINE_string(
+        "data_dir", None, "tfds' folder of prepared data sets; by default tfds' own."
+    )
+
+
+SYNC_BATCH_NORM = (
+    "With several replicas, normalise by the statistics of the whole batch; otherwise "
+    "each by its own piece's, which is faster."
+)
+
+
+def define_devices() -> Callable[[], Devices]:
+    """Defines --strategy and --virtual_cpus; gives what makes the devices they name."""
+    strategy = flags.DEFINE_enum_class(
+        "strategy",
+        StrategyName.NONE,
+        StrategyName,
+        "One device, all GPUs of this machine, or the machines that TF_CONFIG names.",
+    )
+    virtual_cpus = flags.DEFINE_integer(
+        "virtual_cpus",
+        0,
+        "Divide the processor into so many devices, to try a strategy without GPUs.",
+        lower_bound=0,
+    )
+    flags.register_multi_flags_validator(
+        [strategy.name, virtual_cpus.name],
+        lambda values: (
+            not values[virtual_cpus.name]
+            or values[strategy.name] is StrategyName.MIRRORED
+        ),
+        "--virtual_cpus is for --strategy=mirrored",
+    )
+    return lambda: Devices(strategy.value, virtual_cpus.value)
+
+
+def define_dry_run(run: str) -> flags.FlagHolder[bool]:
+    """Defines --dry_run, which goes with one device; --strategy is there already.
+
+    Args:
+        run: what is measured, in a word.
+    """
+    holder = flags.DEFINE_bool(
+        "dry_run", False, f"Only measure and print what the {run} would cost."
+    )
+    flags.register_multi_flags_validator(
+        [holder.name, "strategy"],
+        lambda values: (
+            not values[holder.name] or values["strategy"] is StrategyName.NONE
+        ),
+        "--dry_run measures on one device; leave out --strategy",
+    )
+    return holder
+
+
+class _NumberParser(flags.ArgumentParser):
+    """Reads a number, also as a fraction."""
+
+    syntactic_help = "a number or a fraction such as 8/255"
+
+    def parse(self, argument: str | float) -> float:
+        if isinstance(argument, float | int):
+            return float(argument)
+        try:
+            return read_number(argument.strip())
+        except ValueError:
+            raise ValueError(f"it must be {self.syntactic_help}") from None
+
+    def flag_type(self) -> str:
+        return "number"
+
+
+class _NumbersParser(_NumberParser):
+    """Reads numbers separated by commas."""
+
+    syntactic_help = "numbers or fractions separated by commas"
+
+    def parse(self, argument):
+        if not isinstance(argument, str):
+            return tuple(argument)
+        parts = [part for part in argument.split(",") if part.strip()]
+        return tuple(super(_NumbersParser, self).parse(part) for part in parts)
+
+
+def define_number(name: str, help_text: str) -> None:
+    """Defines a flag that takes a number or a fraction; it is None if not given."""
+    flags.DEFINE(_NumberParser(), name, None, help_text)
+
+
+def define_numbers(name: str, help_text: str) -> None:
+    """Defines a flag that takes numbers or fractions separated by commas, or None."""
+    flags.DEFINE(_NumbersParser(), name, None, help_text)

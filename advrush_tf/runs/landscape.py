@@ -1,0 +1,316 @@
+"""A whole inspection: from models to curvature, surfaces and a report, resumable."""
+
+import dataclasses
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import keras
+from tqdm import tqdm
+
+from advrush_tf.attacks.sanity_checks import probabilities
+from advrush_tf.attacks.series import is_right
+from advrush_tf.attacks.victim import Victim
+from advrush_tf.data.dataset import ImageDataset, load_dataset
+from advrush_tf.errors import UserError
+from advrush_tf.files import write_text
+from advrush_tf.genotypes.genotype import get_genotype
+from advrush_tf.jsonable import json_text
+from advrush_tf.landscape.architectures import ArchitectureSampler, Sampled
+from advrush_tf.landscape.meter import measure_curvature
+from advrush_tf.landscape.path_training import train_paths
+from advrush_tf.landscape.surfaces import loss_cut, loss_surface
+from advrush_tf.runs.checkpoints import CheckpointStore
+from advrush_tf.runs.inspection import Inspected
+from advrush_tf.runs.inspection_report import RESULTS, draw_search, tell, write_results
+from advrush_tf.runs.landscape_settings import LandscapeSettings
+from advrush_tf.runs.models import (
+    load_classifier,
+    open_victim,
+    sha256,
+    short_names,
+)
+from advrush_tf.runs.progress import print_line, progress_bar, told_again, write_failure
+from advrush_tf.runs.report import write_html
+from advrush_tf.runs.report_sections import check_workdir
+from advrush_tf.runs.search_files import load_supernet
+from advrush_tf.runs.settings import record_settings
+from advrush_tf.search.history import is_search
+from advrush_tf.search.model import AdvRushSearchModel
+
+_MEASURED, _SAMPLED, _PATHS = "measured", "sampled.json", "paths"
+
+
+def run_landscape(
+    settings: LandscapeSettings | None,
+    workdir: Path,
+    runs: Sequence[Path] = (),
+    report: Path | None = None,
+    data_dir: str | None = None,
+    say: Callable[[str], None] = print_line,
+) -> dict[str, Any] | None:
+    """Inspects models, or goes on with what `workdir` holds, and writes a report.
+
+    Args:
+        settings: of the inspection; None to inspect no model.
+        workdir: folder that receives settings.json, inspection.json, inspection.md,
+            figures, tensorboard/ and measured/, from which an interrupted inspection
+            goes on.
+        runs: workdirs for the report; of searches the history is drawn as well.
+        report: an HTML file to write.
+        data_dir: tfds' folder of prepared data sets.
+        say: receives the lines for the user.
+
+    Returns:
+        What inspection.json holds, None if no model was inspected.
+
+    Raises:
+        UserError: the input is at fault; one clear line.
+    """
+    results = None
+    runs = _once(runs)
+    _check(runs, report)
+    if settings is None and report is None and not any(map(is_search, runs)):
+        raise UserError(
+            "There is nothing to draw: --run names no search. Give --report=FILE.html."
+        )
+    try:
+        if settings is not None:
+            results = _inspect(settings, workdir, data_dir, say)
+        searches = list(filter(is_search, runs))
+        for name, run in zip(_distinct_names(searches), searches, strict=True):
+            draw_search(run, name, workdir, say)
+    except OSError as error:
+        raise UserError(write_failure(workdir, error)) from None
+    if report is not None:
+        _write_report([*runs, *([workdir] if settings else [])], report, say)
+    return results
+
+
+def _check(runs: Sequence[Path], report: Path | None) -> None:
+    """Raises UserError, before any work, where runs or report cannot be used."""
+    for run in runs:
+        check_workdir(run)
+    if report is not None and (report.is_dir() or not report.name):
+        raise UserError(
+            f"--report is {report}, a folder; it must be a file such as report.html."
+        )
+
+
+def _once(folders: Iterable[Path]) -> list[Path]:
+    """The folders, each but once, however it is spelt."""
+    found: dict[Path, Path] = {}
+    for folder in folders:
+        found.setdefault(folder.resolve(), folder)
+    return list(found.values())
+
+
+def _distinct_names(folders: Sequence[Path]) -> list[str]:
+    """The folders' names; where one is taken, a number is added."""
+    names: list[str] = []
+    for folder in folders:
+        name = folder.resolve().name
+        numbered = (f"{name}_{number}" for number in itertools.count(2))
+        free = (n for n in itertools.chain([name], numbered) if n not in names)
+        names.append(next(free))
+    return names
+
+
+def _write_report(
+    workdirs: Sequence[Path], report: Path, say: Callable[[str], None]
+) -> None:
+    try:
+        write_html(_once(workdirs), report)
+    except OSError as error:
+        raise UserError(
+            f"Writing the report {report} failed: {error.strerror or error}. Give "
+            "--report a file in a folder that can be written; the rest is done."
+        ) from None
+    say(f"Report       {report}")
+
+
+def _inspect(
+    settings: LandscapeSettings,
+    workdir: Path,
+    data_dir: str | None,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    dataset = load_dataset(settings.dataset, data_dir, settings.image_size)
+    paths = [Path(path) for path in settings.model]
+    opened = [_open(path, dataset, settings, data_dir) for path in paths]
+    victims, checksums = zip(*opened, strict=True)
+    searches = [path for path in paths if path.is_dir()]
+    if settings.sample_genotypes and len(searches) != 1:
+        raise UserError(
+            "--sample_genotypes samples from one supernet: give one --model that is a "
+            f"search's workdir; there are {len(searches)}."
+        )
+    values = math.prod(dataset.image_shape)
+    settings.require(
+        "top", settings.top <= values, f"{values} or less, an image's size"
+    )
+    settings = dataclasses.replace(settings, sha256=checksums)
+    record_settings(settings, workdir)
+    if (finished := workdir / RESULTS).exists():
+        return told_again(finished, tell, say, "inspection")
+    inspection = _Inspection(settings, dataset, workdir, say)
+    names = short_names(settings.model)
+    models = {
+        name: inspection.measure(number, name, victim)
+        for number, (name, victim) in enumerate(zip(names, victims, strict=True))
+    }
+    samples: list[Sampled] = []
+    found = None
+    if settings.sample_genotypes:
+        supernet = victims[paths.index(searches[0])].model
+        samples, found = inspection.sample(supernet, searches[0])
+    return write_results(settings, models, values, samples, found, workdir, say)
+
+
+def _open(
+    path: Path, dataset: ImageDataset, settings: LandscapeSettings, data_dir: str | None
+) -> tuple[Victim, str]:
+    """A model or a search's supernet, and the SHA-256 of the file it was read from."""
+    model: keras.Model
+    if path.is_dir():
+        model, checksum = load_supernet(path, data_dir)
+    else:
+        model, checksum = load_classifier(path), sha256(path)
+    return open_victim(model, path, dataset, settings.batch_size), checksum
+
+
+class _Inspection:
+    """Measures models and genotypes, and keeps what is measured in a folder."""
+
+    def __init__(
+        self,
+        settings: LandscapeSettings,
+        dataset: ImageDataset,
+        workdir: Path,
+        say: Callable[[str], None],
+    ):
+        self._settings, self._dataset, self._say = settings, dataset, say
+        self._folder = workdir / _MEASURED
+        self._folder.mkdir(exist_ok=True)
+        self._x, self._y = dataset.test.first(settings.test_images).unit_arrays()
+
+    def measure(self, number: int, name: str, victim: Victim) -> Inspected:
+        """Measures a model, or reads what was measured of it before."""
+        path = self._folder / f"model_{number}.npz"
+        if path.exists():
+            try:
+                return Inspected.load(path)
+            except ValueError as error:
+                self._say(f"{error}; measuring {name} again.")
+        try:
+            inspected = self._measure(name, victim)
+        except ValueError as error:
+            raise UserError(f"{name} cannot be inspected: {error}.") from None
+        inspected.save(path)
+        return inspected
+
+    def _measure(self, name: str, victim: Victim) -> Inspected:
+        settings, x, y = self._settings, self._x, self._y
+        model, size, seed = victim.model, settings.batch_size, settings.seed
+        self._say(f"{name} on {len(x)} test images ...")
+        if probabilities(victim.predict(x)):
+            raise ValueError("it gives probabilities; save it without the softmax")
+        with self._bar("curvature") as bar:
+            curvature = measure_curvature(
+                model,
+                x,
+                y,
+                bar.update,
+                batch_size=size,
+                h=settings.h,
+                top=settings.top,
+                steps=settings.lanczos_steps,
+                probes=settings.probes,
+                seed=seed,
+            )
+        radius, points = 2 * settings.radius, settings.surface_points
+        with self._bar("surface") as bar:
+            surface = loss_surface(model, x, y, radius, points, size, seed, bar.update)
+        radius, points = settings.radius, settings.cut_points
+        with self._bar("cut") as bar:
+            cut = loss_cut(model, x, y, radius, points, size, seed, bar.update)
+        return Inspected(is_right(victim, x, y), curvature, surface, cut)
+
+    def _bar(self, description: str) -> tqdm:
+        return progress_bar(len(self._x), description, "image")
+
+    def sample(
+        self, supernet: AdvRushSearchModel, search: Path
+    ) -> tuple[list[Sampled], Sampled | None]:
+        """Measures genotypes with a supernet's weights, but for those known already.
+
+        Args:
+            supernet: whose weights all of them share.
+            search: its workdir.
+
+        Returns:
+            The random ones, and the search's own if it has ended with one.
+        """
+        count = self._settings.sample_genotypes
+        if self._settings.path_epochs:
+            self._train_paths(supernet)
+        self._say(f"{count} random genotypes with the weights of {search} ...")
+        sampler = self._sampler(supernet)
+        path = self._folder / _SAMPLED
+        samples = self._known(path)
+        with progress_bar(count, "genotypes", "genotype") as bar:
+            bar.update(len(samples))
+            for sample in sampler.draw(count, list(samples)):
+                samples.append(sample)
+                rows = [known.to_dict() for known in samples]
+                write_text(path, json_text(rows) + "\n")
+                bar.update()
+        own = search / "genotype.json"
+        return samples, sampler.measure(get_genotype(own)) if own.exists() else None
+
+    def _train_paths(self, supernet: AdvRushSearchModel) -> None:
+        epochs, store = (
+            self._settings.path_epochs,
+            CheckpointStore(self._folder / _PATHS),
+        )
+        trained = SimpleNamespace(
+            checkpoint_groups={"weights": supernet.supernet.weights}
+        )
+        if store.restore(trained, lambda damage: None)[0] == epochs:
+            return
+        self._say(f"{epochs} epochs of single architectures with shared weights ...")
+        with progress_bar(epochs, "single architectures", "epoch") as bar:
+            train_paths(
+                supernet,
+                self._dataset,
+                epochs,
+                seed=self._settings.seed,
+                progress=bar.update,
+            )
+        store.save(trained, epochs)
+
+    def _sampler(self, supernet: AdvRushSearchModel) -> ArchitectureSampler:
+        settings = self._settings
+        return ArchitectureSampler(
+            supernet,
+            self._dataset,
+            settings.radius,
+            settings.sample_images,
+            settings.sample_curvature_images,
+            settings.h,
+            seed=settings.seed,
+        )
+
+    def _known(self, path: Path) -> list[Sampled]:
+        if not path.exists():
+            return []
+        try:
+            return [Sampled.from_dict(row) for row in json.loads(path.read_text())]
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"{path} is damaged ({error}). Delete it to sample anew."
+            ) from None

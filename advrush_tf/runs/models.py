@@ -1,0 +1,124 @@
+"""Keras models in files that are either complete or not there."""
+
+import hashlib
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+
+from advrush_tf.attacks.victim import Victim
+from advrush_tf.data.dataset import ImageDataset
+from advrush_tf.errors import UserError, one_line
+from advrush_tf.files import replacing
+
+
+def save_model(model: keras.Model, path: Path) -> None:
+    """Writes a `.keras` file in one step.
+
+    Args:
+        model: what is saved.
+        path: the file, whose name ends in .keras; its folder exists.
+
+    Raises:
+        OSError: it could not be written; an earlier file of that name is untouched.
+    """
+    # Keras writes to a path of its own making; the result is moved in one step.
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = Path(folder, "model.keras")
+        model.save(temporary)
+        with temporary.open("rb") as source, replacing(path) as target:
+            shutil.copyfileobj(source, target)
+
+
+def load_classifier(path: str | Path) -> keras.Model:
+    """Reads a Keras classifier, whatever it is made of; no code in it is run.
+
+    Args:
+        path: a `.keras` file.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or it needs code that Keras'
+            safe mode does not run or does not know.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"There is no model file {path}.")
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{path} is damaged or not a .keras file; save it again.")
+    try:
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Damage and unknown layers raise nearly everything.
+        raise UserError(
+            f"{path} cannot be loaded: {_cause(error)} A model whose file is damaged "
+            "or holds code (a Lambda layer), or which is made of classes that are "
+            "registered with neither Keras nor advrush_tf, is not run."
+        ) from None
+    if not isinstance(model, keras.Model):
+        raise UserError(f"{path} holds a {type(model).__name__}, not a model.")
+    return model
+
+
+def open_victim(
+    model: keras.Model, path: Path, dataset: ImageDataset, batch_size: int
+) -> Victim:
+    """A classifier as what is measured on a data set.
+
+    Args:
+        model: it gives logits of images in [0, 1].
+        path: where it comes from, for messages.
+        dataset: its images are what the model must take.
+        batch_size: images at a time.
+
+    Raises:
+        UserError: the model does not fit the data set.
+    """
+    try:
+        _check_size(model, dataset)
+        victim = Victim(model, dataset.image_shape, batch_size)
+    except Exception as error:  # Keras does not say what a wrong shape raises.
+        raise UserError(
+            f"{path} cannot classify images of shape {dataset.image_shape}, those of "
+            f"{dataset.name} ({one_line(error)}). Give the --dataset and --image_size "
+            "that it was fitted on."
+        ) from None
+    if victim.num_classes != dataset.num_classes:
+        raise UserError(
+            f"{path} has {victim.num_classes} classes and {dataset.name} has "
+            f"{dataset.num_classes}. Give the --dataset that it was fitted on."
+        )
+    return victim
+
+
+def _check_size(model: keras.Model, dataset: ImageDataset) -> None:
+    """Raises ValueError where a network was made for images of another size.
+
+    It would take them all the same, but not classify them as well.
+    """
+    made_for = tuple(getattr(model, "image_shape", dataset.image_shape))
+    if made_for != dataset.image_shape:
+        raise ValueError(f"it was made for {made_for}")
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """Each file with its folder, for figures; the whole paths if these are not unique.
+
+    The names of the files alone are often all model.keras.
+    """
+    names = ["/".join(Path(path).parts[-2:]) for path in paths]
+    return names if len(set(names)) == len(names) else list(paths)
+
+
+def _cause(error: Exception) -> str:
+    """The first sentence of what went wrong innermost, on one line."""
+    innermost = str(error).rpartition("Exception encountered: ")[-1]
+    sentence = " ".join(innermost.split()).split(". ")[0]
+    return f"{type(error).__name__}: {sentence[:200].rstrip('.')}."

@@ -1,0 +1,318 @@
+"""A whole search: from settings to a genotype in a folder, resumable."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from advrush_tf.data.dataset import ImageDataset, load_dataset
+from advrush_tf.data.parts import WHOLE, Part
+from advrush_tf.data.pipeline import pairs
+from advrush_tf.data.reading import reading_examples
+from advrush_tf.errors import UserError
+from advrush_tf.figures.genotype import draw_cells
+from advrush_tf.genotypes.genotype import Genotype
+from advrush_tf.runs.checkpoints import CheckpointStore
+from advrush_tf.runs.devices import Devices
+from advrush_tf.runs.progress import ProgressBar, print_line, write_failure
+from advrush_tf.runs.search_settings import SearchSettings
+from advrush_tf.runs.search_tensorboard import SearchTensorBoard
+from advrush_tf.runs.settings import record_settings
+from advrush_tf.search.model import AdvRushSearchModel
+from advrush_tf.search.penalty import Penalty
+from advrush_tf.training import optimizers
+from advrush_tf.version import __version__
+
+# A larger share of skip connections in the normal cell's edges is a collapse.
+_MOST_SKIPS = 0.5
+EVALUATION_BATCH = 256
+
+
+def build_model(settings: SearchSettings, dataset: ImageDataset) -> AdvRushSearchModel:
+    """The search model for a data set, with initial weights from the seed.
+
+    Raises:
+        UserError: the data set's images are too small for so many cells.
+    """
+    keras.utils.set_random_seed(settings.seed)
+    try:
+        return AdvRushSearchModel(
+            dataset.num_classes,
+            dataset.image_shape,
+            init_channels=settings.init_channels,
+            num_cells=settings.num_cells,
+            num_nodes=settings.num_nodes,
+            stem_multiplier=settings.stem_multiplier,
+            primitives=settings.primitives,
+            mean=dataset.mean,
+            std=dataset.std,
+            synchronized=settings.sync_batch_norm,
+            recompute_cells=settings.recompute_cells,
+            dtype=settings.precision.value,
+        )
+    except ValueError as error:
+        raise UserError(f"This supernet cannot be built: {error}.") from None
+
+
+def compile_model(
+    model: AdvRushSearchModel, settings: SearchSettings, steps_per_epoch: int
+) -> None:
+    """Compiles a search model as the settings say."""
+    schedule = optimizers.EpochCosine(
+        settings.learning_rate,
+        settings.learning_rate_min,
+        settings.epochs,
+        steps_per_epoch,
+    )
+    model.compile(
+        optimizers.MomentumSGD(
+            schedule, settings.momentum, settings.weight_l2, settings.clip_norm or None
+        ),
+        optimizers.L2Adam(
+            settings.alpha_learning_rate,
+            settings.alpha_beta_1,
+            settings.alpha_beta_2,
+            l2=settings.alpha_l2,
+        ),
+        gamma=settings.gamma,
+        lambda_=settings.lambda_,
+        h=settings.h,
+        warmup_epochs=settings.warmup_epochs,
+        squared=settings.penalty is Penalty.SQUARED_NORM,
+        penalty_batch=settings.penalty_batch or None,
+        jit_compile=settings.jit_compile,
+    )
+
+
+def make_pairs(
+    settings: SearchSettings,
+    dataset: ImageDataset,
+    initial_epoch: int = 0,
+    part: Part = WHOLE,
+) -> tuple[Any, int]:
+    """The bilevel pairs of a search, see `pairs`.
+
+    Raises:
+        UserError: the settings do not fit the data set.
+    """
+    images = len(dataset.train)
+    settings.require(
+        "train_portion",
+        0 < round(settings.train_portion * images) < images,
+        f"a share that leaves neither half of the {images} training images empty",
+    )
+    try:
+        return pairs(
+            *dataset.train.split(settings.train_portion, settings.seed),
+            settings.batch_size,
+            settings.seed,
+            dataset.augmentation(settings.augment, settings.cutout),
+            initial_epoch,
+            dataset.mean,
+            part,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def validation_batches(
+    settings: SearchSettings, dataset: ImageDataset, part: Part = WHOLE
+) -> Any:
+    """The alpha half without augmentation: the test split is not for the search."""
+    _, half = dataset.train.split(settings.train_portion, settings.seed)
+    return half.evaluation_batches(EVALUATION_BATCH, part)
+
+
+def run_search(
+    settings: SearchSettings,
+    workdir: str | Path,
+    data_dir: str | None = None,
+    devices: Devices | None = None,
+    say: Callable[[str], None] = print_line,
+) -> Genotype:
+    """Runs a search, or resumes the one that `workdir` holds.
+
+    Args:
+        settings: the search's settings.
+        workdir: folder that receives settings.json, checkpoints/, tensorboard/,
+            genotypes/ (one per epoch), genotype.json and the drawings of its cells;
+            of several workers the chief alone uses it.
+        data_dir: tfds' folder of prepared data sets.
+        devices: on which to run; one device if None.
+        say: receives the lines for the user.
+
+    Returns:
+        The found genotype.
+
+    Raises:
+        UserError: the input is at fault; one clear line.
+        NonFiniteLossError: a loss became NaN or infinite; the last checkpoint stays.
+        WorkerLostError: another worker of the run is gone.
+    """
+    devices = devices or Devices()
+    say = devices.chiefs(say)
+    with devices.watched():
+        return _run_search(settings, Path(workdir), data_dir, devices, say)
+
+
+def _run_search(
+    settings: SearchSettings,
+    workdir: Path,
+    data_dir: str | None,
+    devices: Devices,
+    say: Callable[[str], None],
+) -> Genotype:
+    dataset = load_dataset(settings.dataset, data_dir, settings.image_size)
+    devices.check(settings.batch_size, settings.jit_compile)
+    settings.check_replicas(devices.num_replicas)
+    devices.agree(settings.to_dict() | dataset.facts())
+    with devices.scope():
+        model = build_model(settings, dataset)
+        _, steps = make_pairs(settings, dataset)
+        compile_model(model, settings, steps)
+    # Only now: settings that do not fit the data must not mark the workdir.
+    devices.on_chief(lambda: record_settings(settings, workdir))
+    store = CheckpointStore(workdir / "checkpoints")
+    epoch, _ = store.restore(model, say, devices.from_chief)
+    if epoch:
+        say(f"Resuming {workdir} after epoch {epoch} of {settings.epochs}.")
+    batches = devices.distribute(
+        lambda part: make_pairs(settings, dataset, epoch, part)[0]
+    )
+    try:
+        with reading_examples(), ProgressBar(steps) as bar:
+            # The checkpoint first: what TensorBoard shows is then never repeated.
+            writers = [
+                bar,
+                EpochRecorder(settings, workdir, store, say),
+                SearchTensorBoard(workdir / "tensorboard", settings.to_dict()),
+            ]
+            model.fit(
+                batches,
+                steps_per_epoch=steps,
+                initial_epoch=epoch,
+                epochs=settings.epochs,
+                verbose=0,
+                validation_data=devices.distribute(
+                    lambda part: validation_batches(settings, dataset, part)
+                ),
+                validation_steps=int(
+                    validation_batches(settings, dataset).cardinality()
+                ),
+                callbacks=writers if devices.chief else [],
+            )
+        devices.on_chief(lambda: _finish(model, settings, workdir, say))
+    except OSError as error:
+        raise UserError(write_failure(workdir, error)) from None
+    return model.genotype(_provenance(model, settings, settings.epochs))
+
+
+def _provenance(
+    model: AdvRushSearchModel, settings: SearchSettings, epoch: int
+) -> dict[str, Any]:
+    normal, reduce = (alphas.numpy().tolist() for alphas in model.alphas)
+    return {
+        "library": f"advrush_tf {__version__}",
+        "dataset": settings.dataset,
+        "seed": settings.seed,
+        "epoch": epoch,
+        "settings": settings.to_dict(),
+        "alphas_normal": normal,
+        "alphas_reduce": reduce,
+    }
+
+
+def _finish(model, settings, workdir, say) -> None:
+    genotype = model.genotype(_provenance(model, settings, settings.epochs))
+    path = workdir / "genotype.json"
+    genotype.save(path)
+    drawings = draw_cells(genotype, workdir / "genotype")
+    say(f"\n{genotype!r}\n")
+    say(f"Genotype     {path}")
+    say(f"Drawings     {', '.join(str(drawing) for drawing in drawings)}")
+    say(f"Every epoch  {workdir / 'genotypes'}")
+    say(f"Checkpoints  {workdir / 'checkpoints'}")
+    say(f"\nNext: tensorboard --logdir {workdir / 'tensorboard'}")
+    size = f" --image_size={settings.image_size}" if settings.image_size else ""
+    data = f"--dataset={settings.dataset}{size}"
+    say(f"      python launch/fit.py --genotype={path} {data}")
+
+
+class EpochRecorder(keras.callbacks.Callback):
+    """After each epoch, writes its genotype and a checkpoint and tells of it.
+
+    The genotype's provenance holds all that the epoch's logs say, as `metrics`.
+
+    Args:
+        settings: the search's settings.
+        workdir: the search's folder.
+        store: where checkpoints go.
+        say: receives one line an epoch.
+    """
+
+    def __init__(
+        self,
+        settings: SearchSettings,
+        workdir: Path,
+        store: CheckpointStore,
+        say: Callable[[str], None],
+    ):
+        super().__init__()
+        self._settings = settings
+        self._folder = workdir / "genotypes"
+        self._store = store
+        self._say = say
+
+    def on_epoch_end(self, epoch, logs=None):
+        finished = epoch + 1
+        self.model.check_finite_variables()
+        provenance = _provenance(self.model, self._settings, finished)
+        provenance["metrics"] = _finite(logs)
+        genotype = self.model.genotype(provenance)
+        self._folder.mkdir(exist_ok=True)
+        genotype.save(self._folder / f"epoch_{finished:04d}.json")
+        self._store.save(self.model, finished)
+        self._say(epoch_line(finished, self._settings.epochs, logs, genotype))
+        if warning := collapse_warning(genotype):
+            self._say(warning)
+
+
+def _finite(logs: dict[str, float]) -> dict[str, float]:
+    """What JSON can hold: a held-out loss may overflow while all weights are finite."""
+    return {name: float(v) for name, v in logs.items() if np.isfinite(v)}
+
+
+def epoch_line(
+    epoch: int, epochs: int, logs: dict[str, float], genotype: Genotype
+) -> str:
+    """One line on an epoch: losses, penalty, accuracy, entropy, operations."""
+    numbers = " ".join(
+        f"{label} {logs[name]:.4g}"
+        for label, name in (
+            ("loss", "loss"),
+            ("acc", "accuracy"),
+            ("alpha_loss", "alpha_loss"),
+            ("penalty", "penalty"),
+            ("val_acc", "val_accuracy"),
+            ("entropy", "entropy"),
+        )
+    )
+    cells = "; ".join(
+        f"{kind}: {', '.join(f'{n} {name}' for name, n in counts.items())}"
+        for kind, counts in genotype.operation_counts().items()
+    )
+    return f"epoch {epoch}/{epochs}  {numbers}  [{cells}]"
+
+
+def collapse_warning(genotype: Genotype) -> str | None:
+    """A warning if most of the normal cell's edges are skip connections."""
+    skips = genotype.operation_counts()["normal"].get("skip_connect", 0)
+    total = len(genotype.normal)
+    if skips <= _MOST_SKIPS * total:
+        return None
+    return (
+        f"WARNING: {skips} of the normal cell's {total} edges are skip connections: "
+        "the search is collapsing. Fewer epochs or a smaller alpha learning rate help."
+    )

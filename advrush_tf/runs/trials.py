@@ -1,0 +1,121 @@
+"""One attack on one model, on all images or a share, kept on disk while it runs."""
+
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from advrush_tf.attacks.apgd import APGD
+from advrush_tf.attacks.base import Attack
+from advrush_tf.attacks.series import Ledger, run_cascade
+from advrush_tf.attacks.square import Square
+from advrush_tf.attacks.victim import Victim
+from advrush_tf.runs.progress import progress_bar
+
+_SAVE_SECONDS = 60.0
+
+
+class Trial:
+    """Runs a cascade on a model, resumable at any moment.
+
+    Args:
+        victim: the model.
+        attacks: the cascade's attacks by name.
+        x: (images, height, width, channels), float32 in [0, 1].
+        y: (images,), integer labels.
+        seed: of all random numbers.
+        path: where the ledger is kept, from which an interrupted trial goes on.
+        evaluation: what the trial is part of, as JSON types; see `Ledger`.
+        transfer: whether the images are for other models: then images that this one
+            is wrong about are attacked as well, and as strongly as the attacks can.
+        share: (index, count), which of `count` shares of the images is attacked: those
+            from `index` on in steps of `count`, each as it would be among all.
+
+    Attributes:
+        ledger: of the share's images.
+        path: where it is kept.
+
+    Raises:
+        ValueError: the ledger there is damaged or of another evaluation.
+    """
+
+    def __init__(
+        self,
+        victim: Victim,
+        attacks: dict[str, Attack],
+        x: np.ndarray,
+        y: np.ndarray,
+        seed: int,
+        path: Path,
+        evaluation: Mapping[str, Any] | None = None,
+        transfer: bool = False,
+        share: tuple[int, int] = (0, 1),
+    ):
+        if transfer:
+            attacks = {name: _persistent(each) for name, each in attacks.items()}
+        self._transfer = transfer
+        self._victim, self._attacks, self.path = victim, attacks, path
+        rows = rows_of(share)
+        self._numbers, self._share = np.arange(len(x))[rows], share
+        self._x, self._y, self._seed = x[rows], y[rows], seed
+        self.ledger = Ledger(self._x, list(attacks), evaluation)
+        if path.exists():
+            self.ledger.restore(path)
+
+    def run(self) -> Ledger:
+        """Runs what is left and gives the finished ledger.
+
+        Raises:
+            OSError: the ledger could not be written.
+        """
+        if self.ledger.finished < len(self._attacks):
+            self._saved = time.monotonic()
+            arguments = (self._attacks, self._x, self._y, self._seed, self.ledger)
+            options = (self._transfer, self._numbers, self._watch)
+            run_cascade(self._victim, *arguments, *options)
+            self._save()
+        return self.ledger
+
+    def stop(self) -> None:
+        """Ends `run` in another thread, by StoppedError, as soon as `Victim.stop`."""
+        self._victim.stop()
+
+    def _watch(self, name: str, total: int, outcomes: Any) -> Iterator[Any]:
+        self._save()
+        broken = 0
+        index, count = self._share
+        # The first share's bar stands for all, which have as many images.
+        label = name if count == 1 else f"{name}, share 1 of {count}"
+        with progress_bar(total, label, "image", shown=index == 0) as bar:
+            for outcome in outcomes:
+                yield outcome
+                broken += outcome.broken
+                bar.set_postfix(broken=broken, refresh=False)
+                bar.update()
+                if time.monotonic() - self._saved > _SAVE_SECONDS:
+                    self._save()
+
+    def _save(self) -> None:
+        now = time.monotonic()
+        self.ledger.seconds += now - self._saved
+        self._saved = now
+        self.ledger.save(self.path)
+
+
+def rows_of(share: tuple[int, int]) -> slice:
+    """The rows of a share (index, count): easy and hard images come in stretches."""
+    index, count = share
+    return slice(index, None, count)
+
+
+def _persistent(attack: Attack) -> Attack:
+    """The attack without a stop at the first adversarial image, where it has one.
+
+    CleverHans' attacks have none, and FAB looks for the nearest images.
+    """
+    if isinstance(attack, APGD | Square):
+        return dataclasses.replace(attack, persistent=True)
+    return attack

@@ -1,0 +1,429 @@
+"""AdvRushSearchModel: differentiable architecture search as a Keras model."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from advrush_tf.errors import NonFiniteLossError
+from advrush_tf.genotypes.genotype import Genotype
+from advrush_tf.genotypes.search_space import PRIMITIVES, check_primitives
+from advrush_tf.nn.checks import (
+    PAIRS_NEEDED,
+    check_architecture,
+    check_normalisation,
+    check_pairs_for_fit,
+    normalise,
+)
+from advrush_tf.nn.constants import constant
+from advrush_tf.nn.supernet import Supernet
+from advrush_tf.search.step import SearchSteps, example_losses, share_of_norm
+from advrush_tf.training import optimizers
+from advrush_tf.training.loss_scaling import MeanOfFinite, loss_scale_for
+from advrush_tf.training.model import ReplicatedModel
+from advrush_tf.version import PACKAGE
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class AdvRushSearchModel(ReplicatedModel):
+    """A supernet that `fit` searches: its weights and its alphas are trained in turn.
+
+    In `mixed_float16` losses are scaled, see `loss_scaling`: an update whose
+    gradients overflow is left out.
+
+    Args:
+        num_classes: number of classes, at least 2.
+        image_shape: (height, width, channels); each of the reductions halves it.
+        init_channels: channels of the first cell.
+        num_cells: number of cells.
+        num_nodes: intermediate nodes of a cell.
+        stem_multiplier: width of the stem, in `init_channels`.
+        primitives: candidate operations.
+        mean, std: per channel, in [0, 1]; the images are normalised by them inside the
+            model. None does not normalise.
+        synchronized: see `Block`.
+        recompute_cells: whether the backward pass runs each cell again instead of
+            keeping what it computed: less memory, more time.
+
+    Call arguments:
+        x: (batch, height, width, channels), float in [0, 1].
+        training: batch normalisation mode.
+
+    Output shape:
+        (batch, num_classes), logits.
+
+    Raises:
+        ValueError: a number is out of range or the images are too small.
+
+    Source: Mok et al., AdvRush, ICCV 2021.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        image_shape: Sequence[int],
+        init_channels: int = 16,
+        num_cells: int = 8,
+        num_nodes: int = 4,
+        stem_multiplier: int = 3,
+        primitives: Sequence[str] = PRIMITIVES,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        synchronized: bool = True,
+        recompute_cells: bool = False,
+        **kwargs: Any,
+    ):
+        kwargs.setdefault("autocast", False)
+        super().__init__(**kwargs)
+        check_architecture(
+            num_classes=num_classes,
+            image_shape=image_shape,
+            init_channels=init_channels,
+            num_cells=num_cells,
+            num_nodes=num_nodes,
+            stem_multiplier=stem_multiplier,
+        )
+        check_primitives(primitives)
+        check_normalisation(mean, std, image_shape[-1])
+        self._config: dict[str, Any] = {
+            "num_classes": num_classes,
+            "image_shape": tuple(image_shape),
+            "init_channels": init_channels,
+            "num_cells": num_cells,
+            "num_nodes": num_nodes,
+            "stem_multiplier": stem_multiplier,
+            "primitives": tuple(primitives),
+            "mean": None if mean is None else tuple(mean),
+            "std": None if std is None else tuple(std),
+            "synchronized": synchronized,
+            "recompute_cells": recompute_cells,
+        }
+        self.supernet = Supernet(
+            num_classes,
+            init_channels,
+            num_cells,
+            num_nodes,
+            stem_multiplier,
+            tuple(primitives),
+            recompute_cells,
+            dtype=self.dtype_policy,
+            synchronized=synchronized,
+            name="supernet",
+        )
+        self.loss_scale = loss_scale_for(self.compute_dtype)
+        self._build_trackers()
+        self.build((None, *image_shape))
+
+    def _build_trackers(self) -> None:
+        names = "loss", "accuracy", "alpha_loss", "alpha_accuracy", "entropy"
+        dtype = self.variable_dtype
+        bent = MeanOfFinite if self.loss_scale.dynamic else keras.metrics.Mean
+        self._trackers = {
+            **{name: keras.metrics.Mean(name, dtype) for name in names},
+            **{name: bent(name, dtype) for name in ("penalty", "penalty_share")},
+        }
+
+    def build(self, input_shape):
+        self.supernet.build(input_shape)
+        self.built = True
+
+    def call(self, x, training=False):
+        return self.logits_of(self.normalised(x), training)
+
+    def normalised(self, x):
+        """The images as the supernet reads them, in the dtype of the weights.
+
+        Args:
+            x: (batch, height, width, channels), in [0, 1].
+
+        Returns:
+            The same shape, normalised by the model's mean and standard deviation.
+        """
+        x = tf.cast(x, self.variable_dtype)
+        return normalise(x, self._config["mean"], self._config["std"])
+
+    def logits_of(self, normalised, training):
+        """Logits of images that `normalised` gave, in the dtype of the weights.
+
+        Args:
+            normalised: (batch, height, width, channels).
+            training: batch normalisation mode.
+
+        Returns:
+            (batch, num_classes).
+        """
+        x = tf.cast(normalised, self.compute_dtype)
+        return tf.cast(self.supernet(x, training=training), self.variable_dtype)
+
+    def mixed_logits(self, x, normal, reduce, training=False):
+        """Logits under given mixing weights in place of the softmax of the alphas.
+
+        Args:
+            x, training: As for a call.
+            normal, reduce: (edges, operations), in the dtype of the alphas.
+
+        Returns:
+            (batch, num_classes), logits.
+        """
+        x = tf.cast(self.normalised(x), self.compute_dtype)
+        logits = self.supernet.mix(x, normal, reduce, training=training)
+        return tf.cast(logits, self.variable_dtype)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images."""
+        return self._config["image_shape"]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return self._config["num_classes"]
+
+    @property
+    def gamma(self) -> float:
+        """Weight of the penalty in the alphas' loss."""
+        return self._penalty["gamma"]
+
+    @property
+    def alphas(self) -> list[keras.Variable]:
+        """The alphas of the normal and of the reduction cell, (edges, operations)."""
+        return [self.supernet.alphas_normal, self.supernet.alphas_reduce]
+
+    @property
+    def network_weights(self) -> list[keras.Variable]:
+        """All trainable weights but the alphas."""
+        alphas = {id(variable) for variable in self.alphas}
+        return [v for v in self.trainable_variables if id(v) not in alphas]
+
+    def genotype(self, provenance: Mapping[str, Any] | None = None) -> Genotype:
+        """The architecture that the alphas describe now."""
+        normal, reduce = (np.asarray(alphas) for alphas in self.alphas)
+        primitives = self._config["primitives"]
+        return Genotype.from_alphas(normal, reduce, primitives, provenance)
+
+    def entropy(self) -> tf.Tensor:
+        """Mean entropy, in nats, of the softmax of an edge's alphas."""
+        log_weights = [tf.nn.log_softmax(alphas.value) for alphas in self.alphas]
+        return -tf.reduce_mean([tf.reduce_sum(tf.exp(w) * w, -1) for w in log_weights])
+
+    def compile(
+        self,
+        optimizer: Any = None,
+        alpha_optimizer: Any = None,
+        gamma: float = 0.01,
+        lambda_: float = 4.0,
+        h: float = 1.5,
+        warmup_epochs: int = 50,
+        squared: bool = False,
+        penalty_batch: int | None = None,
+        run_eagerly: bool = False,
+        jit_compile: bool = False,
+    ) -> None:
+        """Sets the optimizers and the penalty; the defaults are the official recipe.
+
+        Only the recipe's cosine of the learning rate has no default, because it depends
+        on the number of steps: see `EpochCosine`.
+
+        Args:
+            optimizer: of the weights; by default `MomentumSGD()`.
+            alpha_optimizer: of the alphas; by default `L2Adam()`.
+            gamma: weight of the penalty in the alphas' loss; 0 is first-order DARTS.
+            lambda_: factor inside the penalty.
+            h: length of the penalty's probe, in normalised input units.
+            warmup_epochs: epochs without the penalty.
+            squared: penalise the squared norm (CURE) instead of the norm.
+            penalty_batch: images of which a replica computes the penalty at a time, a
+                divisor of its part of the batch, for less memory; None takes all.
+            run_eagerly: whether to run without compiling to graphs.
+            jit_compile: whether to compile with XLA (all but the penalty, for whose
+                max poolings XLA has no second derivative).
+
+        Raises:
+            ValueError: a number is out of range; see also `ReplicatedModel`.
+        """
+        for name, value in (("gamma", gamma), ("warmup_epochs", warmup_epochs)):
+            if not 0 <= value < np.inf:
+                raise ValueError(f"{name} must be 0 or more and finite, not {value}")
+        for name, value in (("lambda_", lambda_), ("h", h)):
+            if not 0 < value < np.inf:
+                raise ValueError(f"{name} must be positive and finite, not {value}")
+        if penalty_batch is not None and penalty_batch < 1:
+            raise ValueError(f"penalty_batch must be 1 or more, not {penalty_batch}")
+        self.compile_with(
+            optimizer or optimizers.MomentumSGD(), run_eagerly, jit_compile
+        )
+        self.alpha_optimizer = keras.optimizers.get(
+            alpha_optimizer or optimizers.L2Adam()
+        )
+        self._penalty: dict[str, Any] = {
+            "gamma": gamma,
+            "lambda_": lambda_,
+            "h": h,
+            "warmup_epochs": warmup_epochs,
+            "squared": squared,
+            "penalty_batch": penalty_batch,
+        }
+        # Keras would build the optimizer for all trainable variables, alphas included.
+        self.optimizer.build(self.network_weights)
+        self.alpha_optimizer.build(self.alphas)
+        self.epoch = 0
+        self.last_step: dict[str, Any] = {}
+        self._compile_steps()
+
+    def _compile_steps(self) -> None:
+        """Compiles each part of a step by itself.
+
+        The penalty's graph is by far the largest: apart from the others it is traced
+        only when the warm-up ends, and nothing else is traced again then.
+        """
+        parts = SearchSteps(self, self._penalty)
+        steps = {
+            "alpha_gradients": self.on_replicas(parts.alpha_gradients),
+            "penalty_gradients": self.on_replicas(parts.penalty_gradients),
+            "update_alphas": self.on_replicas(parts.update_alphas),
+            "update_weights": self.on_replicas(parts.update_weights),
+            "track": self.measured(self._track),
+        }
+        # XLA has no kernel for the second derivative of max pooling.
+        self.steps = {
+            name: self.as_graph(step, self.jit_compile and name != "penalty_gradients")
+            for name, step in steps.items()
+        }
+
+    @property
+    def checkpoint_groups(self) -> dict[str, list[keras.Variable]]:
+        """All variables that a search needs to go on exactly, by owner."""
+        return {
+            "model": self.supernet.weights,
+            "optimizer": self.optimizer.variables,
+            "alpha_optimizer": self.alpha_optimizer.variables,
+            "loss_scale": self.loss_scale.variables,
+        }
+
+    def get_compile_config(self):
+        if not self.compiled:
+            return None
+        return {
+            "optimizer": keras.saving.serialize_keras_object(self.optimizer),
+            "alpha_optimizer": keras.saving.serialize_keras_object(
+                self.alpha_optimizer
+            ),
+            **self._penalty,
+            "run_eagerly": self.run_eagerly,
+            "jit_compile": self.jit_compile,
+        }
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        return list(self._trackers.values())
+
+    def fit(self, x=None, y=None, *args, callbacks=None, **kwargs):
+        """Searches; arguments as in Keras, but `x` is a dataset of pairs.
+
+        Raises:
+            ValueError: the data is not made of pairs.
+            NonFiniteLossError: a loss became NaN or infinite.
+        """
+        check_pairs_for_fit(x, y, kwargs.get("steps_per_epoch"))
+        kwargs.setdefault("shuffle", False)
+        if isinstance(callbacks, keras.callbacks.Callback):
+            callbacks = [callbacks]
+        return super().fit(
+            x, None, *args, callbacks=[_EpochNumber(), *(callbacks or [])], **kwargs
+        )
+
+    def make_train_function(self, force=False):
+        # The parts of a step are compiled, not the step: see `_compile_steps`.
+        self.train_function = lambda iterator: self.train_step(next(iterator))
+        return self.train_function
+
+    @property
+    def penalised(self) -> bool:
+        """Whether the current epoch's alpha steps include the penalty."""
+        warm = self.epoch >= self._penalty["warmup_epochs"]
+        return warm and self.gamma > 0
+
+    def train_step(self, data):
+        """One alternating step: first the alphas, then the weights.
+
+        Args:
+            data: ((x_w, y_w), (x_a, y_a)), a batch of each half.
+
+        Returns:
+            The running means of the metrics in this epoch.
+        """
+        try:
+            (x_w, y_w), (x_a, y_a) = data
+        except (TypeError, ValueError):
+            raise ValueError(PAIRS_NEEDED) from None
+        alpha_loss, alpha_accuracy, gradients = self.steps["alpha_gradients"](x_a, y_a)
+        # Tensors in the warm-up too, or tracking them would be traced again after it.
+        penalty = share = constant(0.0, self.variable_dtype)
+        if self.penalised:
+            penalty, bent = self.steps["penalty_gradients"](x_a, y_a)
+            share = share_of_norm(bent, gradients)
+            gradients = [a + b for a, b in zip(gradients, bent, strict=True)]
+        # Before the update: a poisoned alpha would spoil everything after it.
+        self._check_finite(alpha_loss=alpha_loss)
+        if not self.loss_scale.dynamic:
+            norm = tf.linalg.global_norm(gradients)
+            self._check_finite(penalty=penalty, alpha_gradient_norm=norm)
+        self.steps["update_alphas"](gradients)
+        loss, accuracy = self.steps["update_weights"](x_w, y_w)
+        values = {
+            "loss": loss,
+            "accuracy": accuracy,
+            "alpha_loss": alpha_loss,
+            "alpha_accuracy": alpha_accuracy,
+            "penalty": penalty,
+            "penalty_share": share,
+            "entropy": self.entropy(),
+        }
+        self._check_finite(loss=loss)
+        self.loss_scale.check()
+        self.last_step = values
+        return self.steps["track"](values)
+
+    def _check_finite(self, **losses: Any) -> None:
+        for name, loss in losses.items():
+            if not np.isfinite(value := float(loss)):
+                raise NonFiniteLossError(
+                    f"{name} became {value} in epoch {self.epoch + 1}, after "
+                    f"{int(self.alpha_optimizer.iterations.numpy())} alpha steps and "
+                    f"{int(self.optimizer.iterations.numpy())} weight steps"
+                )
+
+    def check_finite_variables(self) -> None:
+        """Raises NonFiniteLossError if a weight, statistic or alpha is not finite."""
+        for variable in self.supernet.weights:
+            if not np.isfinite(variable.numpy()).all():
+                raise NonFiniteLossError(
+                    f"{variable.path} became NaN or infinite in epoch {self.epoch + 1}"
+                )
+
+    def _track(self, values):
+        for name, value in values.items():
+            self._trackers[name].update_state(value)
+        return values
+
+    def test_step(self, data):
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
+        losses, hits = example_losses(self(x, training=False), y)
+        self._trackers["loss"].update_state(losses, sample_weight=weights)
+        self._trackers["accuracy"].update_state(hits, sample_weight=weights)
+        return {name: self._trackers[name].result() for name in ("loss", "accuracy")}
+
+    def get_config(self):
+        return {**super().get_config(), **self._config}
+
+
+class _EpochNumber(keras.callbacks.Callback):
+    """Tells the model which epoch it is in, for the warm-up."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.epoch = epoch

@@ -1,0 +1,137 @@
+"""The parts of a search's alternating step, as each replica computes them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from advrush_tf import replication
+from advrush_tf.nn.checks import as_labels
+from advrush_tf.search.penalty import curvature_penalty
+from advrush_tf.training.micro_batches import mean_over_pieces
+
+
+class SearchSteps:
+    """Gradients and updates of a compiled search model.
+
+    A replica hands in its piece of a batch, images (batch, height, width, channels) in
+    [0, 1] and labels (batch,) or (batch, 1), and gets back the numbers of the whole
+    batch; gradients are a list of the alphas' or of the weights' shapes.
+
+    Args:
+        model: the `AdvRushSearchModel`, with both optimizers.
+        penalty: the settings of the penalty, named as in the model's `compile`.
+
+    Source: Mok et al., AdvRush, ICCV 2021, algorithm 1.
+    """
+
+    def __init__(self, model: keras.Model, penalty: Mapping[str, Any]):
+        self._model = model
+        self._penalty = penalty
+
+    def alpha_gradients(self, x, y):
+        """Cross-entropy and accuracy in training mode, and the alphas' gradients."""
+        model = self._model
+        shares = self._gradients(lambda: self._loss(x, y), model.alphas)
+        self._agree_on_statistics()
+        return replication.total(shares)
+
+    def penalty_gradients(self, x, y):
+        """The penalty lambda * mean(r), and gamma times the alphas' gradients of it.
+
+        Raises:
+            ValueError: `penalty_batch` does not divide the replica's piece.
+        """
+        model = self._model
+        dtype = model.variable_dtype
+        dtypes = dtype, [dtype for _ in model.alphas]
+        size = self._penalty["penalty_batch"]
+        means = mean_over_pieces(self._piece_of_penalty, (x, y), size, dtypes)
+        # Not in the pieces: there is no sum over replicas in a loop.
+        share = replication.share_of_batch(x, dtype)
+        penalty, gradients = replication.total(
+            tf.nest.map_structure(lambda mean: share * mean, means)
+        )
+        return penalty, [self._penalty["gamma"] * g for g in gradients]
+
+    def _piece_of_penalty(self, x, y):
+        model = self._model
+
+        def loss():
+            values = curvature_penalty(
+                lambda inputs: model.logits_of(inputs, training=False),
+                model.normalised(x),
+                y,
+                self._penalty["h"],
+                self._penalty["squared"],
+                model.loss_scale.of_one_example(x),
+            )
+            return [self._penalty["lambda_"] * tf.reduce_mean(values)]
+
+        return self._gradients(loss, model.alphas)
+
+    def update_alphas(self, gradients):
+        """One step of the alphas' optimizer with the whole batch's gradients."""
+        # Optimizers add up what the replicas give them.
+        replicas = replication.num_replicas()
+        shares = [gradient / replicas for gradient in gradients]
+        self._apply(self._model.alpha_optimizer, shares, self._model.alphas)
+
+    def update_weights(self, x, y):
+        """One step of the weights' optimizer; cross-entropy and accuracy before it."""
+        weights = self._model.network_weights
+        loss, accuracy, gradients = self._gradients(lambda: self._loss(x, y), weights)
+        self._apply(self._model.optimizer, gradients, weights)
+        self._agree_on_statistics()
+        return replication.total((loss, accuracy))
+
+    def _loss(self, x, y):
+        """The shares in the mean loss and in the accuracy of the whole batch."""
+        losses, hits = example_losses(self._model(x, training=True), y)
+        return replication.batch_share(losses), replication.batch_share(hits)
+
+    def _gradients(
+        self, loss_fn: Callable[[], Sequence], variables: Sequence[keras.Variable]
+    ):
+        """What `loss_fn` returns, a loss first, and the loss' gradients."""
+        scale = self._model.loss_scale
+        values = [variable.value for variable in variables]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(values)
+            loss, *others = loss_fn()
+            scaled = scale.scaled(loss)
+        gradients = tape.gradient(
+            scaled, values, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        return loss, *others, scale.unscaled(gradients)
+
+    def _agree_on_statistics(self) -> None:
+        """Averages running statistics that each replica made of its own examples."""
+        supernet = self._model.supernet
+        if not supernet.synchronized:
+            replication.average(supernet.non_trainable_variables)
+
+    def _apply(self, optimizer, shares, variables):
+        changing = [*variables, *optimizer.variables]
+        with self._model.loss_scale.guarding(shares, changing):
+            optimizer.apply(shares, variables)
+
+
+def example_losses(logits: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Cross-entropy, and 1 for a hit or 0, of each example, both (batch,).
+
+    Args:
+        logits: (batch, classes).
+        y: labels, (batch,) or (batch, 1).
+    """
+    labels = as_labels(y)
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    hits = tf.equal(tf.argmax(logits, -1, tf.int32), labels)
+    return losses, tf.cast(hits, losses.dtype)
+
+
+def share_of_norm(part: Sequence[tf.Tensor], rest: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Norm of `part` over the sum of both norms; 0 where both vanish."""
+    first, second = tf.linalg.global_norm(part), tf.linalg.global_norm(rest)
+    return tf.math.divide_no_nan(first, first + second)

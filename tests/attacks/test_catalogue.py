@@ -1,0 +1,45 @@
+import pytest
+
+from advrush_tf.attacks import cleverhans
+from advrush_tf.attacks.autoattack import make_members
+from advrush_tf.attacks.catalogue import check_attack_name, named_attack
+from advrush_tf.attacks.geometry import Norm
+
+
+@pytest.mark.parametrize(
+    ("name", "attack"),
+    [
+        ("fgsm", cleverhans.FGSM(Norm.LINF, 0.03)),
+        ("pgd", cleverhans.PGD(Norm.LINF, 0.03)),
+        ("pgd20", cleverhans.PGD(Norm.LINF, 0.03, steps=20)),
+        ("pgd100x5", cleverhans.PGD(Norm.LINF, 0.03, steps=100, restarts=5)),
+        ("bim7", cleverhans.BIM(Norm.LINF, 0.03, steps=7)),
+        ("mim", cleverhans.MIM(Norm.LINF, 0.03)),
+        ("spsa", cleverhans.SPSA(Norm.LINF, 0.03)),
+    ],
+)
+def test_names_of_single_attacks(name, attack):
+    assert named_attack(name, Norm.LINF, 0.03) == {name: attack}
+
+
+def test_names_of_series_and_members():
+    for name, version in (("autoattack", "standard"), ("autoattack-plus", "plus")):
+        assert named_attack(name, Norm.L2, 0.5) == make_members("L2", 0.5, version)
+    square = make_members("Linf", 0.03, members=["square"])
+    assert named_attack("square", Norm.LINF, 0.03) == square
+    assert list(named_attack("cw", Norm.L2, 0.5)) == ["cw"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "pgd0", "pgd20x0", "pgd123456", "pgd9x1000", "bim10x2", "fgsm2", "PGD20"],
+)
+def test_unknown_names_name_the_known_ones(name):
+    with pytest.raises(ValueError, match=r"there are fgsm, pgd20 .*, square"):
+        check_attack_name(name)
+
+
+@pytest.mark.parametrize(("name", "norm"), [("cw", Norm.LINF), ("spsa", Norm.L2)])
+def test_a_norm_that_an_attack_has_not_is_refused(name, norm):
+    with pytest.raises(ValueError, match="norm"):
+        named_attack(name, norm, 0.03)

@@ -1,0 +1,331 @@
+"""CleverHans' attacks against NumPy and closed forms, on tiny models."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from cleverhans.tf2 import utils
+
+from advrush_tf.attacks.cleverhans import (
+    BIM,
+    FGSM,
+    MIM,
+    PGD,
+    SPSA,
+    CarliniWagner,
+    CleverHansAttack,
+)
+from advrush_tf.attacks.geometry import Norm
+from advrush_tf.attacks.victim import Victim
+from support.attacked import distances, grey, linear
+
+LINF, L2 = Norm.LINF, Norm.L2
+ATTACKS = [
+    FGSM(LINF, 0.02),
+    FGSM(L2, 0.1),
+    BIM(LINF, 0.02, 3),
+    BIM(L2, 0.1, 3),
+    PGD(LINF, 0.02, 3, restarts=2),
+    PGD(L2, 0.1, 3, restarts=2),
+    MIM(LINF, 0.02, 3),
+    MIM(L2, 0.1, 3),
+    CarliniWagner(L2, 0.1, searches=2, steps=8, learning_rate=0.1, first_weight=1.0),
+    SPSA(LINF, 0.02, 3, samples=8),
+]
+RANDOM = [attack for attack in ATTACKS if isinstance(attack, PGD | SPSA)]
+MODEL, WEIGHTS = linear()
+X, Y = grey(MODEL, 7)
+
+
+def names(attack):
+    return f"{type(attack).__name__}-{attack.norm}"
+
+
+def length(attack, delta):
+    order = np.inf if attack.norm is LINF else 2
+    return np.linalg.norm(delta.reshape(len(delta), -1), order, axis=1)
+
+
+def outcomes(attack, model=MODEL, x=X, y=Y, batch_size=3, seed=0, indices=None):
+    """In the images' order: what they became, and which are broken."""
+    return against(Victim(model, x.shape[1:], batch_size), attack, x, y, seed, indices)
+
+
+def against(victim, attack, x=X, y=Y, seed=0, indices=None):
+    found = sorted(attack.outcomes(victim, x, y, seed, indices), key=lambda o: o.row)
+    assert [outcome.row for outcome in found] == list(range(len(x)))
+    images = np.stack([outcome.image for outcome in found])
+    return images, np.array([outcome.broken for outcome in found])
+
+
+def step_of(attack, slope):
+    return np.sign(slope) if attack.norm is LINF else slope / np.linalg.norm(slope)
+
+
+def by_hand(attack, x, y, steps, size, decay):
+    """Steps of a linear model's momentum attack on one image, in float64."""
+    image, momentum = x.astype(np.float64), 0.0
+    for _ in range(steps):
+        logits = (image - 0.5).ravel() @ WEIGHTS.astype(np.float64)
+        share = np.exp(logits - logits.max())
+        share = share / share.sum() - np.eye(len(logits))[y]
+        slope = (WEIGHTS @ share).reshape(x.shape)
+        momentum = decay * momentum + slope / np.abs(slope).mean()
+        delta = image + size * step_of(attack, momentum) - x
+        far = length(attack, delta[None])[0]
+        if attack.norm is LINF:
+            delta = np.clip(delta, -attack.epsilon, attack.epsilon)
+        elif far > attack.epsilon:
+            delta = delta * attack.epsilon / far
+        image = np.clip(x + delta, 0, 1)
+    return image
+
+
+@pytest.mark.parametrize("norm", [LINF, L2])
+@pytest.mark.parametrize(
+    ("attack", "steps", "size", "decay"),
+    [
+        # Without momentum, the length of the gradient does not matter.
+        (FGSM(epsilon=0.2), 1, 0.2, 0.0),
+        (BIM(epsilon=0.2), 10, 0.05, 0.0),
+        (BIM(epsilon=0.2, steps=2), 2, 0.2, 0.0),
+        (BIM(epsilon=0.2, steps=4, step_size=0.03), 4, 0.03, 0.0),
+        (MIM(epsilon=0.2), 10, 0.05, 1.0),
+        (MIM(epsilon=0.2, steps=5, step_size=0.07, decay=0.5), 5, 0.07, 0.5),
+    ],
+)
+def test_steps_by_hand(norm, attack, steps, size, decay):
+    attack = dataclasses.replace(attack, norm=norm)
+    images, _ = outcomes(attack)
+    for x, y, image in zip(X, Y, images, strict=True):
+        expected = by_hand(attack, x, y, steps, size, decay)
+        np.testing.assert_allclose(image, expected, atol=5e-6)
+
+
+@pytest.mark.parametrize("attack", RANDOM[:2], ids=names)
+def test_pgd_starts_uniformly_in_the_ball(attack):
+    x = np.full((300, 2, 2, 1), 0.5, np.float32)
+    still = dataclasses.replace(attack, steps=1, step_size=1e-9, restarts=1)
+    model, _ = linear(shape=(2, 2, 1))
+    images, _ = outcomes(still, model, x, np.zeros(300, int), batch_size=300)
+    delta = (images - x) / attack.epsilon
+    assert np.abs(delta.mean(0)).max() < 0.12
+    # The share of the ball's volume inside a uniform point's radius is uniform.
+    inside = np.sort(length(attack, delta) ** 4)
+    assert np.abs(inside - np.arange(300) / 300).max() < 0.09
+
+
+def test_pgd_breaks_what_is_near_enough():
+    far = distances(WEIGHTS, X, Y, L2)
+    epsilon = float(np.median(far))
+    _, broken = outcomes(PGD(L2, epsilon, 40))
+    assert not broken[far > epsilon].any()
+    assert broken[far < 0.8 * epsilon].all()
+    assert broken.any()
+
+
+def test_a_restart_only_for_survivors():
+    calls = []
+
+    class InTheSecondRun(CleverHansAttack):
+        runs = 3
+
+        def crafter(self, victim):
+            def crafter(x, y, seeds, run):
+                calls.append((run, seeds.numpy()[:, 1].tolist()))
+                # Of the odd ones, the first run breaks the model already.
+                useful = (seeds[:, 1] % 2 == 1) | (run == 1) & (seeds[:, 1] > 0)
+                return x + tf.reshape(tf.cast(useful, x.dtype), [-1, 1, 1, 1]) + run
+
+            return crafter
+
+    def bright(images):
+        mean = tf.reduce_mean(images, [1, 2, 3])
+        return tf.stack([0.65 - mean, mean - 0.65], -1)
+
+    x = np.full((5, 2, 2, 1), 0.4, np.float32)
+    x[0] = 0
+    images, broken = outcomes(
+        InTheSecondRun(epsilon=0.3), bright, x, np.zeros(5, int), batch_size=2
+    )
+    runs = [(0, [0, 1]), (0, [2, 3]), (0, [4, 4]), (1, [0, 2]), (1, [4, 4])]
+    assert calls == [*runs, (2, [0, 0])]
+    np.testing.assert_array_equal(broken, [False, True, True, True, True])
+    np.testing.assert_allclose(images[:, 0, 0, 0], [0.3, 0.7, 0.7, 0.7, 0.7])
+
+
+def moved_to(distance, norm):
+    """The images, all as far from the nearest boundary."""
+    scale = distance / distances(WEIGHTS, X, Y, norm)
+    return (0.5 + (X - 0.5) * scale[:, None, None, None]).astype(np.float32)
+
+
+def test_the_first_run_that_breaks_counts():
+    # Hardly a step, so that only the random starts matter.
+    attack = PGD(LINF, 0.1, 1, 1e-6)
+    x = moved_to(0.005, LINF)
+    first, broken_first = outcomes(attack, x=x)
+    many, broken_many = outcomes(dataclasses.replace(attack, restarts=8), x=x)
+    assert 0 < broken_first.sum() < broken_many.sum()
+    np.testing.assert_array_equal(many[broken_first], first[broken_first])
+
+
+def test_carlini_wagner_is_near_the_closed_form():
+    attack = CarliniWagner(epsilon=10.0, searches=2, steps=60, learning_rate=0.002)
+    x = moved_to(0.02, L2)
+    images, broken = outcomes(attack, x=x, batch_size=7)
+    assert broken.all()
+    found = length(attack, images - x)
+    assert (found > 0.999 * 0.02).all()
+    assert (found < 1.2 * 0.02).all()
+    # A ball that is too small moves what was found, which then is not adversarial.
+    closer = dataclasses.replace(attack, epsilon=0.019)
+    again, counted = outcomes(closer, x=x, batch_size=7)
+    moved = (images - x) * (0.019 / found)[:, None, None, None]
+    np.testing.assert_allclose(again - x, moved, atol=1e-6)
+    assert not counted.any()
+
+
+def test_spsa_raises_the_margin_and_stops_when_it_breaks():
+    def margins(x):
+        logits = (x - 0.5).reshape(len(x), -1) @ WEIGHTS
+        right = logits[np.arange(len(x)), Y]
+        logits[np.arange(len(x)), Y] = -np.inf
+        return logits.max(1) - right
+
+    far = distances(WEIGHTS, X, Y, LINF)
+    attack = SPSA(LINF, float(far.min()) / 2, 8, samples=32)
+    images, broken = outcomes(attack)
+    assert not broken.any()
+    # At least half of what the best image of the ball gains.
+    gain = (margins(images) - margins(X)) / -margins(X)
+    assert (gain > 0.5 * attack.epsilon / far).all()
+    # More steps change only what these few did not break.
+    attack = SPSA(LINF, float(np.median(far)) * 1.5, 2, samples=8)
+    images, broken = outcomes(attack)
+    more, broken_more = outcomes(dataclasses.replace(attack, steps=12))
+    assert 0 < broken.sum() < broken_more.sum()
+    np.testing.assert_array_equal(more[broken], images[broken])
+    assert (more != images).any((1, 2, 3))[~broken].all()
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=names)
+def test_batches_do_not_matter(attack):
+    images, broken = outcomes(attack, batch_size=3)
+    order = np.array([6, 0, 3, 1])
+    some, broken_some = outcomes(
+        attack, x=X[order], y=Y[order], batch_size=4, indices=order
+    )
+    np.testing.assert_allclose(some, images[order], atol=2e-6)
+    np.testing.assert_array_equal(broken_some, broken[order])
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=names)
+def test_global_random_numbers_do_not_matter(attack):
+    tf.random.set_seed(1)
+    np.random.seed(1)
+    expected, expected_numpy = float(tf.random.uniform([])), np.random.random()
+    first = outcomes(attack)[0]
+    tf.random.set_seed(1)
+    np.random.seed(1)
+    second = outcomes(attack)[0]
+    assert (float(tf.random.uniform([])), np.random.random()) == (
+        expected,
+        expected_numpy,
+    )
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("attack", RANDOM, ids=names)
+def test_another_seed_is_another_attack(attack):
+    # A linear model leads all starts to one corner of the ball, given the steps.
+    attack = dataclasses.replace(attack, steps=1)
+    images = outcomes(attack)[0]
+    assert (outcomes(attack, seed=1)[0] != images).any((1, 2, 3)).all()
+    moved = outcomes(attack, indices=np.arange(7) + 7)[0]
+    assert (moved != images).any((1, 2, 3)).all()
+
+
+def functional():
+    inputs = keras.Input((4, 4, 3))
+    hidden = keras.layers.Conv2D(2, 3, activation="relu")(inputs)
+    hidden = keras.layers.Dropout(0.5)(keras.layers.Flatten()(hidden))
+    return keras.Model(inputs, keras.layers.Dense(3)(hidden))
+
+
+def sequential():
+    layers = [keras.Input((4, 4, 3)), keras.layers.Flatten(), keras.layers.Dense(3)]
+    return keras.Sequential(layers)
+
+
+@pytest.mark.parametrize("make", [functional, sequential, lambda: MODEL])
+def test_every_attack_on_every_model(make):
+    keras.utils.set_random_seed(0)
+    victim = Victim(make(), X.shape[1:], 3)
+    y = np.argmax(victim.predict(X), -1)
+    for attack in ATTACKS:
+        images, broken = against(victim, attack, y=y)
+        assert images.shape == X.shape
+        assert images.dtype == np.float32
+        assert (images >= 0).all()
+        assert (images <= 1).all()
+        inside = length(attack, images - X) <= attack.epsilon + 1e-6
+        assert inside.all() or isinstance(attack, CarliniWagner)
+        wrong = np.argmax(victim.predict(images), -1) != y
+        np.testing.assert_array_equal(broken, wrong & inside)
+
+
+def test_craft_gives_the_images_of_the_outcomes():
+    attack = PGD(LINF, 0.02, 3, restarts=2)
+    crafted = attack.craft(MODEL, X, Y, seed=4, batch_size=3)
+    np.testing.assert_array_equal(crafted, outcomes(attack, seed=4)[0])
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=names)
+def test_nothing_is_traced_again(attack):
+    traces = []
+
+    def model(images):
+        traces.append(images.shape)
+        return MODEL(images)
+
+    victim = Victim(model, X.shape[1:], 2)
+    before = utils.compute_gradient.experimental_get_tracing_count()
+    list(attack.outcomes(victim, X[:1], Y[:1], 0))
+    # SPSA sees its samples at once, and the image alone.
+    assert len(traces) == (3 if isinstance(attack, SPSA) else 1)
+    count = len(traces), utils.compute_gradient.experimental_get_tracing_count()
+    list(attack.outcomes(victim, X, Y, 0))
+    assert count == (len(traces), before + (count[1] > before))
+
+
+def test_no_images():
+    x, y = X[:0], Y[:0]
+    for attack in ATTACKS:
+        assert attack.craft(MODEL, x, y).shape == x.shape
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (FGSM, {"norm": "L1"}, "norm must be Linf or L2, not L1"),
+        (CarliniWagner, {"norm": LINF}, "norm must be L2, not Linf"),
+        (SPSA, {"norm": "L2"}, "norm must be Linf, not L2"),
+        (FGSM, {"epsilon": 0.0}, "epsilon must be more than 0"),
+        (FGSM, {"epsilon": float("nan")}, "epsilon"),
+        (BIM, {"steps": 0}, "steps"),
+        (PGD, {"restarts": 0}, "restarts"),
+        (PGD, {"step_size": 0.2, "epsilon": 0.1}, "at most epsilon, 0.1, not 0.2"),
+        (MIM, {"step_size": 0.0}, "step_size"),
+        (MIM, {"decay": -1.0}, "decay must be 0 or more"),
+        (CarliniWagner, {"learning_rate": 0.0}, "learning_rate"),
+        (CarliniWagner, {"searches": 0}, "searches"),
+        (SPSA, {"samples": 3}, "even"),
+        (SPSA, {"delta": -0.1}, "delta"),
+    ],
+)
+def test_wrong_numbers(kind, values, message):
+    with pytest.raises(ValueError, match=message):
+        kind(**values)

@@ -1,0 +1,118 @@
+"""The structure that all our attacks share, with the smallest attacks there are."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from advrush_tf.attacks.geometry import Norm, length, per_image
+from advrush_tf.attacks.iterative import Found, IterativeAttack, Slots
+from advrush_tf.attacks.victim import Victim
+
+
+def brightness(images):
+    """Class 1 for images that are more bright than dark."""
+    mean = tf.reduce_mean(images, [1, 2, 3])
+    return tf.stack([0.5 - mean, mean - 0.5], -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Brighten(IterativeAttack):
+    """Adds 0.01 a step, in its last run only."""
+
+    attempts: int = 1
+
+    block = 5
+
+    def runs(self, num_classes):
+        return self.attempts
+
+    @property
+    def steps(self):
+        return 25
+
+    def start(self, slots):
+        return {"images": slots.x, "last": slots.x}
+
+    def strongest(self, state):
+        return state["last"]
+
+    def step(self, logits_fn, slots, index, draws, state):
+        images = state["images"]
+        wrong = tf.argmax(logits_fn(images), -1, tf.int32) != slots.y
+        useful = tf.cast(slots.run == self.attempts - 1, tf.float32)
+        brighter = images + 0.01 * per_image(useful)
+        return Found({"images": brighter, "last": images}, images, wrong)
+
+
+def shades(*values):
+    x = np.ones((len(values), 2, 2, 1), np.float32)
+    return x * np.reshape(values, (-1, 1, 1, 1)).astype(np.float32)
+
+
+DARK = shades(0.45, 0.3, 0.49, 0.1, 0.395)
+LABELS = np.zeros(5, np.int64)
+
+
+def outcomes(attack, x=DARK, y=LABELS, batch_size=2, model=brightness):
+    victim = Victim(model, x.shape[1:], batch_size)
+    found = list(attack.outcomes(victim, x, y, 0))
+    assert sorted(outcome.row for outcome in found) == list(range(len(x)))
+    return sorted(found, key=lambda outcome: outcome.row)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 100])
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_each_image_is_broken_by_the_first_step_that_can(batch_size, attempts):
+    found = outcomes(Brighten(epsilon=0.15, attempts=attempts), batch_size=batch_size)
+    assert [outcome.broken for outcome in found] == [True, False, True, False, True]
+    expected = shades(0.51, 0.3, 0.51, 0.1, 0.505)
+    images = np.stack([outcome.image for outcome in found])
+    np.testing.assert_allclose(images, expected, atol=0.0051)
+    np.testing.assert_array_equal(images[[1, 3]], DARK[[1, 3]])
+
+
+def test_what_leaves_the_ball_does_not_count():
+    found = outcomes(Brighten(epsilon=0.03))
+    assert [outcome.broken for outcome in found] == [False, False, True, False, False]
+    assert np.abs(found[2].image - DARK[2]).max() <= 0.03 + 1e-6
+
+
+def test_no_function_is_traced_again_as_fewer_images_survive():
+    traces = []
+
+    def model(images):
+        traces.append(images.shape)
+        return brightness(images)
+
+    outcomes(Brighten(epsilon=0.15, attempts=4), batch_size=3, model=model)
+    # `victim.logits` for its batch, which the attack's graph calls.
+    assert traces == [(3, 2, 2, 1)]
+
+
+def test_no_images_are_no_outcomes():
+    assert outcomes(Brighten(), DARK[:0], LABELS[:0]) == []
+
+
+@pytest.mark.parametrize("norm", Norm)
+def test_random_starts_are_on_the_border_and_differ_by_run(norm):
+    x = tf.constant(shades(*[0.5] * 6))
+    zero = tf.zeros(6, tf.int32)
+    seed = tf.stack([zero, tf.range(6)], -1)
+    runs = [
+        Slots(x, zero, tf.zeros((6, 2)), seed, zero + run).in_ball(norm, 0.25) - x
+        for run in (0, 1)
+    ]
+    np.testing.assert_allclose(length(norm, runs[0]), [0.25] * 6, rtol=1e-5)
+    # All twelve differ.
+    rows = np.reshape(runs, (12, -1))
+    assert len(np.unique(rows.round(6), axis=0)) == 12
+
+
+def test_a_persistent_attack_goes_on_to_its_strongest_image():
+    found = outcomes(Brighten(epsilon=0.25, persistent=True))
+    assert [outcome.broken for outcome in found] == [True, True, True, False, True]
+    images = np.stack([outcome.image for outcome in found])
+    # Those of the last step, whether they broke the model or not.
+    np.testing.assert_allclose(images, DARK + 0.24, atol=1e-5)

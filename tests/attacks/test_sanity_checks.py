@@ -1,0 +1,174 @@
+import numpy as np
+import pytest
+
+from advrush_tf.attacks import sanity_checks as checks
+from advrush_tf.attacks.sanity_checks import Code
+
+
+def code_of(doubt):
+    return doubt and doubt.code
+
+
+def test_random_model():
+    passes = np.array([[[3.0, 0.0], [1.0, 2.0]]] * 3)
+    assert checks.random_model(passes) is None
+    # Rounding of a kernel is not randomness.
+    passes[1, 0, 0] += 1e-4
+    assert checks.random_model(passes) is None
+    assert checks.random_model(np.full((2, 3, 4), np.nan)) is None
+    passes[1, 1] = [2.0, 1.5]
+    doubt = checks.random_model(passes)
+    assert doubt.code is Code.RANDOM_MODEL
+    # 2 - 1 of 2, and the second of two predictions.
+    assert "3 passes" in doubt.sentence and "up to 0.5 of" in doubt.sentence
+    assert "1 of 2 predictions" in doubt.sentence
+
+
+@pytest.mark.parametrize(
+    ("logits", "doubted"),
+    [
+        ([[0.25, 0.75], [1.0, 0.0]], True),
+        ([[0.25, 0.754], [1.0, 0.0]], True),  # of a softmax in half precision
+        ([[0.25, 0.75], [1.1, -0.1]], False),
+        ([[0.25, 0.75], [1.0, 0.5]], False),
+        ([[-0.1, -2.4]], False),  # logarithms of probabilities will do
+    ],
+)
+def test_probabilities(logits, doubted):
+    found = checks.probabilities(np.array(logits))
+    assert code_of(found) is (Code.PROBABILITIES if doubted else None)
+
+
+def test_zero_gradients_of_more_than_a_tenth():
+    cross_entropy, margin = np.ones(20), np.ones(20)
+    cross_entropy[:2] = 0
+    assert checks.zero_gradients(cross_entropy, margin) is None
+    cross_entropy[2], margin[1:3] = np.nan, (0, np.nan)
+    doubt = checks.zero_gradients(cross_entropy, margin)
+    assert doubt.code is Code.ZERO_GRADIENTS
+    assert "no gradient at 3 of 20" in doubt.sentence
+    assert "at 1 the model is so confident" in doubt.sentence
+    assert "at 2 the model passes no gradient" in doubt.sentence
+
+
+def test_black_box_wins():
+    broken = {
+        "apgd-ce": np.arange(1000) < 500,
+        "fab-t": np.arange(1000) < 600,
+        "square": np.arange(1000) < 602,
+    }
+    # Two of a thousand more are not many.
+    assert checks.black_box_wins(broken, {"square", "transfer"}) is None
+    broken["transfer"] = np.arange(1000) >= 999
+    doubt = checks.black_box_wins(broken, {"square", "transfer"})
+    assert doubt.code is Code.BLACK_BOX_WINS
+    assert "3 of 1000" in doubt.sentence
+    only = {"square": broken["square"]}
+    assert checks.black_box_wins(only, {"square"}) is None
+    assert checks.black_box_wins(broken, set()) is None
+    # Of few images, two are too few to tell.
+    few = {"apgd-ce": np.zeros(40, bool), "square": np.arange(40) < 2}
+    assert checks.black_box_wins(few, {"square"}) is None
+
+
+def test_not_finite():
+    logits = np.ones((4, 3))
+    assert checks.not_finite(logits) is None
+    logits[1, 0], logits[2, 1] = np.nan, np.inf
+    doubt = checks.not_finite(logits)
+    assert doubt.code is Code.NOT_FINITE
+    assert "for 2 of 4 images" in doubt.sentence
+    assert checks.probabilities(logits) is None
+
+
+def test_rising_curve():
+    right = [np.arange(10) < count for count in (9, 5, 5, 2)]
+    epsilons = [0.0, 0.1, 0.2, 0.3]
+    assert checks.rising_curve("pgd20", epsilons, right) is None
+    doubt = checks.rising_curve("pgd20", epsilons[:3], [right[0], right[3], right[1]])
+    assert doubt.code is Code.ACCURACY_OVER_EPSILON
+    assert "under pgd20 rises" in doubt.sentence
+    assert "20% at 0.1, 50% at 0.2" in doubt.sentence
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "fault"),
+    [
+        ([0.9, 0.5, 0.1, 0.0], None),
+        ([0.0, 0.0, 0.04, 0.03], None),
+        ([0.9, 0.5, 0.1, 0.06], "is not zero even at the largest epsilon"),
+        ([0.9, 0.2, 0.3, 0.0], "rises with epsilon"),
+        ([0.9, 0.9, 0.9, 0.0], None),
+    ],
+)
+def test_accuracy_over_epsilon(accuracies, fault):
+    doubt = checks.accuracy_over_epsilon([0.05, 0.1, 0.2, 0.5], accuracies)
+    if fault is None:
+        assert doubt is None
+    else:
+        assert doubt.code is Code.ACCURACY_OVER_EPSILON
+        assert fault in doubt.sentence and "90% at 0.05, " in doubt.sentence
+
+
+@pytest.mark.parametrize(
+    ("one_step", "many_steps", "doubted"),
+    [
+        ([1.0, 2.0, -3.0, 6.0], [1.0, 2.0, -1.0, 6.0], False),
+        ([-9.0, -9.0, -9.0, -9.0], [-0.1, -0.1, -0.1, -0.1], False),
+        ([2.0, 4.0, 6.0, 7.999], [2.0, 4.0, 6.0, 8.0], False),
+        ([-0.1, 2.0, 3.0, 4.0], [0.1, 1.0, 3.0, 4.0], True),  # one more is right
+        ([1.0, 2.0, 3.0, 2.0], [1.0, 2.0, 3.0, 4.0], True),  # a quarter, of four
+        # More than before the attack is as much.
+        ([9.0, 4.0, 6.0, 8.0], [9.0, 99.0, 6.0, 8.0], False),
+    ],
+)
+def test_steps_do_not_help(one_step, many_steps, doubted):
+    clean = np.array([2.0, 4.0, 6.0, 8.0])
+    found = checks.steps_do_not_help(clean, np.array(one_step), np.array(many_steps))
+    assert code_of(found) is (Code.STEPS_DO_NOT_HELP if doubted else None)
+
+
+def test_steps_that_do_not_help_in_numbers():
+    found = checks.steps_do_not_help(
+        np.full(4, 2.0), np.array([-1, -1, 1, 1]), np.ones(4)
+    )
+    assert "leaves 50% of 4 images right and 25% of their margins" in found.sentence
+    assert "many steps leave 100% and 50%" in found.sentence
+
+
+def test_images_outside_box():
+    assert checks.images_outside_box(0.0, 1.0) is None
+    for low, high in ((-0.1, 1.0), (0.0, 255.0), (float("nan"), float("nan"))):
+        found = checks.images_outside_box(low, high)
+        assert found.code is Code.IMAGES_OUTSIDE_BOX
+    assert "from 0 to 255" in checks.images_outside_box(0.0, 255.0).sentence
+
+
+def test_few_classes():
+    assert checks.few_classes(4) is None
+    assert "the model has 3" in checks.few_classes(3).sentence
+
+
+def test_few_images():
+    # Wilson's half width of a half is z / (2 sqrt(n + z^2)), z = 1.96: for 0.03,
+    # n = z^2 / 0.0036 - z^2 = 1063.2.
+    assert checks.few_images(0.5, 1064) is None
+    doubt = checks.few_images(0.5, 100)
+    assert doubt.code is Code.FEW_IMAGES
+    assert "50.0% on 100" in doubt.sentence and "9.6 percentage" in doubt.sentence
+    assert "1064 images" in doubt.sentence
+    # Of none or all, z^2 / (2 (n + z^2)): 60.2.
+    assert checks.few_images(0.0, 61) is None
+    for accuracy in (0.0, 1.0):
+        assert "; 61 images" in checks.few_images(accuracy, 60).sentence
+
+
+def test_review():
+    robust = np.arange(2000) % 2 == 0
+    broken = {"apgd-ce": ~robust, "square": ~robust}
+    assert checks.review(robust, broken, {"square"}, 4, targeted_dlr=True) == []
+    assert checks.review(robust, broken, {"square"}, 3, targeted_dlr=False) == []
+    few, wins = robust[:10], {"apgd-ce": robust[:10] & False, "square": ~robust[:10]}
+    found = checks.review(few, wins, {"square"}, 3, targeted_dlr=True)
+    expected = [Code.BLACK_BOX_WINS, Code.FEW_CLASSES, Code.FEW_IMAGES]
+    assert [doubt.code for doubt in found] == expected

@@ -1,0 +1,192 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from advrush_tf.attacks import sanity_checks as checks
+from advrush_tf.attacks import sanity_probes as probes
+from advrush_tf.attacks.geometry import Norm
+from advrush_tf.attacks.sanity_checks import Code
+from advrush_tf.attacks.victim import Victim
+
+CLASSES, SHAPE = 4, (4, 4, 1)
+AMPLITUDE = 0.1
+# Rows that are orthogonal and of mean 0, so that grey is the border of all classes.
+PATTERNS = np.array(
+    [[(-1) ** (pixel >> bit & 1) for pixel in range(16)] for bit in range(CLASSES)],
+    np.float32,
+)
+
+
+def blobs(size=64):
+    """Images near grey plus their class's pattern, and labels."""
+    generator = np.random.default_rng(0)
+    y = np.arange(size, dtype=np.int32) % CLASSES
+    x = 0.5 + AMPLITUDE * PATTERNS[y] + generator.uniform(-0.01, 0.01, (size, 16))
+    return x.reshape(-1, *SHAPE).astype(np.float32), y
+
+
+def linear(images):
+    return (tf.reshape(images, [-1, 16]) - 0.5) @ PATTERNS.T
+
+
+def codes(model, norm=Norm.LINF, epsilon=0.03, size=64):
+    found = probes.probe(Victim(model, SHAPE, 32), *blobs(size), norm, epsilon, 0)
+    return [doubt.code for doubt in found]
+
+
+def fitted_network():
+    keras.utils.set_random_seed(0)
+    network = keras.Sequential(
+        [
+            keras.layers.Input(SHAPE),
+            keras.layers.Conv2D(8, 3, padding="same", activation="relu"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(CLASSES),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    network.compile(keras.optimizers.Adam(0.02), loss)
+    network.fit(*blobs(256), epochs=8, verbose=0)
+    return network
+
+
+@pytest.mark.parametrize("norm", Norm)
+@pytest.mark.parametrize("epsilon", [1e-6, 0.03, 0.7])
+def test_a_linear_model_raises_no_doubt(norm, epsilon):
+    assert codes(linear, norm, epsilon) == []
+
+
+def test_a_fitted_network_raises_no_doubt():
+    network = fitted_network()
+    assert codes(network, Norm.LINF, 0.05) == []
+    assert codes(network, Norm.L2, 0.3) == []
+
+
+def test_random_model():
+    def model(images):
+        logits = linear(images)
+        return logits + tf.random.normal(tf.shape(logits), stddev=0.01)
+
+    assert codes(model) == [Code.RANDOM_MODEL]
+
+
+def test_probabilities():
+    assert codes(lambda images: tf.nn.softmax(linear(images))) == [Code.PROBABILITIES]
+
+
+def test_confident_model():
+    assert codes(lambda images: 300 * linear(images)) == [Code.ZERO_GRADIENTS]
+
+
+@pytest.mark.parametrize("activation", [tf.round, tf.sign])
+def test_model_without_gradient(activation):
+    expected = [Code.ZERO_GRADIENTS, Code.ACCURACY_OVER_EPSILON]
+    assert codes(lambda images: activation(4 * linear(images))) == expected
+
+
+def with_gradient(change):
+    """The linear model, of which `change` maps images and gradient to another."""
+
+    @tf.custom_gradient
+    def disguise(images):
+        return tf.identity(images), lambda gradient: change(images, gradient)
+
+    return lambda images: linear(disguise(images))
+
+
+def test_gradients_that_point_nowhere():
+    junk = tf.random.stateless_normal((1, *SHAPE), (0, 1))
+    model = with_gradient(lambda images, gradient: junk + 0 * gradient)
+    assert codes(model) == [Code.ACCURACY_OVER_EPSILON]
+
+
+def test_a_label_that_gradients_do_not_reach():
+    def model(images):
+        # Black-box attacks would find the step, which has no gradient.
+        locked = tf.stop_gradient(tf.one_hot(tf.argmax(linear(images), -1), CLASSES))
+        return 30 * locked - linear(images)
+
+    assert codes(model) == [Code.ACCURACY_OVER_EPSILON]
+
+
+def test_gradients_that_mislead_small_steps():
+    centres = tf.constant(0.5 + AMPLITUDE * PATTERNS)
+
+    def change(images, gradient):
+        # A belt that one step of the smaller balls does not cross.
+        flat = tf.reshape(images, [-1, 1, 16])
+        distance = tf.reduce_min(tf.reduce_max(tf.abs(flat - centres), -1), -1)
+        misled = (distance > 0.045) & (distance < 0.07)
+        return tf.where(tf.reshape(misled, [-1, 1, 1, 1]), -gradient, gradient)
+
+    assert codes(with_gradient(change), epsilon=0.15) == [Code.STEPS_DO_NOT_HELP]
+
+
+def test_images_outside_the_box_are_not_probed():
+    x, y = blobs()
+    victim = Victim(linear, SHAPE, 32)
+    (doubt,) = probes.probe(victim, 255 * x, y, Norm.LINF, 0.03, 0)
+    assert doubt.code is Code.IMAGES_OUTSIDE_BOX
+
+
+def test_a_model_that_is_always_wrong_is_not_attacked():
+    assert codes(lambda images: -linear(images)) == []
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "norm", "epsilon"),
+    [(24, Norm.LINF, 0.125), (100, Norm.L2, 0.5)],  # that cube has the same side
+)
+def test_what_the_checks_are_given(monkeypatch, batch_size, norm, epsilon):
+    """The right ones of the first 64 images, and a curve that is known exactly."""
+    generator = np.random.default_rng(1)
+    slope = generator.normal(size=16).astype(np.float32)
+    x = generator.random((80, *SHAPE), np.float32)
+    scores = (x.reshape(-1, 16) - 0.5) @ slope
+    y = (scores > 0).astype(np.int32)
+    y[::4] = 1 - y[::4]
+
+    def model(images):
+        score = (tf.reshape(images, [-1, 16]) - 0.5) @ slope[:, None]
+        return tf.concat([0 * score, score], -1)
+
+    seen = {}
+    for name in ("zero_gradients", "accuracy_over_epsilon"):
+        monkeypatch.setattr(
+            checks, name, lambda *arrays, name=name: seen.update({name: arrays})
+        )
+    victim = Victim(model, SHAPE, batch_size)
+    assert probes.probe(victim, x, y, norm, epsilon, 0) == []
+
+    kept = np.arange(64) % 4 > 0
+    score, label = scores[:64][kept], y[:64][kept]
+    # The cross-entropy is log(1 + exp(-margin)).
+    sizes = np.abs(slope).max() / (1 + np.exp(np.abs(score)))
+    entropy, margin = seen["zero_gradients"]
+    np.testing.assert_allclose(entropy, sizes, rtol=1e-5)
+    np.testing.assert_allclose(margin, np.full(48, np.abs(slope).max()), rtol=1e-6)
+    radii, accuracies = seen["accuracy_over_epsilon"]
+    np.testing.assert_allclose(radii, [0.125, 0.25, 0.5])
+    for radius, accuracy in zip(radii, accuracies, strict=True):
+        way = np.where(label == 1, -1, 1)[:, None] * np.sign(slope)
+        moved = np.clip(x[:64][kept].reshape(-1, 16) + radius * way, 0, 1)
+        assert accuracy == np.mean(((moved - 0.5) @ slope > 0) == (label == 1))
+
+
+def test_the_model_and_its_gradient_are_traced_once():
+    traces = {"model": 0, "gradient": 0}
+
+    def change(images, gradient):
+        del images
+        traces["gradient"] += 1
+        return gradient
+
+    disguised = with_gradient(change)
+
+    def model(images):
+        traces["model"] += 1
+        return disguised(images)
+
+    assert codes(model, Norm.L2, size=50) == []
+    assert traces == {"model": 1, "gradient": 1}

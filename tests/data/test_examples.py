@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from advrush_tf.data.array_examples import ArrayExamples
+from advrush_tf.data.examples import endless, first_part, in_parallel, random_key
+
+
+def test_unit_arrays_are_in_the_unit_range():
+    images = np.asarray([0, 51, 255], np.uint8).reshape(3, 1, 1, 1)
+    x, y = ArrayExamples(images, np.arange(3)).unit_arrays()
+    assert x.dtype == np.float32
+    np.testing.assert_allclose(x.ravel(), [0, 0.2, 1], rtol=1e-6)
+    np.testing.assert_array_equal(y, [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    "examples, portion, expected", [(10, 0.5, 5), (7, 0.5, 4), (50000, 0.98, 49000)]
+)
+def test_first_part_rounds(examples, portion, expected):
+    assert first_part(examples, portion) == expected
+
+
+@pytest.mark.parametrize("examples, portion", [(10, 0.0), (10, 1.0), (10, 0.01)])
+def test_both_parts_have_examples(examples, portion):
+    with pytest.raises(ValueError, match=r"[Pp]ortion"):
+        first_part(examples, portion)
+
+
+def test_random_streams_have_keys_of_their_own():
+    keys = [
+        tuple(random_key(seed, stream, tf.constant(number, tf.int64)).numpy())
+        for seed in range(2)
+        for stream in range(6)
+        for number in range(5)
+    ]
+    assert len(set(keys)) == len(keys)
+
+
+def test_a_parallel_map_keeps_the_order_and_an_endless_dataset_has_no_end():
+    doubled = in_parallel(tf.data.Dataset.range(50), lambda number: 2 * number)
+    assert list(doubled.as_numpy_iterator()) == list(range(0, 100, 2))
+    numbers = endless(tf.data.Dataset.range(3).repeat())
+    assert numbers.cardinality() == tf.data.INFINITE_CARDINALITY

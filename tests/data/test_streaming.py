@@ -1,0 +1,131 @@
+import numpy as np
+import psutil
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from advrush_tf.data.augmentation import Augmentation
+from advrush_tf.data.imagenet import ResizedCrop
+from advrush_tf.data.records import Records
+from advrush_tf.data.streaming import StreamedExamples
+from advrush_tf.errors import UserError
+
+MEAN = (0.1, 0.2, 0.3)
+
+
+def _examples(folder, shape, varying):
+    builder = tfds.builder_from_directory(next(folder.iterdir()))
+    split = builder.info.splits["train"]
+    records = Records(
+        tuple(map(str, split.filepaths)), tuple(split.shard_lengths), 0, 101
+    )
+    return StreamedExamples(records, ("image", "label"), shape, varying), builder
+
+
+@pytest.fixture(scope="module")
+def varying(imagenet_like):
+    return _examples(imagenet_like[0], (16, 16, 3), True)[0]
+
+
+@pytest.fixture(scope="module")
+def fixed(imagenet_like):
+    """Streamed examples of one size, and what tfds reads: images by their class."""
+    examples, builder = _examples(imagenet_like[1], (64, 64, 3), False)
+    rows = tfds.as_numpy(builder.as_dataset(split="train"))
+    return examples, {int(row["label"]): row["image"] for row in rows}
+
+
+def test_arrays_hold_what_tfds_reads(fixed):
+    examples, expected = fixed
+    images, labels = examples.arrays()
+    assert (images.dtype, labels.dtype) == (np.uint8, np.int32)
+    assert sorted(labels.tolist()) == sorted(expected)
+    for image, label in zip(images, labels, strict=True):
+        np.testing.assert_array_equal(image, expected[label])
+    np.testing.assert_array_equal(examples.first(7).arrays()[1], labels[:7])
+    start = np.random.default_rng(3).integers(101 - 10 + 1)
+    np.testing.assert_array_equal(examples.sample(10, 3), images[start : start + 10])
+
+
+def test_moments_match_numpy(fixed):
+    examples, expected = fixed
+    unit = np.stack(list(expected.values())) / 255
+    mean, std = examples.moments()
+    np.testing.assert_allclose(mean, unit.mean((0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(std, unit.std((0, 1, 2)), rtol=1e-12)
+
+
+def test_a_split_is_disjoint_and_covering(fixed):
+    examples, _ = fixed
+    first, second = examples.split(0.8, seed=0)
+    assert (len(first), len(second)) == (81, 20)
+    labels = [part.arrays()[1] for part in (first, second)]
+    np.testing.assert_array_equal(np.concatenate(labels), examples.arrays()[1])
+    with pytest.raises(ValueError, match="leaves a part empty"):
+        examples.split(0.001, seed=0)
+
+
+def test_batches_of_one_size_are_augmented_as_those_in_memory(fixed):
+    examples, expected = fixed
+    augmentation = Augmentation(crop_padding=4, flip=True, cutout=9)
+    batches, steps = examples.training_batches(16, 3, augmentation, 1, MEAN)
+    assert steps == 6
+    assert batches.cardinality() == tf.data.INFINITE_CARDINALITY
+    assert batches.element_spec == (
+        tf.TensorSpec((16, 64, 64, 3), tf.float32),
+        tf.TensorSpec((16,), tf.int32),
+    )
+    for step, (x, y) in enumerate(batches.take(2).as_numpy_iterator(), steps):
+        number = tf.constant(step, tf.int64)
+        key = tf.random.fold_in(tf.constant([3, 5], tf.int64), number)
+        drawn = augmentation.draw(key, (16, 64, 64, 3))
+        images = np.stack([expected[label] for label in y])
+        np.testing.assert_array_equal(x, augmentation.apply(images, drawn, MEAN))
+
+
+def test_pieces_of_all_parts_are_the_batch_bit_for_bit(varying):
+    arguments, count = (12, 3, ResizedCrop(16, cutout=3), 1, MEAN), 3
+    whole, steps = varying.training_batches(*arguments)
+    parts = [
+        varying.training_batches(*arguments, part=(index, count))[0].take(steps)
+        for index in range(count)
+    ]
+    assert parts[0].element_spec[0].shape == (12 // count, 16, 16, 3)
+    streams = [part.as_numpy_iterator() for part in parts]
+    batches = whole.take(steps).as_numpy_iterator()
+    for batch, *pieces in zip(batches, *streams, strict=True):
+        together = tf.nest.map_structure(lambda *p: np.concatenate(p), *pieces)
+        tf.nest.map_structure(np.testing.assert_array_equal, batch, together)
+
+
+def test_a_later_epoch_continues_bit_for_bit(varying):
+    arguments = 32, 3, ResizedCrop(16)
+    whole, steps = varying.training_batches(*arguments)
+    later, _ = varying.training_batches(*arguments, initial_epoch=2)
+    expected = whole.skip(2 * steps).take(steps + 1).as_numpy_iterator()
+    got = later.take(steps + 1).as_numpy_iterator()
+    for one, other in zip(expected, got, strict=True):
+        tf.nest.map_structure(np.testing.assert_array_equal, one, other)
+
+
+def test_an_evaluation_gives_every_middle_once(varying):
+    count = 3
+    images, labels = varying.arrays()
+    middles = dict(zip(labels.tolist(), images, strict=True))
+    parts = [varying.evaluation_batches(32, (index, count)) for index in range(count)]
+    assert {int(part.cardinality()) for part in parts} == {4}
+    batches = [batch for part in parts for batch in part.as_numpy_iterator()]
+    x, y = (np.concatenate(each) for each in zip(*batches, strict=True))
+    assert sorted(y.tolist()) == sorted(middles)
+    expected = np.stack([middles[label] for label in y]) * np.float32(1 / 255)
+    np.testing.assert_array_equal(x, expected)
+
+
+def test_arrays_too_large_for_memory_are_refused(varying, monkeypatch):
+    class Free:
+        available = 101 * 16 * 16 * 3 * 5 / 0.75 - 100
+
+    monkeypatch.setattr(psutil, "virtual_memory", Free)
+    with pytest.raises(UserError, match=r"An array of 101 images needs .* fewer"):
+        varying.arrays()
+    assert len(varying.first(100).arrays()[0]) == 100

@@ -1,0 +1,241 @@
+import os
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from advrush_tf.figures.curvature import (
+    draw_counts,
+    draw_curvature,
+    draw_spectra,
+)
+from advrush_tf.landscape.meter import Curvature
+from support.figure_spy import assert_legible, spy_on_figures
+
+NAME = "digits_standard/model.keras"
+LONG = "runs/of_a_year/cifar_adversarial/checkpoints/model.keras"
+BEND, SLOPE = "nats per squared [0, 1] unit", "nats per [0, 1] unit"
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """Every figure that is made."""
+    return spy_on_figures(monkeypatch)
+
+
+def _curvature(scale=1.0, negative=False, seed=0, images=40, spread=2.0):
+    generator = np.random.default_rng(seed)
+    sizes = scale * np.exp(spread * generator.uniform(-1, 1, (4, images)))
+    signs = np.where(np.arange(images) % 5, 1, -1) if negative else 1
+    eigenvalues = np.stack([signs * sizes[0], sizes[0] / 2], 1)
+    return Curvature(
+        gradient_norms=sizes[1],
+        penalties=sizes[2],
+        eigenvalues=eigenvalues,
+        eigenvalue_bounds=np.zeros_like(eigenvalues),
+        traces=signs * sizes[3],
+        ritz_values=eigenvalues,
+        ritz_weights=np.full_like(eigenvalues, 0.5),
+    )
+
+
+def _density(scale, count=301):
+    points = scale * np.linspace(-0.2, 1.0, count)
+    width = scale / 50
+    peaks = [(0.99, 0.0), (0.01, 0.9 * scale)]
+    bells = [w * np.exp(-(((points - c) / width) ** 2) / 2) for w, c in peaks]
+    return points, np.sum(bells, 0) / width / np.sqrt(2 * np.pi)
+
+
+def _ticks(axis):
+    """The labels of an axis, without those beyond its limits."""
+    low, high = sorted(axis.get_view_interval())
+    ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+    return [tick.label1 for tick in ticks]
+
+
+def _scales(figure):
+    return [axes.get_xscale() for axes in figure.axes]
+
+
+def _values(curvature):
+    """In the order of the panels."""
+    largest = curvature.eigenvalues[:, 0]
+    others = (curvature.traces, curvature.penalties, curvature.gradient_norms)
+    return largest, *others
+
+
+def test_panels_say_what_they_show_in_which_units(figures):
+    draw_curvature({NAME: _curvature(), LONG: _curvature(10)}, None)
+    assert [axes.get_xlabel() for axes in figures[0].axes] == [
+        f"largest eigenvalue, {BEND}",
+        f"trace, {BEND}",
+        f"AdvRush penalty, {SLOPE}",
+        f"gradient's norm, {SLOPE}",
+    ]
+    names = [text.get_text() for text in figures[0].axes[0].get_yticklabels()]
+    assert names == [
+        NAME,
+        "runs/of_a_year/\ncifar_adversarial/\ncheckpoints/model.keras",
+    ]
+    assert "diamonds: means" in figures[0].get_suptitle()
+
+
+def test_each_image_is_a_point_in_its_models_row(figures):
+    curvatures = [_curvature(seed=seed) for seed in range(3)]
+    draw_curvature(dict(zip("abc", curvatures, strict=True)), None)
+    for panel, axes in enumerate(figures[0].axes):
+        clouds = [each for each in axes.collections if len(each.get_offsets()) == 40]
+        for row, (cloud, curvature) in enumerate(zip(clouds, curvatures, strict=True)):
+            values, heights = np.transpose(cloud.get_offsets())
+            np.testing.assert_array_equal(values, _values(curvature)[panel])
+            assert (np.abs(heights - row) <= 0.25).all()
+        # The first model is on top.
+        assert axes.get_ylim() == (2.5, -0.5)
+
+
+def test_boxes_are_quartiles_and_diamonds_means(figures):
+    curvature = _curvature(images=101)
+    draw_curvature({NAME: curvature}, None)
+    for axes, values in zip(figures[0].axes, _values(curvature), strict=True):
+        ordered = np.sort(values)
+        (box,) = axes.patches
+        ends = box.get_x(), box.get_x() + box.get_width()
+        np.testing.assert_allclose(ends, (ordered[25], ordered[75]))
+        _, whiskers, median = axes.collections
+        places = [line[:, 0].tolist() for line in whiskers.get_segments()]
+        np.testing.assert_allclose(
+            places, [ordered[[5, 25]], ordered[[75, 95]]], rtol=1e-12
+        )
+        assert median.get_segments()[0][:, 0] == pytest.approx([ordered[50]] * 2)
+        assert axes.lines[0].get_xdata() == pytest.approx([values.mean()])
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"spread": 0.5}, ["linear"] * 4),
+        ({"spread": 0.5, "negative": True}, ["linear"] * 4),
+        ({"spread": 6}, ["log"] * 4),
+        ({"spread": 6, "negative": True}, ["symlog", "symlog", "log", "log"]),
+    ],
+)
+def test_axes_are_as_wide_as_the_values_ask_for(figures, settings, expected):
+    curvature = _curvature(**settings)
+    draw_curvature({NAME: curvature}, None)
+    assert _scales(figures[0]) == expected
+    for axes, values in zip(figures[0].axes, _values(curvature), strict=True):
+        low, high = axes.get_xlim()
+        assert low < values.min() and values.max() < high
+
+
+def test_no_curvature_at_all_can_be_drawn(figures):
+    draw_curvature({NAME: _curvature(0.0)}, None)
+    assert _scales(figures[0]) == ["linear"] * 4
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_few_images_can_be_drawn(figures, images):
+    draw_curvature({NAME: _curvature(images=images)}, None)
+    assert all(len(axes.patches) == 1 for axes in figures[0].axes)
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+@pytest.mark.parametrize("negative", [False, True])
+def test_texts_of_curvature_are_apart(figures, count, negative):
+    curvatures = {
+        f"{LONG}{i}": _curvature(10.0**i, negative, spread=1 + i) for i in range(count)
+    }
+    draw_curvature(curvatures, None)
+    texts = [figures[0]._suptitle]
+    for axes in figures[0].axes:
+        texts += [axes.xaxis.label, *_ticks(axes.xaxis)]
+        assert len(_ticks(axes.xaxis)) >= 2
+    for axes in figures[0].axes[::2]:
+        assert len(_ticks(axes.yaxis)) == count
+        texts += _ticks(axes.yaxis)
+    assert_legible(texts, figures[0])
+
+
+def test_spectra_are_what_was_given(figures):
+    densities = {NAME: _density(10.0), LONG: _density(2.0)}
+    draw_spectra(densities, None)
+    (axes,) = figures[0].axes
+    assert axes.get_xlabel() == f"eigenvalue of the input Hessian, {BEND}"
+    assert axes.get_ylabel() == "density of eigenvalues (integral 1)"
+    assert (axes.get_xscale(), axes.get_yscale()) == ("linear", "log")
+    texts = figures[0].legends[0].get_texts()
+    assert [text.get_text() for text in texts] == list(densities)
+    for line, given in zip(axes.lines, densities.values(), strict=True):
+        np.testing.assert_array_equal(line.get_data(), given)
+    styles = {(line.get_color(), line.get_linestyle()) for line in axes.lines}
+    assert len(styles) == 2
+
+
+def test_both_of_two_very_different_spectra_are_seen(figures):
+    wide, narrow = _density(800.0), _density(0.8)
+    draw_spectra({NAME: wide, LONG: narrow}, None)
+    (axes,) = figures[0].axes
+    assert axes.get_xscale() == "symlog"
+    low, high = axes.get_xlim()
+    assert low <= wide[0].min() and wide[0].max() <= high
+    bottom, top = axes.get_ylim()
+    assert narrow[1].max() < top
+    # The small peak of the wide one as well.
+    assert bottom < wide[1][wide[0] > 400].max()
+    places = axes.transData.transform(np.stack(narrow, 1))[:, 0]
+    share = (places[-1] - places[0]) / axes.bbox.width
+    assert share > 0.1
+
+
+@pytest.mark.parametrize("scales", [[1], [1, 1000], [1e-4, 1e6, 1], range(1, 9)])
+def test_texts_of_spectra_are_apart(figures, scales):
+    draw_spectra({f"{LONG} {scale}": _density(scale) for scale in scales}, None)
+    (axes,) = figures[0].axes
+    texts = [axes.xaxis.label, axes.yaxis.label, *_ticks(axes.xaxis)]
+    texts += [*_ticks(axes.yaxis), *figures[0].legends[0].get_texts()]
+    assert_legible(texts, figures[0])
+
+
+DRAWINGS = {
+    "curvature": lambda path: draw_curvature({NAME: _curvature()}, path),
+    "spectra": lambda path: draw_spectra({NAME: _density(1.0)}, path),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS)
+def test_the_file_is_the_picture(tmp_path, draw):
+    path = tmp_path / "figure.png"
+    path.write_text("earlier")
+    picture = draw(path)
+    assert os.listdir(tmp_path) == ["figure.png"]
+    assert picture.dtype == np.uint8 and picture.shape[2] == 3
+    np.testing.assert_array_equal(np.rint(255 * imread(path)[..., :3]), picture)
+    # Something is drawn on white, to no edge.
+    assert picture.min() < 50
+    edges = (picture[0], picture[-1], picture[:, 0], picture[:, -1])
+    assert all((edge == 255).all() for edge in edges)
+
+
+@pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS)
+def test_without_a_path_nothing_is_written(tmp_path, monkeypatch, draw):
+    monkeypatch.chdir(tmp_path)
+    draw(None)
+    assert not os.listdir(tmp_path)
+
+
+def test_counts_of_eigenvalues_are_those_of_the_quadrature(figures):
+    # One image of 10 values: two eigenvalues of size 4, one of 1, seven of 0.
+    curvature = SimpleNamespace(
+        ritz_values=np.array([[-4.0, 0.0, 1.0]]),
+        ritz_weights=np.array([[0.2, 0.7, 0.1]]),
+    )
+    draw_counts({"a": curvature}, 10, None)
+    (axes,) = figures[0].axes
+    sizes, counts = axes.lines[0].get_data()
+    np.testing.assert_allclose(counts[sizes < 0.999], 3)
+    np.testing.assert_allclose(counts[(sizes > 1.001) & (sizes < 3.999)], 2)
+    assert counts[-1] == 0
+    assert axes.get_xscale() == axes.get_yscale() == "log"
+    assert "nats per squared [0, 1] unit" in axes.get_xlabel()

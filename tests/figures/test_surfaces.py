@@ -1,0 +1,219 @@
+import os
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from mpl_toolkits.mplot3d.axes3d import Axes3D
+
+from advrush_tf.figures.surfaces import draw_cuts, draw_surfaces
+from advrush_tf.landscape.surfaces import Cut, Surface
+from support.figure_spy import assert_legible, spy_on_figures
+
+AXIS = np.linspace(-8, 8, 9) / 255
+LONG = "runs/cifar_adversarial_of_a_long_name/model.keras"
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """Every figure that is made."""
+    return spy_on_figures(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def two_models():
+    """The figure of two models' surfaces."""
+    with pytest.MonkeyPatch.context() as patch:
+        figures = spy_on_figures(patch)
+        draw_surfaces(SURFACES, None)
+    return figures[0]
+
+
+def _surface(height, bottom=1.0):
+    first, second = np.meshgrid(np.linspace(-1, 1, 9), np.linspace(-1, 1, 9))
+    # The first axis is that of the rows.
+    return Surface(AXIS, AXIS, bottom + height * (second + 1) ** 2 + 0.1 * first**2)
+
+
+def _cut(scale, images=20):
+    steps = np.arange(-10, 21) / 10
+    slopes = scale * np.random.default_rng(0).uniform(0.5, 1.5, (images, 1))
+    return Cut(steps, slopes * np.exp(2 * steps))
+
+
+SURFACES = {"standard": _surface(7.0), LONG: _surface(0.2)}
+CUTS = {"standard": _cut(1.0), LONG: _cut(0.01)}
+
+
+def _reliefs_and_contours(figure):
+    axes = [each for each in figure.axes if each.get_label() != "<colorbar>"]
+    return axes[::2], axes[1::2]
+
+
+def _bars(figure):
+    return [each for each in figure.axes if each.get_label() == "<colorbar>"]
+
+
+def test_each_model_has_a_relief_and_a_contour_under_its_name(two_models):
+    rows = two_models.subfigs
+    assert [row.get_suptitle() for row in rows] == list(SURFACES)
+    reliefs, contours = _reliefs_and_contours(two_models)
+    assert [axes.name for axes in reliefs] == ["3d"] * 2
+    assert [axes.name for axes in contours] == ["rectilinear"] * 2
+    assert {axes.get_zlabel() for axes in reliefs} == {"loss, nats"}
+    assert {bar.get_ylabel() for bar in _bars(two_models)} == {"loss, nats"}
+    for axes in reliefs + contours:
+        assert axes.get_xlabel() == "gradient's sign, 1/255"
+        assert axes.get_ylabel() == "random signs, 1/255"
+
+
+def test_heights_and_colours_are_common(two_models):
+    reliefs, contours = _reliefs_and_contours(two_models)
+    limits = [axes.get_zlim() for axes in reliefs]
+    limits += [axes.collections[0].get_clim() for axes in contours]
+    np.testing.assert_allclose(limits, [(1, 29.1)] * 4)
+
+
+def test_contours_show_the_losses_where_they_belong(two_models):
+    for axes, surface in zip(
+        _reliefs_and_contours(two_models)[1], SURFACES.values(), strict=True
+    ):
+        mesh = axes.collections[0]
+        places = np.reshape(mesh.get_coordinates(), (9, 9, 2))
+        losses = np.reshape(mesh.get_array(), (9, 9))
+        np.testing.assert_allclose(places[2, 7], (-4, 6))
+        np.testing.assert_array_equal(losses, surface.losses)
+
+
+def test_reliefs_show_the_losses_where_they_belong(monkeypatch):
+    shown = []
+    plot_surface = Axes3D.plot_surface
+
+    def spy(self, *plane, **style):
+        shown.append(plane)
+        return plot_surface(self, *plane, **style)
+
+    monkeypatch.setattr(Axes3D, "plot_surface", spy)
+    draw_surfaces(SURFACES, None)
+    for (first, second, losses), surface in zip(shown, SURFACES.values(), strict=True):
+        np.testing.assert_allclose((first[7, 2], second[7, 2]), (6, -4))
+        np.testing.assert_array_equal(losses, surface.losses)
+
+
+def test_contour_lines_are_each_models_own_and_labelled(two_models):
+    contours = _reliefs_and_contours(two_models)[1]
+    for axes, surface in zip(contours, SURFACES.values(), strict=True):
+        levels = np.array([float(text.get_text()) for text in axes.texts])
+        assert len(levels) >= 3
+        assert (levels > surface.losses.min()).all()
+        assert (levels < surface.losses.max()).all()
+        inner = [np.abs(text.get_position()).max() < 7.5 for text in axes.texts]
+        assert all(inner)
+        assert_legible(axes.texts, two_models)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_texts_of_surfaces_are_apart(figures, count):
+    draw_surfaces({f"{LONG} {i}": _surface(1.0 + i) for i in range(count)}, None)
+    texts = [row._suptitle for row in figures[0].subfigs]
+    reliefs, contours = _reliefs_and_contours(figures[0])
+    for axes in contours + _bars(figures[0]):
+        texts += [axes.yaxis.label, axes.xaxis.label]
+        texts += _ticks(axes.xaxis) + _ticks(axes.yaxis)
+    texts += [axes.zaxis.label for axes in reliefs]
+    assert_legible(texts, figures[0])
+
+
+def _ticks(axis):
+    """The labels of an axis, without those beyond its limits."""
+    low, high = axis.get_view_interval()
+    ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+    return [text for tick in ticks for text in (tick.label1, tick.label2)]
+
+
+def test_a_flat_loss_can_be_drawn(figures):
+    flat = Surface(AXIS, AXIS, np.full((9, 9), 2.0))
+    draw_surfaces({"flat": flat}, None)
+    low, high = _reliefs_and_contours(figures[0])[0][0].get_zlim()
+    assert low < 2 < high
+
+
+def test_cuts_are_means_and_middle_halves(figures):
+    draw_cuts(CUTS, "8/255", None)
+    for axes in figures[0].axes:
+        assert [line.get_label() for line in axes.lines] == list(CUTS)
+        for line, band, cut in zip(
+            axes.lines, axes.collections, CUTS.values(), strict=True
+        ):
+            np.testing.assert_array_equal(line.get_xdata(), cut.steps)
+            np.testing.assert_allclose(line.get_ydata(), np.mean(cut.losses, 0))
+            corners = band.get_paths()[0].vertices
+            heights = np.sort(corners[np.isclose(corners[:, 0], 0.5)][:, 1])
+            ordered = np.sort(cut.losses[:, 15])
+            # Of 20 images, the quartiles lie between the 5th and 6th, 15th and 16th.
+            assert ordered[4] <= heights[0] <= ordered[5]
+            assert ordered[14] <= heights[-1] <= ordered[15]
+
+
+def test_axes_of_cuts(figures):
+    draw_cuts(CUTS, "8/255", None)
+    linear, logarithmic = figures[0].axes
+    assert (linear.get_yscale(), logarithmic.get_yscale()) == ("linear", "log")
+    assert linear.get_ylim()[0] == 0
+    lowest = np.mean(CUTS[LONG].losses, 0).min()
+    assert logarithmic.get_ylim()[0] == pytest.approx(lowest / 2)
+    for axes in (linear, logarithmic):
+        assert axes.get_xlabel() == "step, in multiples of epsilon = 8/255"
+        assert axes.get_ylabel() == "loss, nats"
+        assert axes.get_xlim() == (-1, 2)
+        marks = axes.child_axes[0]
+        assert marks.get_xticks().tolist() == [0, 1]
+        names = [text.get_text() for text in marks.get_xticklabels()]
+        assert names == ["clean", "adversarial"]
+
+
+@pytest.mark.parametrize("lowest", [0.0, 1e-12])
+def test_losses_of_nothing_do_not_stretch_the_axis(figures, lowest):
+    steps = np.array([-1, 0, 1, 2])
+    draw_cuts({"sure": Cut(steps, np.array([[lowest, lowest, 1, 10]]))}, "0.1", None)
+    low, high = figures[0].axes[1].get_ylim()
+    assert 1e-7 < low < high
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_texts_of_cuts_are_apart(figures, count):
+    draw_cuts({f"{LONG} {i}": _cut(10.0**-i) for i in range(count)}, "8/255", None)
+    legend = figures[0].legends[0]
+    texts = [legend.get_title(), *legend.get_texts()]
+    assert len(texts) == 1 + count
+    for axes in figures[0].axes:
+        texts += [axes.xaxis.label, axes.yaxis.label]
+        texts += _ticks(axes.xaxis) + _ticks(axes.yaxis)
+        texts += axes.child_axes[0].get_xticklabels()
+    assert_legible(texts, figures[0])
+
+
+DRAWINGS = {
+    "surfaces": lambda path: draw_surfaces(SURFACES, path),
+    "cuts": lambda path: draw_cuts(CUTS, "8/255", path),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS)
+def test_the_file_is_the_picture(tmp_path, draw):
+    path = tmp_path / "figure.png"
+    path.write_text("earlier")
+    picture = draw(path)
+    assert os.listdir(tmp_path) == ["figure.png"]
+    assert picture.dtype == np.uint8 and picture.shape[2] == 3
+    np.testing.assert_array_equal(np.rint(255 * imread(path)[..., :3]), picture)
+    # Something is drawn on white, to no edge.
+    assert picture.min() < 50
+    edges = (picture[0], picture[-1], picture[:, 0], picture[:, -1])
+    assert all((edge == 255).all() for edge in edges)
+
+
+@pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS)
+def test_without_a_path_nothing_is_written(tmp_path, monkeypatch, draw):
+    monkeypatch.chdir(tmp_path)
+    draw(None)
+    assert not os.listdir(tmp_path)

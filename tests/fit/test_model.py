@@ -1,0 +1,271 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from advrush_tf.attacks.pgd import SignAscent, Start
+from advrush_tf.fit.model import AdvRushFitModel
+from advrush_tf.fit.objectives import PGD, TRADES, Standard
+from advrush_tf.losses import cross_entropy
+from advrush_tf.official import weights as official
+from advrush_tf.training.optimizers import MomentumSGD
+from support import golden
+from support.small_networks import golden_network, tiny_batch, tiny_network
+
+ROOT = Path(__file__).parents[2]
+FAST = PGD(epsilon=0.1, step_size=0.05, steps=2)
+
+
+def model_of(network, objective, optimizer=None, **settings):
+    model = AdvRushFitModel(network, objective, **settings)
+    model.compile(optimizer, run_eagerly=True)
+    return model
+
+
+def batches(steps=2, size=6):
+    return [tiny_batch(seed, size) for seed in range(steps)]
+
+
+def run_steps(model, steps=2):
+    for x, y in batches(steps):
+        model.train_on_batch(x, y)
+
+
+def values(variables):
+    return [np.asarray(variable) for variable in variables]
+
+
+def assert_close(first, second, rtol=1e-9):
+    for a, b in zip(values(first), values(second), strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_standard_is_plain_keras_training_step_for_step(label_smoothing):
+    ours = model_of(
+        tiny_network(dtype="float64"), Standard(label_smoothing=label_smoothing)
+    )
+    plain = tiny_network(dtype="float64")
+    plain.compile(
+        MomentumSGD(),
+        keras.losses.CategoricalCrossentropy(
+            from_logits=True, label_smoothing=label_smoothing, dtype="float64"
+        ),
+        metrics=["accuracy"],
+        run_eagerly=True,
+    )
+    assert_close(ours.network.weights, plain.weights, 0)
+    for x, y in batches(3):
+        got = ours.train_on_batch(x, y, return_dict=True)
+        expected = plain.train_on_batch(x, np.eye(3)[y], return_dict=True)
+        np.testing.assert_allclose(got["loss"], expected["loss"], rtol=1e-6)
+        np.testing.assert_allclose(got["accuracy"], expected["accuracy"], rtol=1e-6)
+        assert_close(ours.network.weights, plain.weights)
+
+
+def gradients(network, losses_fn):
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(losses_fn())
+    return tape.gradient(loss, network.trainable_variables)
+
+
+@pytest.mark.parametrize("objective", [FAST, TRADES(0.1, 0.1, 0.05, 2)])
+def test_an_adversarial_step_written_out(objective):
+    ours = model_of(tiny_network(dtype="float64"), objective, seed=3)
+    network, optimizer = tiny_network(dtype="float64"), MomentumSGD()
+    optimizer.build(network.trainable_variables)
+
+    def model_fn(x, training):
+        return network(x, training=training)
+
+    for step, (x, y) in enumerate(batches(2)):
+        ours.train_on_batch(x, y)
+        crafted = objective.craft(model_fn, tf.constant(x), y, (3, step))
+        assert np.abs(crafted - x).max() > 0.05
+
+        def losses(x=x, y=y, crafted=crafted):
+            clean = model_fn(x, True) if objective.needs_clean else None
+            return objective.losses(y, clean, model_fn(crafted, True))
+
+        optimizer.apply(gradients(network, losses), network.trainable_variables)
+        assert_close(ours.network.weights, network.weights)
+
+
+def test_weight_perturbation_written_out():
+    ours = model_of(tiny_network(dtype="float64"), Standard(), awp_gamma=0.1)
+    network, optimizer = tiny_network(dtype="float64"), MomentumSGD()
+    weights = network.trainable_variables
+    optimizer.build(weights)
+    (x, y), *_ = batches()
+
+    def losses():
+        return cross_entropy(y, network(x, training=True))
+
+    before = network.get_weights()
+    upwards = gradients(network, losses)
+    network.set_weights(before)
+    for weight, gradient in zip(weights, upwards, strict=True):
+        if weight.ndim > 1:
+            unit = gradient.numpy() / np.linalg.norm(gradient)
+            weight.assign_add(0.1 * np.linalg.norm(weight.numpy()) * unit)
+    there = gradients(network, losses)
+    statistics = values(network.non_trainable_variables)
+    network.set_weights(before)
+    optimizer.apply(there, weights)
+    ours.train_on_batch(x, y)
+    assert_close(ours.network.trainable_variables, weights, 1e-7)
+    assert_close(ours.network.non_trainable_variables, statistics, 1e-7)
+
+
+def test_the_auxiliary_head_of_the_official_code():
+    data = golden.load("evalnet_advrush_c4_l8_aux_s1")
+    network = golden_network(data, "float64")
+    official.assign_network(network, golden.group(data, "state"))
+
+    class Spy(keras.optimizers.SGD):
+        def apply(self, grads, trainable_variables=None):
+            norms.append(tf.linalg.global_norm(grads))
+
+    norms = []
+    model = model_of(network, Standard(), Spy(), auxiliary_weight=0.4)
+    x = np.transpose(data["x"], (0, 2, 3, 1))
+    logs = model.train_on_batch(x, data["y"], return_dict=True)
+    loss = data["loss_train"] + 0.4 * data["loss_aux_train"]
+    np.testing.assert_allclose(logs["loss"], loss, rtol=1e-6)
+    np.testing.assert_allclose(norms, [data["grad_train_norm"]], rtol=1e-8)
+
+
+def test_evaluation_measures_pgd_with_the_averaged_weights():
+    attack = SignAscent(0.1, 0.05, 3, Start.UNIFORM)
+    network = tiny_network()
+    model = model_of(network, Standard(), ema_decay=0.5, evaluation_attack=attack)
+    run_steps(model, 3)
+    x, y = tiny_batch(9, 12)
+    own = network.get_weights()
+    got = model.evaluate(x, y, batch_size=12, verbose=0, return_dict=True)
+    for a, b in zip(own, network.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with model.averaged():
+        assert any(
+            (a != b).any() for a, b in zip(own, network.get_weights(), strict=True)
+        )
+        crafted = attack.craft(
+            lambda z: cross_entropy(y, network(z, training=False)), x, (20, 20)
+        )
+        logits = [network(z, training=False) for z in (x, crafted)]
+    hits = [np.mean(np.argmax(z, -1) == y) for z in logits]
+    np.testing.assert_allclose([got["accuracy"], got["robust_accuracy"]], hits)
+    loss = np.mean(cross_entropy(y, logits[0]))
+    np.testing.assert_allclose(got["loss"], loss, rtol=1e-5)
+
+
+def test_metrics_are_means_over_examples():
+    model = model_of(tiny_network(), Standard())
+    x, y = tiny_batch(0, 10)
+    parts = [(x[:7], y[:7]), (x[7:], y[7:])]
+    pieces = tf.data.Dataset.from_generator(
+        lambda: iter(parts),
+        output_signature=(
+            tf.TensorSpec((None, 8, 8, 1), tf.float32),
+            tf.TensorSpec((None,), tf.int32),
+        ),
+    )
+    got = model.evaluate(pieces, verbose=0, return_dict=True)
+    whole = model.evaluate(x, y, batch_size=10, verbose=0, return_dict=True)
+    for name, value in whole.items():
+        np.testing.assert_allclose(got[name], value, rtol=1e-5)
+
+
+def test_paths_drop_more_from_epoch_to_epoch():
+    network = tiny_network(drop_path=0.4)
+    model, rates = model_of(network, Standard()), []
+    spy = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: rates.append(float(network.drop_path_rate))
+    )
+    x, y = tiny_batch()
+    model.fit(x, y, epochs=4, verbose=0, callbacks=spy)
+    np.testing.assert_allclose(rates, [0.0, 0.1, 0.2, 0.3], rtol=1e-6)
+
+
+def test_compiled_steps_equal_eager_ones():
+    eager = model_of(tiny_network(), FAST, ema_decay=0.9, awp_gamma=0.01)
+    compiled = AdvRushFitModel(tiny_network(), FAST, ema_decay=0.9, awp_gamma=0.01)
+    compiled.compile()
+    run_steps(eager)
+    run_steps(compiled)
+    assert_close(eager.variables, compiled.variables, 2e-4)
+
+
+def test_a_saved_model_goes_on_in_a_new_process(tmp_path):
+    def fresh():
+        return model_of(tiny_network(), FAST, ema_decay=0.9, seed=5)
+
+    model = fresh()
+    run_steps(model)
+    model.save(tmp_path / "fit.keras")
+    program = (
+        "import sys; sys.path.insert(0, 'tests')\n"
+        "import keras, numpy, advrush_tf\n"
+        "from support.small_networks import tiny_batch\n"
+        f"model = keras.models.load_model({str(tmp_path / 'fit.keras')!r})\n"
+        "assert model.objective.epsilon == 0.1\n"
+        "model.train_on_batch(*tiny_batch(7))\n"
+        f"numpy.savez({str(tmp_path / 'after.npz')!r}, *model.variables)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+    model.train_on_batch(*tiny_batch(7))
+    with np.load(tmp_path / "after.npz") as after:
+        arrays = [after[name] for name in after.files]
+    assert_close(model.variables, arrays, 1e-6)
+
+
+def test_sample_weights_weigh_the_losses():
+    x, y = tiny_batch()
+    weighted = model_of(tiny_network(), Standard())
+    got = weighted.train_on_batch(x, y, sample_weight=np.full(6, 2.0), return_dict=True)
+    plain = model_of(tiny_network(), Standard())
+    expected = plain.train_on_batch(x, y, return_dict=True)
+    np.testing.assert_allclose(got["loss"], 2 * expected["loss"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x * 255, r"in \[0.*, 25"),
+        (lambda x: x - 0.5, r"in \[-0"),
+        (lambda x: (x * 255).astype(np.uint8), "uint8"),
+        (lambda x: np.where(x > 0.9, np.nan, x), "nan"),
+    ],
+)
+def test_images_are_floats_in_0_to_1(change, message):
+    model = model_of(tiny_network(), FAST)
+    x, y = tiny_batch()
+    for method in (model.fit, model.evaluate, model.train_on_batch):
+        if method == model.train_on_batch and "uint8" not in message:
+            continue
+        with pytest.raises(ValueError, match=message):
+            method(change(x), y)
+
+
+def test_a_network_without_weights_is_refused():
+    network = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(3)])
+    with pytest.raises(ValueError, match="no weights yet"):
+        AdvRushFitModel(network, Standard())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"auxiliary_weight": -1.0}, "auxiliary_weight"),
+        ({"auxiliary_weight": 0.4}, "auxiliary head"),
+        ({"awp_gamma": float("inf")}, "awp_gamma"),
+        ({"ema_decay": 1.0}, "average"),
+    ],
+)
+def test_wrong_arguments(settings, message):
+    with pytest.raises(ValueError, match=message):
+        AdvRushFitModel(tiny_network(), Standard(), **settings)

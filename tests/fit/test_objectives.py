@@ -1,0 +1,227 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from advrush_tf.attacks.pgd import SignAscent
+from advrush_tf.fit.objectives import (
+    FGSMRS,
+    MART,
+    PGD,
+    TRADES,
+    ObjectiveName,
+    Standard,
+)
+from advrush_tf.losses import cross_entropy, kl_divergence
+from advrush_tf.official import weights as official
+from support import golden
+from support.small_networks import golden_network, tiny_batch, tiny_network
+
+DATA = golden.load("adv_advrush_c4_l5_s1")
+CONFIG = DATA["meta"]["config"]
+DEVIATION = DATA["meta"]["float32_deviation"]
+ATTACK = {"epsilon": CONFIG["epsilon"], "step_size": CONFIG["step"]}
+
+
+def nhwc(images):
+    return np.transpose(images, (0, 2, 3, 1))
+
+
+class RecordedStart(SignAscent):
+    """The recorded attack: its start is not drawn."""
+
+    def noise(self, x, seed):
+        return tf.constant(nhwc(DATA["noise"]), x.dtype)
+
+
+class RecordedPGD(PGD):
+    @property
+    def attack(self):
+        return RecordedStart(self.epsilon, self.step_size, self.steps)
+
+
+class RecordedTRADES(TRADES, RecordedPGD):
+    pass
+
+
+def official_network(dtype):
+    net = golden_network(DATA, dtype)
+    official.assign_network(net, golden.group(DATA, "state"))
+    x = tf.constant(DATA["x_nhwc"], dtype)
+    return net, x, tf.constant(DATA["y"])
+
+
+def gradients(net, objective, x, y):
+    with tf.GradientTape() as tape:
+        losses = objective(lambda z, training: net(z, training=training), x, y)
+        loss = tf.reduce_mean(losses)
+    variables = net.trainable_variables
+    found = tape.gradient(loss, variables)
+    by_id = {id(v): g for v, g in zip(variables, found, strict=True)}
+    return loss, tf.linalg.global_norm(found), by_id[id(net.classifier.kernel)]
+
+
+@pytest.mark.parametrize(
+    ("objective", "names"),
+    [
+        (
+            RecordedPGD(**ATTACK),
+            ("madry/loss", "madry/grad_norm", "madry/grad_classifier_weight"),
+        ),
+        (
+            RecordedTRADES(**ATTACK, beta=CONFIG["beta"]),
+            (
+                "trades/loss_correct",
+                "trades/grad_norm_correct",
+                "trades/grad_classifier_weight_correct",
+            ),
+        ),
+    ],
+)
+def test_loss_and_gradients_of_the_official_code(objective, names):
+    net, x, y = official_network("float64")
+    loss, norm, kernel = gradients(net, objective, x, y)
+    values = loss, norm, np.transpose(kernel)
+    for name, value in zip(names, values, strict=True):
+        bound = 1e-6 if name.endswith("weight") else 1e-8
+        error = np.abs(value - DATA[name]).max()
+        assert error < bound * np.abs(DATA[name]).max(), name
+
+
+@pytest.mark.parametrize(
+    ("objective", "name"),
+    [
+        (RecordedPGD(**ATTACK), "madry/x_adv"),
+        (RecordedTRADES(**ATTACK), "trades/x_adv"),
+    ],
+)
+def test_crafted_images_of_the_official_code(objective, name):
+    def model_fn(z, training):
+        return net(z, training=training)
+
+    net, x, y = official_network("float64")
+    crafted = objective.craft(model_fn, x, y, (0, 0))
+    np.testing.assert_allclose(crafted, nhwc(DATA[name]), rtol=0, atol=1e-8)
+    net, x, y = official_network("float32")
+    crafted = objective.craft(model_fn, x, y, (0, 0)).numpy()
+    # A sign may turn where a gradient is nearly 0: with TRADES all are, at the start.
+    equal = np.abs(crafted - nhwc(DATA[name])) < 1e-6
+    assert equal.mean() > (0.9 if name.startswith("trades") else 0.99)
+
+
+def test_the_correct_trades_has_a_divergence():
+    assert DATA["trades/loss_robust"] > 0
+    assert DATA["trades/loss_official_literal"] < DATA["trades/loss_correct"]
+    net, x, y = official_network("float64")
+    clean = net(x, training=True)
+    crafted = net(nhwc(DATA["trades/x_adv"]), training=True)
+    robust = tf.reduce_mean(kl_divergence(clean, crafted))
+    np.testing.assert_allclose(robust, DATA["trades/loss_robust"], rtol=1e-8)
+    natural = tf.reduce_mean(cross_entropy(y, clean))
+    np.testing.assert_allclose(natural, DATA["trades/loss_natural"], rtol=1e-8)
+
+
+@pytest.mark.parametrize("name", ObjectiveName)
+def test_every_objective_crafts_in_bounds_and_raises_its_loss(name):
+    objective, net = name.objective(), tiny_network()
+    x, y = tiny_batch(size=16)
+    # Black and white pixels, at which the ball leaves [0, 1].
+    x[:, 0], x[:, 1] = 0, 1
+    statistics = [v.numpy() for v in net.non_trainable_variables]
+
+    def model_fn(z, training):
+        return net(z, training=training)
+
+    crafted = objective.craft(model_fn, x, y, (1, 2))
+    for before, after in zip(statistics, net.non_trainable_variables, strict=True):
+        np.testing.assert_array_equal(before, after.numpy())
+    epsilon = getattr(objective, "epsilon", 0.0)
+    assert np.abs(crafted - x).max() <= epsilon + 1e-6
+    assert np.min(crafted) >= 0
+    assert np.max(crafted) <= 1
+    clean, moved = (model_fn(z, False) for z in (x, crafted))
+    before, after = (
+        np.mean(objective.losses(y, clean, logits)) for logits in (clean, moved)
+    )
+    assert bool(after > before) is objective.adversarial
+    assert after >= before
+    losses = objective(model_fn, x, y, (1, 2))
+    assert losses.shape == (16,)
+    assert np.isfinite(losses).all()
+    again = keras.saving.deserialize_keras_object(
+        keras.saving.serialize_keras_object(objective)
+    )
+    assert again == objective
+
+
+CLEAN = np.log([[0.5, 0.3, 0.2], [0.1, 0.8, 0.1]])
+CRAFTED = np.log([[0.2, 0.7, 0.1], [0.25, 0.5, 0.25]])
+LABELS = tf.constant([0, 1])
+
+
+def kl(p, q):
+    p, q = np.exp(p), np.exp(q)
+    return (p * np.log(p / q)).sum(-1)
+
+
+def test_losses_by_hand():
+    logits = tf.constant(CLEAN), tf.constant(CRAFTED)
+    np.testing.assert_allclose(
+        Standard().losses(LABELS, *logits), -np.log([0.5, 0.8]), rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        PGD().losses(LABELS, *logits), -np.log([0.2, 0.5]), rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        TRADES(beta=2.0).losses(LABELS, *logits),
+        -np.log([0.5, 0.8]) + 2 * kl(CLEAN, CRAFTED),
+        rtol=1e-12,
+    )
+    boosted = -np.log([0.2, 0.5]) - np.log([1 - 0.7, 1 - 0.25])
+    np.testing.assert_allclose(
+        MART(beta=3.0).losses(LABELS, *logits),
+        boosted + 3 * (1 - np.array([0.5, 0.8])) * kl(CLEAN, CRAFTED),
+        rtol=1e-12,
+    )
+
+
+def test_label_smoothing_is_keras():
+    logits = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
+    y = np.array([0, 2, 4, 1])
+    keras_loss = keras.losses.CategoricalCrossentropy(
+        from_logits=True, label_smoothing=0.2, reduction=None
+    )
+    expected = keras_loss(np.eye(5, dtype=np.float32)[y], logits)
+    got = PGD(label_smoothing=0.2).losses(y, None, logits)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_fgsm_rs_takes_one_step_from_an_image():
+    x = tf.zeros((1, 1, 1, 400))
+    seen = []
+
+    def model_fn(z, training):
+        assert not training
+        seen.append(z.numpy())
+        return tf.stack([tf.zeros(1), tf.reduce_sum(z, [1, 2, 3])], -1)
+
+    objective = FGSMRS(epsilon=0.1, step_size=0.02)
+    crafted = objective.craft(model_fn, x, tf.constant([0]), (0, 0))
+    assert len(seen) == 1
+    assert seen[0].min() == 0
+    assert 0.09 < seen[0].max() <= 0.1
+    np.testing.assert_allclose(crafted, np.minimum(seen[0] + 0.02, 0.1), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Standard(label_smoothing=1.0), "label_smoothing"),
+        (lambda: TRADES(beta=-1.0), "beta"),
+        (lambda: MART(beta=float("nan")), "beta"),
+        (lambda: PGD(epsilon=-0.1), "epsilon"),
+    ],
+)
+def test_wrong_numbers(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,47 @@
+import pytest
+
+from advrush_tf.errors import UserError
+from advrush_tf.runs.attack_settings import AttackSettings
+
+
+def test_defaults_are_the_usual_evaluation():
+    settings = AttackSettings(model="m.keras")
+    assert settings.attacks == ("fgsm", "pgd20", "autoattack")
+    assert settings.radius(settings.epsilon) == 8 / 255
+    assert settings.curve == ["8/255"]
+
+
+def test_the_curve_ascends_and_holds_the_epsilon_once():
+    settings = AttackSettings(
+        model="m.keras", epsilon="8/255", epsilons=("0", "16/255", "0.01", "16/510")
+    )
+    # 16/510 is 8/255.
+    assert settings.curve == ["0.01", "8/255", "16/255"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": ""}, "--model is"),
+        ({"source_model": ("m.keras",)}, "--source_model"),
+        ({"attacks": ()}, "--attacks"),
+        ({"attacks": ("fgsm", "fgsm")}, "--attacks"),
+        ({"attacks": ("pgd0",)}, "no attack 'pgd0'"),
+        ({"attacks": ("cw",)}, "L2"),
+        ({"epsilon": "0"}, "--epsilon is 0; it must be in"),
+        ({"epsilon": "8"}, "--epsilon is 8; it must be in"),
+        ({"epsilon": "-1/255"}, "--epsilon"),
+        ({"epsilon": "8/0"}, "--epsilon"),
+        ({"epsilon": "eight"}, "--epsilon"),
+        ({"epsilon": "1e-46"}, "--epsilon"),
+        ({"source_model": ("./m.keras",)}, "--source_model"),
+        ({"epsilons": ("0", "2")}, "--epsilons"),
+        ({"epsilons": ("1/2", "0.5")}, "--epsilons"),
+        ({"test_images": -1}, "--test_images"),
+        ({"batch_size": 0}, "--batch_size"),
+        ({"seed": -1}, "--seed"),
+    ],
+)
+def test_what_is_out_of_range_is_named(changes, words):
+    with pytest.raises(UserError, match=words):
+        AttackSettings(**({"model": "m.keras"} | changes))

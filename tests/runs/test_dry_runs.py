@@ -1,0 +1,94 @@
+import os
+
+import pytest
+
+from advrush_tf.runs import dry_runs
+from advrush_tf.runs.fit_settings import fit_settings
+from advrush_tf.runs.profiling import StepCost
+from advrush_tf.runs.search_settings import SearchSettings
+
+SEARCH = {
+    "dataset": "digits",
+    "epochs": 3,
+    "warmup_epochs": 2,
+    "init_channels": 2,
+    "num_cells": 1,
+    "num_nodes": 2,
+    "batch_size": 128,
+}
+FIT = {
+    "dataset": "digits",
+    "epochs": 3,
+    "init_channels": 2,
+    "num_cells": 1,
+    "batch_size": 128,
+    "epsilon": 0.1,
+    "attack_steps": 2,
+    "eval_steps": 3,
+    "test_images": 300,
+}
+# Of each kind of step: seconds.
+SECONDS = {"weights": 100, "alphas": 20, "penalised alphas": 60}
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    yield
+    assert not os.listdir(tmp_path)
+
+
+def _lines(dry_run, settings):
+    lines = []
+    dry_run(settings, say=lines.append)
+    return {line.split("  ")[0]: line for line in lines}
+
+
+@pytest.mark.parametrize(
+    ("changes", "penalised"),
+    [({}, True), ({"gamma": 0.0}, False), ({"warmup_epochs": 3}, False)],
+)
+def test_a_search_is_measured_and_nothing_written(changes, penalised):
+    lines = _lines(dry_runs.search_dry_run, SearchSettings(**{**SEARCH, **changes}))
+    assert {"parameters", "multiply-adds", "input", "memory", "total"} <= set(lines)
+    assert any(line.startswith("with penalty") for line in lines.values()) is penalised
+
+
+def test_a_fit_is_measured_and_nothing_written():
+    lines = _lines(dry_runs.fit_dry_run, fit_settings(**FIT))
+    names = {"parameters", "multiply-adds", "step", "input", "evaluation", "memory"}
+    assert names | {"total"} <= set(lines)
+
+
+def test_a_searchs_total_by_hand(monkeypatch):
+    monkeypatch.setattr(
+        dry_runs,
+        "measure_search_step",
+        lambda model, kind, batch: StepCost(700, 300, SECONDS[kind], 1, 10**9),
+    )
+    monkeypatch.setattr(dry_runs, "measure_evaluation", lambda model, batch: 1000)
+    lines = _lines(dry_runs.search_dry_run, SearchSettings(**SEARCH))
+    # 1,438 training images make 719 // 128 = 5 steps an epoch and 3 batches of 256.
+    seconds = 5 * (2 * (100 + 20) + 100 + 60) + 3 * 3 * 1000 + 3 * (700 + 300)
+    assert (
+        lines["total"].split()
+        == f"total {seconds / 3600:.2f} h for 3 epochs of 5".split()
+    )
+
+
+def test_a_fits_total_by_hand(monkeypatch):
+    cost = StepCost(700, 300, 100, 1, 10**9)
+    monkeypatch.setattr(dry_runs, "measure_fit_step", lambda model, batch: cost)
+    monkeypatch.setattr(dry_runs, "measure_evaluation", lambda model, batch: 1000)
+    settings = fit_settings(
+        **FIT, validation_portion=0.5, robust_eval_every=2, milestones=(0.5,)
+    )
+    lines = _lines(dry_runs.fit_dry_run, settings)
+    # The accuracies of epochs 2 and 3, then of the best and of the last weights on
+    # 300 test images in batches of 256.
+    batches = 2 * 3 + 2 * 2
+    seconds = 3 * 5 * 100 + batches * 1000 + 700 + 300
+    assert (
+        lines["total"].split()
+        == f"total {seconds / 3600:.2f} h for 3 epochs of 5".split()
+    )

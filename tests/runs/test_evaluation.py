@@ -1,0 +1,77 @@
+import importlib.metadata
+import json
+
+import pytest
+
+from advrush_tf.runs.evaluation import as_json, markdown
+from advrush_tf.statistics import wilson
+from support.evaluations import evaluation
+
+
+@pytest.fixture(scope="module")
+def results():
+    return as_json(evaluation())
+
+
+def test_the_headline_is_right_before_and_after_every_attack(results):
+    assert results["clean"] == {"accuracy": 0.75, "interval": list(wilson(3, 4))}
+    # The third image survives the model's own attacks, not the transferred one.
+    assert results["robust"]["accuracy"] == 0.0
+    assert results["robust"]["interval"] == list(wilson(0, 4))
+    assert results["robust"]["per_class"] == {"dark": 0.0, "bright": 0.0}
+    assert results["images"] == 4
+    assert results["epsilon"] == {"given": "8/255", "value": 8 / 255}
+    assert results["norm"] == "Linf"
+    assert results["settings"]["sha256"] == ["ab", "cd"]
+    assert results["versions"]["keras"] == importlib.metadata.version("keras")
+    assert json.loads(json.dumps(results)) == results
+
+
+def test_attacks_tell_their_accuracy_after_each_member(results):
+    fgsm, autoattack, *_ = results["attacks"]
+    assert fgsm["accuracy"] == 0.5
+    assert fgsm["broken_by"] == [None, "a", None, "clean"]
+    assert [m["accuracy"] for m in autoattack["members"]] == [0.5, 0.25]
+    assert [m["broken"] for m in autoattack["members"]] == [1, 1]
+    assert autoattack["broken_by"] == ["b", "a", None, "clean"]
+    assert autoattack["interval"] == list(wilson(1, 4))
+    assert autoattack["seconds"] == 12.5
+    assert results["attacks"][2]["crafted_on"] == "runs/two/model.keras"
+    assert results["attacks"][-1]["epsilon"]["given"] == "2/255"
+
+
+def test_transfer_has_a_row_a_source_and_a_column_a_target(results):
+    matrices = results["transfer"]["matrices"]
+    assert matrices["fgsm"] == [[0.5, 1.0], [0.5, 0.25]]
+    assert matrices["autoattack"] == [[0.25, 0.75], [0.75, 0.0]]
+
+
+def test_doubts_are_those_of_the_model_and_of_the_outcome(results):
+    codes = [doubt["code"] for doubt in results["warnings"]]
+    assert codes == ["zero_gradients", "few_images"]
+
+
+def test_what_the_doubts_of_the_outcome_look_at():
+    evaluated = evaluation()
+    # A transferred image was broken that no gradient attack broke.
+    broken, blind = evaluated._broken_by_attack()
+    assert blind == {"fgsm on model 1", "autoattack on model 1"}
+    assert broken["fgsm on model 1"].tolist() == [False, False, True, False]
+    assert "fgsm: a" not in broken
+    assert broken["autoattack: b"].tolist() == [True, False, False, False]
+    # In the smaller ball the model is right about as many images as without.
+    radii, right = evaluated.curve("fgsm")
+    assert radii == [0.0, 2 / 255, 8 / 255]
+    assert [each.mean() for each in right] == [0.75, 0.75, 0.5]
+
+
+def test_the_table_shows_it_all(results):
+    text = markdown(results)
+    low, high = wilson(3, 4)
+    assert f"| clean |  | 75.00% | {low:.2%} to {high:.2%} |  |  |" in text
+    rows = [line.split(" | ") for line in text.splitlines()]
+    assert ["| autoattack: after a", "8/255", "50.00%"] in [row[:3] for row in rows]
+    assert ["| **all**", "8/255", "0.00%"] in [row[:3] for row in rows]
+    assert "| runs/two/model.keras | 50.00% | 25.00% |" in text
+    assert "**Warning** (zero_gradients): No gradients." in text
+    assert "0.0313725" in text

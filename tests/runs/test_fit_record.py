@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+
+from advrush_tf.runs.fit_record import FitRecord, epoch_line, tell
+from advrush_tf.runs.recipes import Selection
+
+
+def row(epoch, clean=None, robust=None):
+    values = {"epoch": epoch, "loss": 1.5, "learning_rate": 0.1, "seconds": 2.0}
+    if clean is not None:
+        values |= {"val_accuracy": clean, "val_robust_accuracy": robust}
+    return values
+
+
+ROWS = [row(1, 0.5, 0.2), row(2), row(3, 0.6, 0.3), row(4, 0.8, 0.3), row(5, 0.9, 0.1)]
+
+
+@pytest.mark.parametrize(
+    ("selection", "better", "best"),
+    [
+        # Equal robust accuracies are decided by the clean one.
+        (Selection.ROBUST, [True, False, True, True, False], 4),
+        (Selection.CLEAN, [True, False, True, True, True], 5),
+    ],
+)
+def test_the_best_epoch(selection, better, best):
+    record = FitRecord()
+    assert [record.add(values, selection) for values in ROWS] == better
+    assert record.best["epoch"] == best
+    assert record.seconds == 10.0
+    assert FitRecord.from_notes({}) == FitRecord()
+
+
+def test_a_record_survives_its_notes():
+    record = FitRecord()
+    record.add(ROWS[0], Selection.ROBUST)
+    notes = {"history": record.history, "best": record.best, "seconds": record.seconds}
+    again = FitRecord.from_notes(notes)
+    assert again == record
+    assert not again.add(row(2, 0.5, 0.2), Selection.ROBUST)
+
+
+def test_the_line_of_an_epoch():
+    assert epoch_line(row(7, 0.75, 0.25), 9) == (
+        "epoch 7/9  loss 1.5 val_acc 0.75 val_robust_acc 0.25 lr 0.1  2 s"
+    )
+    assert "val_acc" not in epoch_line(row(2), 9)
+
+
+def test_the_end_names_epsilon_and_both_models(tmp_path):
+    accuracies = {"accuracy": 0.5, "robust_accuracy": 0.25}
+    report = {
+        "history": ROWS,
+        "best": ROWS[3],
+        "test": {
+            "images": 100,
+            "attack": {"epsilon": 8 / 255, "steps": 20},
+            "best": accuracies,
+            "last": {name: np.float64(v / 2) for name, v in accuracies.items()},
+        },
+    }
+    lines = []
+    tell(report, tmp_path, lines.append)
+    text = "\n".join(lines)
+    assert "100 test images, PGD-20 with epsilon 0.03137 (8.00/255)" in text
+    assert (
+        f"best (epoch 4)  clean 50.00%  robust 25.00%  {tmp_path}/model.keras" in text
+    )
+    assert "last (epoch 5)  clean 25.00%  robust 12.50%" in text

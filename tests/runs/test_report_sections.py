@@ -1,0 +1,213 @@
+import hashlib
+import json
+
+import pytest
+
+from advrush_tf.errors import UserError
+from advrush_tf.runs.report_parts import accuracy_text
+from advrush_tf.runs.report_sections import read_section
+from advrush_tf.statistics import wilson
+from support.workdirs import (
+    PRIMITIVES,
+    make_evaluation,
+    make_fit,
+    make_inspection,
+    make_search,
+    paint,
+)
+
+MAKERS = {"fit": make_fit, "results": make_evaluation, "inspection": make_inspection}
+
+
+@pytest.fixture(scope="module")
+def search(tmp_path_factory):
+    return read_section(make_search(tmp_path_factory.mktemp("search")))
+
+
+@pytest.fixture
+def fit(tmp_path):
+    return read_section(make_fit(tmp_path))
+
+
+def _plain(text):
+    return text.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def _values(section):
+    return {found.quantity: _plain(found.value) for found in section.measurements}
+
+
+def test_a_search_shows_its_cells_and_its_history(search):
+    assert search.kind == "Search"
+    assert "after epoch 3 of 3, 2 of them without the penalty" in search.lead
+    normal, reduce, *history = search.figures
+    assert normal.source.startswith("data:image/svg+xml")
+    assert "node 2 reads state 0 by skip_connect" in normal.description
+    assert "node 3 reads state 2 by sep_conv_3x3" in normal.description
+    assert "sep_conv" not in reduce.description
+    assert len(history) == 3
+    assert all(figure.source.startswith("data:image/png") for figure in history)
+    assert search.genotype.startswith("Genotype(\n    normal=(")
+    assert ("penalty", "4.5") in search.tables[0].rows
+
+
+def test_a_search_can_be_run_again(search):
+    assert f"--primitives={','.join(PRIMITIVES)}" in search.command
+    assert f"--workdir={search.workdir}" in search.command
+    assert search.settings["num_nodes"] == 2
+    assert search.versions == {"advrush_tf": "1.2.3"}
+
+
+def test_an_unfinished_search_can_be_told_of(tmp_path):
+    section = read_section(make_search(tmp_path, epochs=1, metrics=None))
+    assert "after epoch 1 of 3" in section.lead
+    assert section.tables == []
+
+
+def test_a_fit_tells_the_accuracies_of_both_weights(fit):
+    assert fit.kind == "Fit"
+    assert "12,345 parameters" in fit.lead
+    table, history = fit.tables
+    assert "200 test images" in table.caption
+    assert table.head[-1] == "accuracy under PGD-20, epsilon 0.1"
+    assert table.rows == [
+        ("model.keras", "2", accuracy_text(0.9, 200), accuracy_text(0.505, 200)),
+        ("model_last.keras", "3", accuracy_text(0.6, 200), accuracy_text(0, 200)),
+    ]
+    low, high = wilson(180, 200)
+    assert _plain(table.rows[0][2]) == f"90.0% ({low:.1%} to {high:.1%})"
+    assert [row[0] for row in history.rows] == ["1 (first)", "2 (best)", "3 (last)"]
+    assert history.rows[1][1:] == ("1", "0.9", "0.1")
+    (curves,) = fit.figures
+    assert "learning rate" in curves.caption
+
+
+def test_models_are_told_apart_by_their_files(fit):
+    best, last = (hashlib.sha256(x).hexdigest() for x in (b"the best", b"the last"))
+    models = [(found.model, found.quantity) for found in fit.measurements]
+    robust = "PGD-20, epsilon 0.1 (fit)"
+    assert models == [(best, "clean"), (best, robust), (last, "clean"), (last, robust)]
+
+
+def test_best_weights_of_the_last_epoch_are_told_once(tmp_path):
+    report = json.loads((make_fit(tmp_path) / "fit.json").read_text())
+    report["best"] = report["history"][-1]
+    (tmp_path / "fit.json").write_text(json.dumps(report))
+    (tmp_path / "model.keras").unlink()
+    section = read_section(tmp_path)
+    assert len(section.tables[0].rows) == 1
+    assert section.tables[1].rows[-1][0] == "3 (best)"
+    assert {found.model for found in section.measurements} == {
+        str(tmp_path / "model.keras")
+    }
+
+
+def test_a_fit_without_cells_names_its_network(tmp_path):
+    section = read_section(make_fit(tmp_path, network="resnet18"))
+    assert "resnet18, 64 channels" in section.lead
+
+
+def test_an_evaluation_tells_each_attack_with_its_interval(tmp_path):
+    section = read_section(make_evaluation(tmp_path))
+    assert section.kind == "Evaluation"
+    assert "the first 4 images of the test split of shades" in section.lead
+    rows = [
+        (row[0], row[1], row[2].partition(" ")[0]) for row in section.tables[0].rows
+    ]
+    assert rows == [
+        ("clean", "", "75.0%"),
+        ("fgsm", "8/255", "50.0%"),
+        ("autoattack: after a", "8/255", "50.0%"),
+        ("autoattack: after b", "8/255", "25.0%"),
+        ("autoattack", "8/255", "25.0%"),
+        ("fgsm", "8/255", "50.0%"),
+        ("autoattack", "8/255", "75.0%"),
+        ("fgsm", "2/255", "75.0%"),
+        ("autoattack", "2/255", "75.0%"),
+        ("all", "8/255", "0.0%"),
+    ]
+    assert [row[4] for row in section.tables[0].rows[5:7]] == [
+        "runs/two/model.keras"
+    ] * 2
+    assert "(zero_gradients): No gradients." in section.warnings
+    assert "keras" in section.versions
+
+
+def test_an_evaluation_compares_what_was_crafted_on_the_model(tmp_path):
+    values = _values(read_section(make_evaluation(tmp_path)))
+    shares = {name: text.partition(" ")[0] for name, text in values.items()}
+    assert shares == {
+        "clean": "75.0%",
+        "fgsm, Linf, epsilon 8/255": "50.0%",
+        "autoattack, Linf, epsilon 8/255": "25.0%",
+        "all attacks, Linf, epsilon 8/255": "0.0%",
+    }
+
+
+def test_figures_are_those_that_are_there(tmp_path):
+    make_evaluation(tmp_path)
+    paint(tmp_path / "transfer_fgsm.png")
+    captions = [figure.caption for figure in read_section(tmp_path).figures]
+    assert captions == [
+        "Accuracy over the radius of the attacks, with 95 % intervals",
+        "Accuracy of each model on what fgsm crafted on each",
+    ]
+
+
+def test_an_inspection_tells_curvature_and_correlation(tmp_path):
+    section = read_section(make_inspection(tmp_path))
+    curvature, correlation = section.tables
+    assert curvature.head == (
+        *("model", "top eigenvalue", "trace", "penalty", "gradient norm"),
+    )
+    model, top, *_ = curvature.rows[0]
+    assert (model, _plain(top)) == ("one/model.keras", "3.25 (2.5 to 4)")
+    assert "7 random genotypes" in correlation.caption
+    assert correlation.rows == [("top eigenvalue", "-0.50 (-0.75 to -0.25)")]
+    assert _values(section) == {"top eigenvalue": "3.25 (2.5 to 4)"}
+    assert section.versions == {"advrush_tf": "1.2.3", "keras": "3.0"}
+
+
+def test_an_inspection_shows_all_pictures_but_those_of_searches(tmp_path):
+    captions = [
+        figure.caption for figure in read_section(make_inspection(tmp_path)).figures
+    ]
+    assert captions == [
+        "Curvature of the loss as a function of the input, per image",
+        "My own",
+    ]
+
+
+def test_another_folder_is_refused_with_what_was_expected(tmp_path):
+    with pytest.raises(UserError, match=r"nothing to report.*fit\.json.*results\.json"):
+        read_section(tmp_path)
+    with pytest.raises(UserError, match="nothing to report"):
+        read_section(tmp_path / "none")
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"settings": 1}', "\x00"])
+def test_a_damaged_report_is_named(tmp_path, name, text):
+    path = MAKERS[name](tmp_path) / f"{name}.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=rf"{name}\.json or a picture .* damaged"):
+        read_section(tmp_path)
+
+
+def test_a_search_without_all_settings_is_named(tmp_path):
+    path = make_search(tmp_path, epochs=1) / "genotypes" / "epoch_0001.json"
+    path.write_text(path.read_text().replace('"num_cells"', '"num_cell"'))
+    with pytest.raises(UserError, match=r"genotypes or .* damaged .*'num_cells'"):
+        read_section(tmp_path)
+
+
+def test_a_damaged_epoch_of_a_search_is_named(tmp_path):
+    (make_search(tmp_path) / "genotypes" / "epoch_0002.json").write_text("{")
+    with pytest.raises(UserError, match=r"epoch_0002\.json is damaged"):
+        read_section(tmp_path)
+
+
+def test_a_damaged_picture_is_named(tmp_path):
+    (make_fit(tmp_path) / "curves.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"damaged .*curves\.png is no PNG file"):
+        read_section(tmp_path)

@@ -1,0 +1,177 @@
+import os
+
+import numpy as np
+import pytest
+
+from advrush_tf.data.dataset import load_dataset
+from advrush_tf.errors import NonFiniteLossError, UserError
+from advrush_tf.genotypes.genotype import Genotype, get_genotype
+from advrush_tf.runs import search as search_run
+from advrush_tf.runs.checkpoints import CheckpointStore
+from advrush_tf.runs.search_settings import SearchSettings
+from advrush_tf.search.history import read_history
+from support.processes import (
+    assert_same_last_checkpoint,
+    kill_and_resume,
+    kill_at,
+    kill_while_writing,
+)
+from support.tiny_search import tiny_compiled
+
+SMALL = {
+    "dataset": "digits",
+    "epochs": 3,
+    "warmup_epochs": 2,
+    "init_channels": 2,
+    "num_cells": 1,
+    "num_nodes": 2,
+    "batch_size": 128,
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finished")
+    lines = []
+    genotype = search_run.run_search(SearchSettings(**SMALL), workdir, say=lines.append)
+    return workdir, genotype, lines
+
+
+def test_a_search_leaves_its_results(finished):
+    workdir, genotype, lines = finished
+    assert Genotype.load(workdir / "genotype.json") == genotype
+    provenance = Genotype.load(workdir / "genotype.json").provenance
+    assert provenance["epoch"] == 3
+    assert provenance["settings"]["init_channels"] == 2
+    assert (
+        Genotype.from_alphas(provenance["alphas_normal"], provenance["alphas_reduce"])
+        == genotype
+    )
+    names = {f"epoch_000{epoch}.json" for epoch in (1, 2, 3)}
+    assert set(os.listdir(workdir / "genotypes")) == names
+    for cell in ("normal", "reduce"):
+        assert (workdir / f"genotype_{cell}.svg").stat().st_size > 1000
+    epochs = [line for line in lines if line.startswith("epoch ")]
+    assert len(epochs) == 3
+    assert "penalty 0 " in epochs[1]
+    assert "penalty 0 " not in epochs[2]
+    assert any("genotype.json" in line for line in lines)
+
+
+def test_the_genotypes_of_epochs_hold_their_metrics(finished):
+    workdir, genotype, lines = finished
+    history = read_history(workdir)
+    assert history.genotypes[-1] == genotype
+    assert "metrics" not in Genotype.load(workdir / "genotype.json").provenance
+    assert {*LOGGED} <= history.metrics.keys()
+    epochs = [line for line in lines if line.startswith("epoch ")]
+    for number, line in enumerate(epochs):
+        for label, name in (("loss", "loss"), ("val_acc", "val_accuracy")):
+            assert f"{label} {history.metrics[name][number]:.4g} " in line
+    assert (history.metrics["penalty"] > 0).tolist() == [False, False, True]
+    # One is an epoch's mean, the other of its end.
+    ends = (history.entropy["normal"] + history.entropy["reduce"]) / 2
+    np.testing.assert_allclose(history.metrics["entropy"], ends, rtol=1e-4)
+
+
+def test_a_metric_that_is_not_finite_is_left_out(tmp_path):
+    store, lines = CheckpointStore(tmp_path / "checkpoints"), []
+    settings = SearchSettings(**SMALL)
+    recorder = search_run.EpochRecorder(settings, tmp_path, store, lines.append)
+    recorder.set_model(tiny_compiled())
+    logs = dict.fromkeys(LOGGED, 0.5)
+    recorder.on_epoch_end(0, {**logs, "val_loss": np.inf})
+    genotype = Genotype.load(tmp_path / "genotypes" / "epoch_0001.json")
+    assert genotype.provenance["metrics"] == {
+        name: 0.5 for name in LOGGED if name != "val_loss"
+    }
+
+
+LOGGED = (
+    *("loss", "accuracy", "alpha_loss", "alpha_accuracy", "penalty", "penalty_share"),
+    *("entropy", "val_loss", "val_accuracy"),
+)
+
+
+def test_killed_and_resumed_equals_uninterrupted(finished, tmp_path):
+    workdir, scratch = tmp_path / "run", tmp_path / "scratch"
+    scratch.mkdir()
+    # Before there is a checkpoint, while one is written, and after one.
+    kill_at("search", SMALL, workdir, "settings.json")
+    kill_while_writing("search", SMALL, workdir, "epoch_0001.npz", scratch)
+    kill_and_resume("search", SMALL, workdir, "genotype.json")
+    assert_same_last_checkpoint(finished[0], workdir)
+    texts = [(w / "genotype.json").read_text() for w in (finished[0], workdir)]
+    assert texts[0] == texts[1]
+
+
+def test_a_full_disk_is_one_clear_line(finished, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(search_run, "draw_cells", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        search_run.run_search(SearchSettings(**SMALL), finished[0], say=lambda line: 0)
+    assert Genotype.load(finished[0] / "genotype.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"batch_size": 1000}, "batch"),
+        ({"train_portion": 1e-4}, "--train_portion is 0.0001.* 1437 training images"),
+        ({"train_portion": 0.9999}, "--train_portion is 0.9999"),
+    ],
+)
+def test_unfit_data_and_settings_are_refused(tmp_path, changes, words):
+    settings = SearchSettings(dataset="digits", **changes)
+    with pytest.raises(UserError, match=words):
+        search_run.run_search(settings, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_workdir_that_tensorboard_cannot_write_is_one_clear_line(tmp_path):
+    (tmp_path / "tensorboard").write_text("a file")
+    with pytest.raises(UserError, match=r"failed: .*make it writable"):
+        search_run.run_search(SearchSettings(**SMALL), tmp_path)
+
+
+def test_poisoned_weights_are_not_saved(tmp_path, monkeypatch):
+    record = search_run.EpochRecorder.on_epoch_end
+
+    def poison(self, epoch, logs=None):
+        if epoch == 1:
+            weight = self.model.network_weights[0]
+            weight.assign(np.full(weight.shape, np.nan))
+        record(self, epoch, logs)
+
+    monkeypatch.setattr(search_run.EpochRecorder, "on_epoch_end", poison)
+    with pytest.raises(NonFiniteLossError, match="became NaN or infinite in epoch 2"):
+        search_run.run_search(SearchSettings(**SMALL), tmp_path, say=lambda line: None)
+    assert os.listdir(tmp_path / "checkpoints") == ["epoch_0001.npz"]
+
+
+def test_collapse_is_noticed():
+    assert search_run.collapse_warning(get_genotype("ADVRUSH")) is None
+    edges = [["skip_connect", 0], ["skip_connect", 1]]
+    collapsed = Genotype(edges, [2], edges, [2])
+    assert "2 of the normal cell's 2 edges" in search_run.collapse_warning(collapsed)
+
+
+def test_a_search_streams_images_of_many_sizes(imagenet_like):
+    settings = SearchSettings(
+        dataset=str(imagenet_like[0]), image_size=16, batch_size=8, train_portion=0.4
+    )
+    dataset = load_dataset(settings.dataset, image_size=settings.image_size)
+    pairs, steps = search_run.make_pairs(settings, dataset)
+    assert steps == 40 // 8
+    seen = [set(), set()]
+    for halves in pairs.take(steps).as_numpy_iterator():
+        for numbers, (x, y) in zip(seen, halves, strict=True):
+            assert x.shape == (8, 16, 16, 3)
+            numbers.update(y.tolist())
+    assert len(seen[0]) == 40
+    assert not seen[0] & seen[1]
+    validation = search_run.validation_batches(settings, dataset)
+    labels = np.concatenate([y for _, y in validation.as_numpy_iterator()])
+    assert set(labels.tolist()) == set(range(101)) - seen[0]

@@ -1,0 +1,86 @@
+import json
+import math
+import os
+
+import pytest
+
+from advrush_tf.errors import UserError
+from advrush_tf.runs import settings as settings_module
+from advrush_tf.runs.attack_settings import AttackSettings
+from advrush_tf.runs.landscape_settings import LandscapeSettings
+from advrush_tf.runs.search_settings import SearchSettings
+from advrush_tf.runs.settings import differ, number_or_nan, record_settings
+
+
+def test_settings_are_recorded_once_and_compared(tmp_path):
+    settings = SearchSettings(dataset="digits")
+    record_settings(settings, tmp_path / "new" / "run")
+    record_settings(settings, tmp_path / "new" / "run")
+    recorded = json.loads((tmp_path / "new" / "run" / "settings.json").read_text())
+    assert recorded == settings.to_dict()
+    assert recorded["penalty"] == "norm"
+    other = SearchSettings(dataset="digits", gamma=0.5)
+    with pytest.raises(UserError, match=r"gamma is 0\.01 there and 0\.5 here"):
+        record_settings(other, tmp_path / "new" / "run")
+
+
+def test_unusable_workdirs_are_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="--workdir"):
+        record_settings(SearchSettings(), tmp_path / "file" / "run")
+    (tmp_path / "settings.json").write_text("{")
+    with pytest.raises(UserError, match="is damaged"):
+        record_settings(SearchSettings(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda size: SearchSettings(image_size=size),
+        lambda size: AttackSettings(model="m", image_size=size),
+        lambda size: LandscapeSettings(model=("m",), image_size=size),
+    ],
+    ids=["search", "attack", "inspect"],
+)
+def test_an_image_size_is_more_than_0(make):
+    assert make(8).image_size == 8
+    assert make(None).image_size is None
+    with pytest.raises(UserError, match="--image_size is 0; it must be more than 0"):
+        make(0)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_workdir_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="Permission denied"):
+        record_settings(SearchSettings(), tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"null", b"{", b"\xff\xfe"])
+def test_damaged_settings_are_one_clear_line(tmp_path, content):
+    (tmp_path / "settings.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"settings.json is damaged .* --workdir"):
+        record_settings(SearchSettings(), tmp_path)
+    assert (tmp_path / "settings.json").read_bytes() == content
+
+
+def test_a_folder_that_became_read_only_is_noticed(tmp_path, monkeypatch):
+    record_settings(SearchSettings(), tmp_path)
+
+    def refuse(*args):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(settings_module, "write_text", refuse)
+    with pytest.raises(UserError, match="Permission denied"):
+        record_settings(SearchSettings(), tmp_path)
+
+
+def test_what_is_no_number_is_out_of_every_range():
+    assert number_or_nan("8/255") == 8 / 255
+    for text in ("eight", "1/0", ""):
+        assert math.isnan(number_or_nan(text))
+
+
+def test_equal_values_do_not_differ():
+    assert differ(("a", "b"))
+    assert not differ(("a", "b", "a"))

@@ -1,0 +1,111 @@
+import threading
+
+import numpy as np
+import pytest
+
+from advrush_tf.attacks.apgd import APGD
+from advrush_tf.attacks.square import Square
+from advrush_tf.attacks.victim import StoppedError, Victim
+from advrush_tf.runs import trials
+from advrush_tf.runs.trials import Trial
+from support.attacked import Endless, fitted
+
+ATTACKS = {
+    # Several runs on an image, of which one counts.
+    "apgd-t": APGD(epsilon=0.06, loss="targeted_dlr", iterations=5),
+    "square": Square(epsilon=0.25, queries=60),
+    "apgd-ce": APGD(epsilon=0.25, iterations=5),
+}
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def victim():
+    return Victim(fitted()[0], (6, 6, 1), 8)
+
+
+def make(victim, path, **options):
+    _, x, y = fitted()
+    return Trial(victim, ATTACKS, x, y, 0, path, **options)
+
+
+def test_a_trial_interrupted_at_any_moment_ends_as_one_that_was_not(
+    victim, tmp_path, monkeypatch
+):
+    whole = make(victim, tmp_path / "whole.npz").run()
+    assert set(whole.broken_by) >= {0, 1, 2}
+    assert whole.seconds > 0
+    monkeypatch.setattr(trials, "_SAVE_SECONDS", 0.0)
+    path, saves = tmp_path / "parts.npz", []
+    save = trials.Ledger.save
+
+    def killed_after_some(ledger, path):
+        save(ledger, path)
+        saves.append(ledger.done.sum())
+        if len(saves) % 25 == 0:
+            raise KilledError
+
+    monkeypatch.setattr(trials.Ledger, "save", killed_after_some)
+    for _ in range(20):
+        try:
+            parts = make(victim, path).run()
+            break
+        except KilledError:
+            continue
+    assert len(saves) > 50
+    np.testing.assert_array_equal(parts.broken_by, whole.broken_by)
+    np.testing.assert_allclose(parts.images, whole.images, atol=1e-6)
+    assert parts.finished == 3
+    # A finished one is not run again.
+    before = path.stat().st_mtime_ns
+    make(victim, path).run()
+    assert path.stat().st_mtime_ns == before
+
+
+def test_progress_is_shown(victim, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    make(victim, tmp_path / "shown.npz").run()
+    shown = capsys.readouterr().err
+    for words in ("apgd-ce", "square", "broken=", "image"):
+        assert words in shown
+    assert "share" not in shown
+
+
+def test_what_becomes_of_an_image_does_not_depend_on_its_share(
+    victim, tmp_path, monkeypatch, capsys
+):
+    whole = make(victim, tmp_path / "whole.npz").run()
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    for index in range(2):
+        share = make(victim, tmp_path / f"{index}.npz", share=(index, 2)).run()
+        np.testing.assert_array_equal(share.broken_by, whole.broken_by[index::2])
+        np.testing.assert_allclose(share.images, whole.images[index::2], atol=1e-6)
+        # One bar stands for all shares.
+        assert ("square, share 1 of 2" in capsys.readouterr().err) == (index == 0)
+
+
+def test_more_shares_than_images_leave_some_empty(victim, tmp_path):
+    share = make(victim, tmp_path / "empty.npz", share=(40, 41)).run()
+    assert (share.finished, len(share.images)) == (3, 0)
+
+
+def test_a_trial_of_another_evaluation_is_not_gone_on_with(victim, tmp_path):
+    path = tmp_path / "trial.npz"
+    empty = {"share": (40, 41)}
+    make(victim, path, evaluation={"seed": 1}, **empty).run()
+    make(victim, path, evaluation={"seed": 1}, **empty)
+    with pytest.raises(ValueError, match="belongs to another evaluation"):
+        make(victim, path, evaluation={"seed": 2}, **empty)
+
+
+def test_a_stopped_trial_ends_amid_its_steps(tmp_path):
+    model, x, y = fitted()
+    path, victim = tmp_path / "trial.npz", Victim(model, (6, 6, 1), 8)
+    trial = Trial(victim, {"endless": Endless()}, x, y, 0, path)
+    threading.Timer(1.0, trial.stop).start()
+    with pytest.raises(StoppedError):
+        trial.run()
+    assert path.exists()

@@ -1,0 +1,197 @@
+"""Programs that tests run in processes of their own."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+
+
+def launch(name, *arguments):
+    """Runs launch/<name>.py to its end; gives its exit code and what it printed."""
+    command, options = _launcher(name, arguments)
+    return subprocess.run(command, capture_output=True, **options)
+
+
+def _launcher(name, arguments):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, f"launch/{name}.py", *arguments]
+    return command, {"cwd": ROOT, "env": environment, "text": True}
+
+
+def assert_is_one_error(result, words):
+    """Checks that a launcher refused its input, in one line that has these words."""
+    assert_is_one_error_of(result, result.stderr, 2, words)
+
+
+def assert_is_one_error_of(process, output, code, words):
+    """Checks that a launcher ended with a code and one line that has these words."""
+    assert process.returncode == code
+    errors = [line for line in output.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert words in errors[0]
+    assert "Traceback" not in output, output[output.index("Traceback") - 300 :]
+
+
+def kill_and_resume(name, settings, workdir, result, mark="checkpoints/epoch_0001.npz"):
+    """Kills a run by SIGKILL amid its work; the same command then ends it.
+
+    Args:
+        name: of the launcher.
+        settings: the run's flags.
+        workdir: the run's folder.
+        result: the file there that a run writes at its end.
+        mark: the file there whose appearance is the moment to kill.
+    """
+    kill_at(name, settings, workdir, mark)
+    assert not (workdir / result).exists()
+    resumed = launch(name, *_flags(settings, workdir))
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Resuming" in resumed.stdout
+    assert (workdir / result).exists()
+
+
+def kill_at(name, settings, workdir, mark):
+    """Starts a run and kills it by SIGKILL when a file appears in its folder."""
+    command, options = _launcher(name, _flags(settings, workdir))
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, **options) as process:
+        while not (workdir / mark).exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+
+
+def kill_with_children(name, *flags):
+    """Kills a launcher by SIGKILL; the processes that it has started end as well."""
+    command, options = _launcher(name, flags)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, **options) as process:
+        listed = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        # One of them is multiprocessing's own, the other does the work.
+        while len(children := listed.read_text().split()) < 2:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 120
+    while any(map(_runs, children)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _runs(process):
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def kill_while_writing(name, settings, workdir, file, scratch):
+    """Starts a run that is killed when all of a file but its name is on the disk.
+
+    Args:
+        name: of the launcher.
+        settings: the run's flags.
+        workdir: the run's folder.
+        file: name of the file.
+        scratch: an empty folder.
+    """
+    # Python runs this before anything else.
+    (scratch / "sitecustomize.py").write_text(
+        "import os, signal\n"
+        "def fsync(descriptor):\n"
+        f"    if {file!r} in os.readlink(f'/proc/self/fd/{{descriptor}}'):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "os.fsync = fsync\n"
+    )
+    command, options = _launcher(name, _flags(settings, workdir))
+    options["env"]["PYTHONPATH"] += os.pathsep + str(scratch)
+    process = subprocess.run(command, capture_output=True, **options)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    assert any(file in path.name for path in workdir.rglob(".*.tmp"))
+
+
+def _flags(settings, workdir):
+    flags = [f"--{flag}={value}" for flag, value in settings.items()]
+    return [*flags, f"--workdir={workdir}"]
+
+
+def assert_same_last_checkpoint(first, second):
+    """Checks that two runs ended with the same variables, bit for bit."""
+    ends = [sorted((w / "checkpoints").iterdir())[-1] for w in (first, second)]
+    assert ends[0].name == ends[1].name
+    with np.load(ends[0]) as whole, np.load(ends[1]) as parts:
+        assert set(whole.files) == set(parts.files)
+        for name in set(whole.files) - {"notes"}:
+            np.testing.assert_array_equal(whole[name], parts[name], err_msg=name)
+
+
+def assert_loads_in_a_new_process(network, x, folder, *conditions):
+    """Checks that a saved network gives the same logits wherever it is loaded.
+
+    Args:
+        network: a Keras model.
+        x: images.
+        folder: for the files.
+        conditions: Python expressions of the loaded `network` that must be true.
+    """
+    network.save(folder / "network.keras")
+    np.save(folder / "x.npy", x)
+    program = (
+        "import keras, numpy, advrush_tf",
+        "network = keras.models.load_model('network.keras')",
+        "logits = network(numpy.load('x.npy'), training=False)",
+        "numpy.save('logits.npy', logits)",
+        *(f"assert {condition}" for condition in conditions),
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", "\n".join(program)]
+    subprocess.run(command, check=True, cwd=folder, env=environment)
+    expected = network(x, training=False)
+    np.testing.assert_array_equal(np.load(folder / "logits.npy"), expected)
+
+
+@contextlib.contextmanager
+def workers(name, settings, workdirs, **last):
+    """Starts a run on worker processes of this machine, the chief first.
+
+    Args:
+        name: of the launcher.
+        settings: the run's flags.
+        workdirs: each worker's folder.
+        **last: flags that the last worker has in place of the others'.
+
+    Yields:
+        The processes, whose output is piped; none outlives the `with` statement.
+    """
+    addresses = _free_addresses(len(workdirs))
+    with contextlib.ExitStack() as running:
+        processes = []
+        for index, workdir in enumerate(workdirs):
+            own = last if index == len(workdirs) - 1 else {}
+            flags = _flags(settings | {"strategy": "multiworker"} | own, workdir)
+            command, options = _launcher(name, flags)
+            task = {"type": "worker", "index": index}
+            config = {"cluster": {"worker": addresses}, "task": task}
+            options["env"]["TF_CONFIG"] = json.dumps(config)
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+            process = subprocess.Popen(command, **pipes, **options)
+            processes.append(running.enter_context(process))
+            running.callback(process.kill)
+        yield processes
+
+
+def _free_addresses(count):
+    with contextlib.ExitStack() as sockets:
+        # All at once: no two of them get the same port.
+        free = [sockets.enter_context(socket.socket()) for _ in range(count)]
+        for each in free:
+            each.bind(("localhost", 0))
+        return [f"localhost:{each.getsockname()[1]}" for each in free]

@@ -1,0 +1,48 @@
+"""Networks for tests: of a golden file, tiny ones, and a linear one."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from advrush_tf.genotypes.genotype import Genotype
+from advrush_tf.nn.cell_network import CellNetwork
+
+
+def golden_network(data, dtype):
+    """The official network of a golden file, with initial weights of its own."""
+    config = data["meta"]["config"]
+    return CellNetwork(
+        Genotype(**data["meta"]["genotype"])
+        if "genotype" in data["meta"]
+        else "ADVRUSH",
+        config["classes"],
+        (config["image"], config["image"], 3),
+        init_channels=config["C"],
+        num_cells=config["layers"],
+        stem="imagenet" if config["case"] == "imagenet" else "cifar",
+        auxiliary=config.get("auxiliary", False),
+        dtype=dtype,
+    )
+
+
+def tiny_network(seed=0, **settings):
+    """A network of 8x8 images of one channel and three classes."""
+    keras.utils.set_random_seed(seed)
+    return CellNetwork("ADVRUSH", 3, (8, 8, 1), 2, 2, **settings)
+
+
+def tiny_batch(seed=0, size=6):
+    generator = np.random.default_rng(seed)
+    x = generator.random((size, 8, 8, 1), np.float32)
+    return x, generator.integers(0, 3, size).astype(np.int32)
+
+
+def linear_model(weights, bias):
+    """model_fn of images (batch, 1, 1, features), and its weights as variables."""
+    kernel, offset = tf.Variable(weights), tf.Variable(bias)
+
+    def model_fn(x, training):
+        del training
+        return tf.reshape(x, [-1, kernel.shape[0]]) @ kernel + offset
+
+    return model_fn, kernel
