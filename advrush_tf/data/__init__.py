@@ -1,1 +1,14 @@
-"""data"""
+"""Data: from a tfds data set to batches of images.
+
+May import the single files only. Begin with `dataset`, then `pipeline`.
+"""
+
+from advrush_tf.data.dataset import ImageDataset, load_dataset
+from advrush_tf.data.pipeline import bilevel_pairs, training_batches
+
+__all__ = [
+    "ImageDataset",
+    "bilevel_pairs",
+    "load_dataset",
+    "training_batches",
+]
