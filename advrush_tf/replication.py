@@ -19,7 +19,7 @@ def num_replicas() -> int:
     return context.num_replicas_in_sync if context else 1
 
 
-def total(values: Any) -> Any:
+def all_reduce_sum(values: Any) -> Any:
     """The sum over the replicas of each tensor of a structure, on every replica.
 
     Differentiable.
@@ -33,7 +33,7 @@ def total(values: Any) -> Any:
     return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
 
 
-def batch_share(values: tf.Tensor) -> tf.Tensor:
+def mean_contribution(values: tf.Tensor) -> tf.Tensor:
     """This replica's share in the mean over the whole batch: its `total` is the mean.
 
     Args:
@@ -41,7 +41,7 @@ def batch_share(values: tf.Tensor) -> tf.Tensor:
     """
     if num_replicas() == 1:
         return tf.reduce_mean(values)
-    return tf.reduce_sum(values) / total(_count(values, values.dtype))
+    return tf.reduce_sum(values) / all_reduce_sum(_count(values, values.dtype))
 
 
 def share_of_batch(examples: tf.Tensor, dtype: Any) -> tf.Tensor | float:
@@ -54,14 +54,14 @@ def share_of_batch(examples: tf.Tensor, dtype: Any) -> tf.Tensor | float:
     if num_replicas() == 1:
         return 1.0
     count = _count(examples, dtype)
-    return count / total(count)
+    return count / all_reduce_sum(count)
 
 
 def _count(examples: tf.Tensor, dtype: Any) -> tf.Tensor:
     return tf.cast(tf.shape(examples)[0], dtype)
 
 
-def of_all(values: tf.Tensor) -> tf.Tensor:
+def all_gather(values: tf.Tensor) -> tf.Tensor:
     """(replicas, ...): the tensors of all replicas, in their order, on every replica.
 
     Differentiable.
@@ -70,10 +70,10 @@ def of_all(values: tf.Tensor) -> tf.Tensor:
         return values[tf.newaxis]
     own = tf.distribute.get_replica_context().replica_id_in_sync_group
     place = tf.one_hot(own, replicas, dtype=values.dtype)
-    return total(tf.tensordot(place, values, 0))
+    return all_reduce_sum(tf.tensordot(place, values, 0))
 
 
-def own_rows(draw: Callable[[tf.Tensor], tf.Tensor], rows: tf.Tensor) -> tf.Tensor:
+def local_rows(draw: Callable[[tf.Tensor], tf.Tensor], rows: tf.Tensor) -> tf.Tensor:
     """This replica's rows of what is drawn for the whole batch.
 
     Random numbers then do not depend on how many replicas there are.
@@ -84,7 +84,7 @@ def own_rows(draw: Callable[[tf.Tensor], tf.Tensor], rows: tf.Tensor) -> tf.Tens
     """
     if num_replicas() == 1:
         return draw(rows)
-    counts = of_all(rows)
+    counts = all_gather(rows)
     own = tf.distribute.get_replica_context().replica_id_in_sync_group
     first = tf.reduce_sum(counts[:own])
     return draw(tf.reduce_sum(counts))[first : first + rows]
@@ -96,5 +96,5 @@ def average(variables: Sequence[keras.Variable]) -> None:
         return
     # Copies: sums between machines must know the device of what they add.
     values = [tf.identity(variable.value) for variable in variables]
-    for variable, value in zip(variables, total(values), strict=True):
+    for variable, value in zip(variables, all_reduce_sum(values), strict=True):
         variable.assign(value / num_replicas())

@@ -20,7 +20,7 @@ def test_counts_replicas_and_adds_over_them(replicas):
 
     def step(x):
         sums = {"sum": tf.reduce_sum(x, 0), "count": tf.cast(tf.shape(x)[0], x.dtype)}
-        return tf.constant(replication.num_replicas()), replication.total(sums)
+        return tf.constant(replication.num_replicas()), replication.all_reduce_sum(sums)
 
     (parts,) = pieces(chosen, x)
     for count, sums in on_each(chosen, step, parts):
@@ -39,7 +39,7 @@ def test_shares_add_up_to_the_batch_mean(replicas):
     chosen = strategy(replicas)
     values = _random(8)
     (parts,) = pieces(chosen, values)
-    shares = on_each(chosen, replication.batch_share, parts)
+    shares = on_each(chosen, replication.mean_contribution, parts)
     np.testing.assert_allclose(sum(shares), values.mean(), rtol=1e-12)
 
 
@@ -56,7 +56,9 @@ def test_shares_count_unequal_pieces():
 
     def step(rows):
         own = tf.distribute.get_replica_context().replica_id_in_sync_group
-        return replication.batch_share(tf.constant(values)[3 * own : 3 * own + rows])
+        return replication.mean_contribution(
+            tf.constant(values)[3 * own : 3 * own + rows]
+        )
 
     shares = on_each(chosen, step, _rows_of(chosen, [3, 1]))
     np.testing.assert_allclose(shares, [6 / 4, 10 / 4], rtol=1e-12)
@@ -70,7 +72,7 @@ def test_random_rows_are_those_of_the_whole_batch(rows):
         return tf.random.stateless_uniform([count, 3], (1, 2))
 
     found = on_each(
-        chosen, lambda rows: replication.own_rows(draw, rows), _rows_of(chosen, rows)
+        chosen, lambda rows: replication.local_rows(draw, rows), _rows_of(chosen, rows)
     )
     assert [len(part) for part in found] == rows
     np.testing.assert_array_equal(np.concatenate(found), draw(sum(rows)).numpy())
@@ -83,7 +85,7 @@ def test_what_all_replicas_have_is_in_their_order_and_differentiable():
     def step(x):
         with tf.GradientTape() as tape:
             tape.watch(x)
-            all_rows = replication.of_all(x[0])
+            all_rows = replication.all_gather(x[0])
             loss = tf.reduce_sum(all_rows * weights)
         return all_rows, tape.gradient(loss, x)
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 from advrush_tf.attacks import losses
 from advrush_tf.attacks.fused import fused
 from advrush_tf.attacks.geometry import per_image, project, steepest
-from advrush_tf.attacks.iterative import Found, IterativeAttack, Slots, State
+from advrush_tf.attacks.iterative import Batch, IterativeAttack, State, StepResult
 from advrush_tf.attacks.victim import LogitsFn
 from advrush_tf.losses import cross_entropy
 from advrush_tf.nn.constants import constant
@@ -96,7 +96,7 @@ class APGD(IterativeAttack):
         images = state["images"]
         loss, gradient, logits = self._evaluate(logits_fn, slots, images)
         state = fused(self._update, slots, index, state, loss, gradient)
-        return Found(state, images, losses.is_wrong(logits, slots.y))
+        return StepResult(state, images, losses.is_wrong(logits, slots.y))
 
     def _update(self, slots, index, state, loss, gradient) -> State:
         """The state after a look at its images, with the next ones to look at."""
@@ -117,7 +117,7 @@ class APGD(IterativeAttack):
         moved = self._move(slots, index, origin, gradient, state)
         return state | {"before": origin, "images": moved}
 
-    def _evaluate(self, logits_fn: LogitsFn, slots: Slots, images: tf.Tensor):
+    def _evaluate(self, logits_fn: LogitsFn, slots: Batch, images: tf.Tensor):
         """Losses, gradients and logits at the images, averaged over `eot` calls."""
 
         def once():
@@ -142,7 +142,7 @@ class APGD(IterativeAttack):
         )
         return tuple(total / self.eot for total in sums)
 
-    def _losses(self, slots: Slots, logits: tf.Tensor) -> tf.Tensor:
+    def _losses(self, slots: Batch, logits: tf.Tensor) -> tf.Tensor:
         if self.loss is Loss.CE:
             return cross_entropy(slots.y, logits)
         if self.loss is Loss.DLR:

@@ -14,9 +14,9 @@ from advrush_tf.attacks.apgd import APGD, Loss
 from advrush_tf.attacks.base import Attack
 from advrush_tf.attacks.fab import FAB
 from advrush_tf.attacks.geometry import Norm
-from advrush_tf.attacks.series import CLEAN, Ledger, run_cascade
+from advrush_tf.attacks.series import CLEAN, Progress, run_series
 from advrush_tf.attacks.square import Square
-from advrush_tf.attacks.victim import Victim
+from advrush_tf.attacks.victim import BatchedClassifier
 from advrush_tf.nn.checks import check_images
 
 
@@ -95,7 +95,7 @@ def make_members(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Points:
+class Verdicts:
     """What became of each image.
 
     Attributes:
@@ -114,7 +114,7 @@ class Evaluation(NamedTuple):
     """Adversarial images, as given where robust, and what became of each image."""
 
     images: np.ndarray
-    points: Points
+    points: Verdicts
 
 
 class AutoAttack:
@@ -173,18 +173,20 @@ class AutoAttack:
         if not len(x):
             raise ValueError("there are no images to attack")
         x = x.astype(np.float32)
-        victim = Victim(self._model_fn, x.shape[1:], min(self._batch_size, len(x)))
-        if not np.isin(y, np.arange(victim.num_classes)).all():
+        classifier = BatchedClassifier(
+            self._model_fn, x.shape[1:], min(self._batch_size, len(x))
+        )
+        if not np.isin(y, np.arange(classifier.num_classes)).all():
             raise ValueError(
-                f"labels must be integers from 0 to {victim.num_classes - 1}, as the "
-                f"model has {victim.num_classes} classes"
+                f"labels must be integers from 0 to {classifier.num_classes - 1}, as "
+                f"the model has {classifier.num_classes} classes"
             )
-        ledger = Ledger(x, list(self.members))
-        run_cascade(victim, self.members, x, y, self._seed, ledger)
+        ledger = Progress(x, list(self.members))
+        run_series(classifier, self.members, x, y, self._seed, ledger)
         return Evaluation(ledger.images, points_of(ledger))
 
 
-def points_of(ledger: Ledger) -> Points:
+def points_of(ledger: Progress) -> Verdicts:
     """What a finished cascade's ledger says of each image."""
     names: dict[int, str | None] = dict(enumerate(ledger.attacks))
     names[CLEAN] = "clean"
@@ -192,7 +194,7 @@ def points_of(ledger: Ledger) -> Points:
         name: float(ledger.survived(count).mean())
         for count, name in enumerate(("clean", *ledger.attacks))
     }
-    return Points(
+    return Verdicts(
         ledger.survived(len(ledger.attacks)),
         tuple(names.get(int(cause)) for cause in ledger.broken_by),
         accuracies,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from advrush_tf.attacks.geometry import Norm
-from advrush_tf.attacks.victim import Victim
+from advrush_tf.attacks.victim import BatchedClassifier
 from advrush_tf.nn.checks import check_images
 
 
@@ -56,7 +56,7 @@ class Attack(abc.ABC):
     @abc.abstractmethod
     def outcomes(
         self,
-        victim: Victim,
+        classifier: BatchedClassifier,
         x: np.ndarray,
         y: np.ndarray,
         seed: int,
@@ -65,7 +65,7 @@ class Attack(abc.ABC):
         """Attacks images and yields each one's outcome as soon as it is known.
 
         Args:
-            victim: the model.
+            classifier: the model.
             x: (images, height, width, channels), float32 in [0, 1].
             y: (images,), integer labels.
             seed: of the attack's random numbers.
@@ -79,11 +79,11 @@ class Attack(abc.ABC):
         """Attacks images, whatever their number.
 
         Args:
-            model: see `Victim`.
+            model: see `BatchedClassifier`.
             x: (images, height, width, channels), floats in [0, 1].
             y: (images,), integer labels.
             seed: of the attack's random numbers.
-            **options: of `Victim`.
+            **options: of `BatchedClassifier`.
 
         Returns:
             Images as `x`, see `Outcome.image`.
@@ -94,7 +94,7 @@ class Attack(abc.ABC):
         check_images(x)
         x = np.array(x, np.float32)
         crafted = x.copy()
-        victim = Victim(model, x.shape[1:], **options)
-        for outcome in self.outcomes(victim, x, np.asarray(y), seed):
+        classifier = BatchedClassifier(model, x.shape[1:], **options)
+        for outcome in self.outcomes(classifier, x, np.asarray(y), seed):
             crafted[outcome.row] = outcome.image
         return crafted

@@ -19,7 +19,7 @@ from advrush_tf.attacks.cleverhans_compat import (
 )
 from advrush_tf.attacks.geometry import Norm, project, unit
 from advrush_tf.attacks.randomness import normal, seeds_of, uniform
-from advrush_tf.attacks.victim import Victim
+from advrush_tf.attacks.victim import BatchedClassifier
 
 # (images, labels, seeds (batch, 2), number of the run) to images, row by row.
 Crafter = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, int], tf.Tensor]
@@ -48,43 +48,43 @@ class CleverHansAttack(Attack):
         super().__post_init__()
 
     @abc.abstractmethod
-    def crafter(self, victim: Victim) -> Crafter:
-        """What crafts one full batch of the victim's after the other."""
+    def crafter(self, classifier: BatchedClassifier) -> Crafter:
+        """What crafts one full batch of the classifier's after the other."""
 
     @property
     def runs(self) -> int:
         """How many runs an image that survives gets."""
         return 1
 
-    def images_at_once(self, victim: Victim) -> int:
+    def images_at_once(self, classifier: BatchedClassifier) -> int:
         """How many images of a full batch the crafter attacks."""
-        return victim.batch_size
+        return classifier.batch_size
 
-    def outcomes(self, victim, x, y, seed, indices=None):
+    def outcomes(self, classifier, x, y, seed, indices=None):
         # An image is that of the first run that broke the model, else of the last.
         rows = np.arange(len(x))
         seeds = seeds_of(seed, rows if indices is None else indices)
         arrays = (x, y.astype(np.int32), seeds.numpy())
-        crafter = self.crafter(victim)
+        crafter = self.crafter(classifier)
         for run in range(self.runs):
             survivors: list[int] = []
-            for outcome in self._run(victim, crafter, arrays, rows, run):
+            for outcome in self._run(classifier, crafter, arrays, rows, run):
                 if outcome.broken or run == self.runs - 1:
                     yield outcome
                 else:
                     survivors.append(outcome.row)
             rows = np.array(survivors, int)
 
-    def _run(self, victim, crafter, arrays, rows, run) -> Iterator[Outcome]:
+    def _run(self, classifier, crafter, arrays, rows, run) -> Iterator[Outcome]:
         """Attacks these rows of images, labels and seeds once, batch by batch."""
-        size = self.images_at_once(victim)
+        size = self.images_at_once(classifier)
         for first in range(0, len(rows), size):
             part = rows[first : first + size]
             x, y, seeds = (array[part] for array in arrays)
-            filled = map(victim.filled, (x, y, seeds))
+            filled = map(classifier.filled, (x, y, seeds))
             crafted = crafter(*filled, run)[: len(part)]
             images = project(self.norm, crafted, x, self.epsilon).numpy()
-            broken = victim.predict(images).argmax(-1) != y
+            broken = classifier.predict(images).argmax(-1) != y
             yield from map(Outcome, part.tolist(), images, broken.tolist())
 
     def _settings(self, y: tf.Tensor) -> dict[str, Any]:
@@ -109,9 +109,9 @@ class FGSM(CleverHansAttack):
     Source: Goodfellow et al., arXiv 1412.6572, section 4.
     """
 
-    def crafter(self, victim):
+    def crafter(self, classifier):
         return lambda x, y, seeds, run: fast_gradient_method(
-            victim.logits, x, **self._settings(y)
+            classifier.logits, x, **self._settings(y)
         )
 
 
@@ -149,10 +149,10 @@ class BIM(_Iterated):
     Source: Kurakin et al., arXiv 1607.02533, section 2.2.
     """
 
-    def crafter(self, victim):
+    def crafter(self, classifier):
         # The checks fail on NumPy 2, which makes no array of tensors of two shapes.
         return lambda x, y, seeds, run: basic_iterative_method(
-            victim.logits, x, sanity_checks=False, **self._settings(y)
+            classifier.logits, x, sanity_checks=False, **self._settings(y)
         )
 
 
@@ -177,14 +177,14 @@ class PGD(_Iterated):
     def runs(self):
         return self.restarts
 
-    def crafter(self, victim):
+    def crafter(self, classifier):
         @tf.function(autograph=False)
         def start(seeds, run):
-            return _in_ball(self.norm, self.epsilon, seeds, victim.image_shape, run)
+            return _in_ball(self.norm, self.epsilon, seeds, classifier.image_shape, run)
 
         def crafter(x, y, seeds, run):
             attack = pgd_from(start(seeds, tf.constant(run)))
-            return attack(victim.logits, x, rand_init=True, **self._settings(y))
+            return attack(classifier.logits, x, rand_init=True, **self._settings(y))
 
         return crafter
 
@@ -206,9 +206,9 @@ class MIM(_Iterated):
         if not 0 <= self.decay < float("inf"):
             raise ValueError(f"decay must be 0 or more, not {self.decay}")
 
-    def crafter(self, victim):
+    def crafter(self, classifier):
         return lambda x, y, seeds, run: momentum_iterative_method(
-            victim.logits, x, decay_factor=self.decay, **self._settings(y)
+            classifier.logits, x, decay_factor=self.decay, **self._settings(y)
         )
 
 
@@ -243,10 +243,10 @@ class CarliniWagner(CleverHansAttack):
         names = ("searches", "steps", "learning_rate", "first_weight")
         self._require_positive(*names)
 
-    def crafter(self, victim):
+    def crafter(self, classifier):
         attack = CarliniWagnerL2(
-            victim.logits,
-            batch_size=victim.batch_size,
+            classifier.logits,
+            batch_size=classifier.batch_size,
             binary_search_steps=self.searches,
             max_iterations=self.steps,
             abort_early=False,
@@ -290,10 +290,10 @@ class SPSA(CleverHansAttack):
         if self.samples % 2:
             raise ValueError(f"samples must be even, not {self.samples}")
 
-    def images_at_once(self, victim):
+    def images_at_once(self, classifier):
         return 1
 
-    def crafter(self, victim):
+    def crafter(self, classifier):
         generator = tf.random.Generator.from_seed(0)
         attack = spsa_drawing_from(generator)
 
@@ -302,7 +302,7 @@ class SPSA(CleverHansAttack):
             key = tf.random.stateless_uniform([], seed, None, None, tf.int64)
             generator.reset_from_key_counter(key, tf.zeros([2], tf.int64))
             return attack(
-                victim.logits,
+                classifier.logits,
                 x,
                 y,
                 eps=self.epsilon,

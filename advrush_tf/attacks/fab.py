@@ -13,10 +13,10 @@ import tensorflow as tf
 from advrush_tf.attacks.fused import fused
 from advrush_tf.attacks.geometry import Norm, length, per_image
 from advrush_tf.attacks.hyperplanes import nearest
-from advrush_tf.attacks.iterative import Found, IterativeAttack, Slots
+from advrush_tf.attacks.iterative import Batch, IterativeAttack, StepResult
 from advrush_tf.attacks.losses import is_wrong, pick
 from advrush_tf.attacks.randomness import seeds_of
-from advrush_tf.attacks.victim import LogitsFn, Victim
+from advrush_tf.attacks.victim import BatchedClassifier, LogitsFn
 from advrush_tf.nn.checks import check_images
 
 _TINY = 1e-12
@@ -80,13 +80,15 @@ class FAB(IterativeAttack):
         inside = length(self.norm, found.images - slots.x) <= self.epsilon
         return found._replace(wrong=found.wrong & inside)
 
-    def _search_on(self, logits_fn: LogitsFn, slots: Slots, images: tf.Tensor) -> Found:
+    def _search_on(
+        self, logits_fn: LogitsFn, slots: Batch, images: tf.Tensor
+    ) -> StepResult:
         """A step of the search, whose image may be anywhere."""
         values, w = self._boundary(logits_fn, slots, images)
         moved = fused(self._move, images, slots.x, values, w)
         wrong = is_wrong(logits_fn(moved), slots.y)
         following = fused(self._step_back, slots.x, moved, wrong)
-        return Found({"images": following}, moved, wrong)
+        return StepResult({"images": following}, moved, wrong)
 
     def _step_back(self, x, moved, wrong) -> tf.Tensor:
         """Where the search goes on: nearer to the image if that was adversarial."""
@@ -101,11 +103,11 @@ class FAB(IterativeAttack):
         restarts begin.
 
         Args:
-            model: see `Victim`.
+            model: see `BatchedClassifier`.
             x: (images, height, width, channels), floats in [0, 1].
             y: (images,), integer labels.
             seed: of the attack's random numbers.
-            **options: of `Victim`.
+            **options: of `BatchedClassifier`.
 
         Returns:
             The adversarial images, as `x`, and their distances, (images,). An image
@@ -114,15 +116,15 @@ class FAB(IterativeAttack):
         """
         check_images(x)
         x, y = np.array(x, np.float32), np.array(y, np.int32)
-        victim = Victim(model, x.shape[1:], **options)
-        seeds, logits = seeds_of(seed, np.arange(len(x))).numpy(), victim.predict(x)
-        search = self._search(victim.logits)
+        classifier = BatchedClassifier(model, x.shape[1:], **options)
+        seeds, logits = seeds_of(seed, np.arange(len(x))).numpy(), classifier.predict(x)
+        search = self._search(classifier.logits)
         images, distances = x.copy(), np.zeros(len(x), np.float32)
-        size = min(victim.batch_size, len(x)) or 1
+        size = min(classifier.batch_size, len(x)) or 1
         for first in range(0, len(x), size):
             # The last batch is filled up with its last image.
             rows = np.arange(first, first + size).clip(max=len(x) - 1)
-            slots = Slots(
+            slots = Batch(
                 tf.constant(x[rows]),
                 tf.constant(y[rows]),
                 tf.constant(logits[rows]),
@@ -137,11 +139,11 @@ class FAB(IterativeAttack):
         """How many classes runs aim at, one each."""
         return min(self.targets, num_classes - 1) if self.targeted else 1
 
-    def _first(self, slots: Slots, radius: Any) -> tf.Tensor:
+    def _first(self, slots: Batch, radius: Any) -> tf.Tensor:
         restart = per_image(slots.run >= self._aims(slots.logits.shape[-1]))
         return tf.where(restart, slots.in_ball(self.norm, radius / 2), slots.x)
 
-    def _boundary(self, logits_fn: LogitsFn, slots: Slots, images: tf.Tensor):
+    def _boundary(self, logits_fn: LogitsFn, slots: Batch, images: tf.Tensor):
         """A class's logit less the label's, and the gradient of this difference."""
         num_classes = slots.logits.shape[-1]
         if self.targeted:
@@ -193,7 +195,7 @@ class FAB(IterativeAttack):
             return number + 1, slots, best
 
         @tf.function(autograph=False)
-        def search(slots: Slots) -> _Nearest:
+        def search(slots: Batch) -> _Nearest:
             wrong = is_wrong(slots.logits, slots.y)
             distances = tf.where(wrong, 0.0, tf.fill(tf.shape(wrong), np.inf))
             best = _Nearest(slots.x, tf.cast(distances, slots.x.dtype))
@@ -209,7 +211,7 @@ class _Nearest(NamedTuple):
     images: tf.Tensor
     distances: tf.Tensor
 
-    def improved(self, norm: Norm, x: tf.Tensor, found: Found) -> "_Nearest":
+    def improved(self, norm: Norm, x: tf.Tensor, found: StepResult) -> "_Nearest":
         distances = length(norm, found.images - x)
         better = found.wrong & (distances < self.distances)
         return _Nearest(

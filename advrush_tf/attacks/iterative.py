@@ -19,8 +19,8 @@ from advrush_tf.attacks.base import Attack, Outcome
 from advrush_tf.attacks.fused import fused
 from advrush_tf.attacks.geometry import Norm, length, per_image, project
 from advrush_tf.attacks.losses import target_classes
+from advrush_tf.attacks.queue import Attempt, Queue
 from advrush_tf.attacks.randomness import normal, seeds_of, uniform
-from advrush_tf.attacks.schedule import Job, Schedule
 from advrush_tf.attacks.victim import LogitsFn
 
 State = dict[str, tf.Tensor]
@@ -29,7 +29,7 @@ State = dict[str, tf.Tensor]
 _TOLERANCE = 1e-6
 
 
-class Slots(NamedTuple):
+class Batch(NamedTuple):
     """What each slot of a batch works on; every field has one row a slot.
 
     Attributes:
@@ -76,7 +76,7 @@ class Slots(NamedTuple):
         return tf.clip_by_value(self.x + delta, 0.0, 1.0)
 
 
-class Found(NamedTuple):
+class StepResult(NamedTuple):
     """A step's outcome.
 
     Attributes:
@@ -118,18 +118,18 @@ class IterativeAttack(Attack):
         """Steps of a run; each looks at the model's logits at least once."""
 
     @abc.abstractmethod
-    def start(self, slots: Slots) -> State:
+    def start(self, slots: Batch) -> State:
         """The state before a run's first step; the model is not called here."""
 
     @abc.abstractmethod
     def step(
         self,
         logits_fn: LogitsFn,
-        slots: Slots,
+        slots: Batch,
         index: tf.Tensor,
         draws: tf.Tensor,
         state: State,
-    ) -> Found:
+    ) -> StepResult:
         """One step of all slots.
 
         Args:
@@ -149,10 +149,12 @@ class IterativeAttack(Attack):
         del image_shape
         return 0
 
-    def outcomes(self, victim, x, y, seed, indices=None):
+    def outcomes(self, classifier, x, y, seed, indices=None):
         if len(x):
             rows = np.arange(len(x)) if indices is None else indices
-            yield from _Sweep(self, victim, x, y, seeds_of(seed, rows).numpy()).run()
+            yield from _Runner(
+                self, classifier, x, y, seeds_of(seed, rows).numpy()
+            ).run()
 
 
 class _Progress(NamedTuple):
@@ -164,20 +166,22 @@ class _Progress(NamedTuple):
     state: State
 
 
-class _Sweep:
+class _Runner:
     """One pass of an attack over images."""
 
-    def __init__(self, attack, victim, x, y, seeds):
-        self._attack, self._victim, self._x = attack, victim, x
+    def __init__(self, attack, classifier, x, y, seeds):
+        self._attack, self._victim, self._x = attack, classifier, x
         self._y, self._seeds = y.astype(np.int32), seeds
-        self._logits = victim.predict(x)
-        self._size = _even(len(x) * attack.runs(victim.num_classes), victim.batch_size)
-        self._schedule = Schedule(len(x), attack.runs(victim.num_classes))
+        self._logits = classifier.predict(x)
+        self._size = _even(
+            len(x) * attack.runs(classifier.num_classes), classifier.batch_size
+        )
+        self._schedule = Queue(len(x), attack.runs(classifier.num_classes))
         # Of images of which earlier runs go on: what was made, and if it broke them.
         self._made: dict[int, tuple[np.ndarray, bool]] = {}
 
     def run(self) -> Iterator[Outcome]:
-        jobs: list[Job | None] = [self._schedule.next() for _ in range(self._size)]
+        jobs: list[Attempt | None] = [self._schedule.next() for _ in range(self._size)]
         slots = self._slots(jobs)
         begin, renew, advance = _compiled(self._attack, self._victim.logits, slots)
         progress = begin(slots)
@@ -206,7 +210,7 @@ class _Sweep:
             if self._schedule.end(job, broken[slot]):
                 yield Outcome(job.image, *self._made.pop(job.image))
 
-    def _refill(self, jobs: list[Job | None], ended: np.ndarray) -> np.ndarray:
+    def _refill(self, jobs: list[Attempt | None], ended: np.ndarray) -> np.ndarray:
         """Gives the slots that are free new jobs; True for each that was free."""
         fresh = np.zeros(len(jobs), bool)
         for slot, job in enumerate(jobs):
@@ -215,11 +219,11 @@ class _Sweep:
                 fresh[slot] = True
         return fresh
 
-    def _slots(self, jobs: list[Job | None]) -> Slots:
+    def _slots(self, jobs: list[Attempt | None]) -> Batch:
         # A slot without a job repeats an image; its outcome is not looked at.
         rows = [0 if job is None else job.image for job in jobs]
         runs = [0 if job is None else job.run for job in jobs]
-        return Slots(
+        return Batch(
             tf.constant(self._x[rows]),
             tf.constant(self._y[rows]),
             tf.constant(self._logits[rows]),
@@ -234,11 +238,11 @@ def _even(jobs: int, most: int) -> int:
     return math.ceil(jobs / rounds)
 
 
-def _compiled(attack: IterativeAttack, logits_fn: LogitsFn, slots: Slots):
+def _compiled(attack: IterativeAttack, logits_fn: LogitsFn, slots: Batch):
     """The three functions of a sweep over such slots, each traced once, here."""
 
     @tf.function(autograph=False)
-    def begin(slots: Slots) -> _Progress:
+    def begin(slots: Batch) -> _Progress:
         count = tf.shape(slots.y)
         return _Progress(
             tf.zeros(count, tf.int32),
@@ -248,11 +252,11 @@ def _compiled(attack: IterativeAttack, logits_fn: LogitsFn, slots: Slots):
         )
 
     @tf.function(autograph=False)
-    def renew(slots: Slots, progress: _Progress, fresh: tf.Tensor) -> _Progress:
+    def renew(slots: Batch, progress: _Progress, fresh: tf.Tensor) -> _Progress:
         return _where(fresh, begin(slots), progress)
 
     @tf.function(autograph=False)
-    def advance(slots: Slots, progress: _Progress) -> _Progress:
+    def advance(slots: Batch, progress: _Progress) -> _Progress:
         draws = _block_draws(attack, slots, progress.index)
 
         def one(number, progress):
@@ -290,7 +294,7 @@ def _compiled(attack: IterativeAttack, logits_fn: LogitsFn, slots: Slots):
     )
 
 
-def _checked(attack: IterativeAttack, slots: Slots, progress: _Progress) -> _Progress:
+def _checked(attack: IterativeAttack, slots: Batch, progress: _Progress) -> _Progress:
     """Takes back what was found outside the ball, whatever the attack says."""
     if attack.persistent:
         strongest = attack.strongest(progress.state)
@@ -302,7 +306,7 @@ def _checked(attack: IterativeAttack, slots: Slots, progress: _Progress) -> _Pro
     return progress._replace(broken=progress.broken & ~moved, images=images)
 
 
-def _block_draws(attack: IterativeAttack, slots: Slots, index: tf.Tensor) -> tf.Tensor:
+def _block_draws(attack: IterativeAttack, slots: Batch, index: tf.Tensor) -> tf.Tensor:
     """The uniform numbers of a block's steps, (slots, block, draws)."""
     count = attack.draws(slots.x.shape[1:])
     if not count:

@@ -84,7 +84,7 @@ class SignAscent:
                 shape, seed, -self.epsilon, self.epsilon, dtype=x.dtype
             )
 
-        return replication.own_rows(draw, size[0])
+        return replication.local_rows(draw, size[0])
 
     def ascend(self, loss_fn: LossFn, x: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
         """Takes the steps from a given start, which itself may lie outside [0, 1].

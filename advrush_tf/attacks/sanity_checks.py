@@ -1,6 +1,6 @@
 """Self-checks of an evaluation of robustness: signs that its numbers mislead.
 
-Each check is a function of what was measured. It returns a `Doubt`, or None if it has
+Each check is a function of what was measured. It returns a `Finding`, or None if it has
 none. `probes` measures what the checks of the model itself need.
 
 Source: Carlini et al., arXiv 1902.06705, sections 3 and 5; Pintor et al., arXiv
@@ -45,7 +45,7 @@ class Code(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True)
-class Doubt:
+class Finding:
     """A reason not to trust an evaluation as it stands.
 
     Attributes:
@@ -57,7 +57,7 @@ class Doubt:
     sentence: str
 
 
-def random_model(passes: np.ndarray) -> Doubt | None:
+def random_model(passes: np.ndarray) -> Finding | None:
     """Doubts a model that gives the same images other logits each time.
 
     Args:
@@ -69,7 +69,7 @@ def random_model(passes: np.ndarray) -> Doubt | None:
     if not share > _ROUNDING:
         return None
     changed = (np.ptp(passes.argmax(-1), axis=0) > 0).sum()
-    return Doubt(
+    return Finding(
         Code.RANDOM_MODEL,
         f"The model is random: in {len(passes)} passes over the same images, logits "
         f"differ by up to {share:.2g} of the largest and {changed} of "
@@ -78,7 +78,7 @@ def random_model(passes: np.ndarray) -> Doubt | None:
     )
 
 
-def not_finite(logits: np.ndarray) -> Doubt | None:
+def not_finite(logits: np.ndarray) -> Finding | None:
     """Doubts a model that gives NaN or infinity, which count as wrong answers.
 
     Args:
@@ -87,14 +87,14 @@ def not_finite(logits: np.ndarray) -> Doubt | None:
     bad = ~np.isfinite(logits).all(-1)
     if not bad.any():
         return None
-    return Doubt(
+    return Finding(
         Code.NOT_FINITE,
         f"The model gives NaN or infinite logits for {bad.sum()} of {len(bad)} images; "
         "they count as wrong answers, but no gradient follows from them.",
     )
 
 
-def probabilities(logits: np.ndarray) -> Doubt | None:
+def probabilities(logits: np.ndarray) -> Finding | None:
     """Doubts a model whose outputs are those of a softmax.
 
     Args:
@@ -105,7 +105,7 @@ def probabilities(logits: np.ndarray) -> Doubt | None:
     in_range = logits.min() >= 0 and logits.max() <= 1 + _SUM_ROUNDING
     if not (in_range and off <= _SUM_ROUNDING):
         return None
-    return Doubt(
+    return Finding(
         Code.PROBABILITIES,
         f"The model's outputs look like probabilities, from {logits.min():.2g} to "
         f"{logits.max():.2g} and of sum 1 for each of {len(logits)} images; attack "
@@ -113,7 +113,7 @@ def probabilities(logits: np.ndarray) -> Doubt | None:
     )
 
 
-def zero_gradients(cross_entropy: np.ndarray, margin: np.ndarray) -> Doubt | None:
+def zero_gradients(cross_entropy: np.ndarray, margin: np.ndarray) -> Finding | None:
     """Doubts a model whose cross-entropy has no gradient at a tenth of the images.
 
     The margin of the logits tells a model that is not differentiable from one so
@@ -127,7 +127,7 @@ def zero_gradients(cross_entropy: np.ndarray, margin: np.ndarray) -> Doubt | Non
     if none.mean() <= _ZERO_GRADIENTS:
         return None
     confident = (none & (margin > 0)).sum()
-    return Doubt(
+    return Finding(
         Code.ZERO_GRADIENTS,
         f"The cross-entropy has no gradient at {none.sum()} of {len(none)} images: at "
         f"{confident} the model is so confident that floats underflow, which a loss of "
@@ -138,7 +138,7 @@ def zero_gradients(cross_entropy: np.ndarray, margin: np.ndarray) -> Doubt | Non
 
 def black_box_wins(
     broken: Mapping[str, np.ndarray], black_box: Collection[str]
-) -> Doubt | None:
+) -> Finding | None:
     """Doubts gradients that find less than attacks which do not use any.
 
     Args:
@@ -154,7 +154,7 @@ def black_box_wins(
     more = np.any(blind, 0) & ~np.any(others, 0)
     if more.mean() <= _BLACK_BOX or more.sum() < _BLACK_BOX_IMAGES:
         return None
-    return Doubt(
+    return Finding(
         Code.BLACK_BOX_WINS,
         f"Black-box attacks broke {more.sum()} of {len(more)} images that no gradient "
         "attack broke; the model may mask its gradients, and more may be broken than "
@@ -164,7 +164,7 @@ def black_box_wins(
 
 def accuracy_over_epsilon(
     epsilons: Sequence[float], accuracies: Sequence[float]
-) -> Doubt | None:
+) -> Finding | None:
     """Doubts attacks that do not gain by a larger ball, or fail in one that is huge.
 
     Args:
@@ -182,7 +182,7 @@ def accuracy_over_epsilon(
         fault = "rises with epsilon"
     else:
         return None
-    return Doubt(
+    return Finding(
         Code.ACCURACY_OVER_EPSILON,
         f"Accuracy under L-infinity PGD {fault} ({curve}); the model may mask its "
         "gradients.",
@@ -191,7 +191,7 @@ def accuracy_over_epsilon(
 
 def rising_curve(
     attack: str, epsilons: Sequence[float], right: Sequence[np.ndarray]
-) -> Doubt | None:
+) -> Finding | None:
     """Doubts an attack that breaks fewer images in a larger ball.
 
     Args:
@@ -206,7 +206,7 @@ def rising_curve(
         f"{accuracy:.0%} at {epsilon:.3g}"
         for epsilon, accuracy in zip(epsilons, accuracies, strict=True)
     )
-    return Doubt(
+    return Finding(
         Code.ACCURACY_OVER_EPSILON,
         f"Accuracy under {attack} rises with epsilon ({curve}); the attack is not as "
         "strong as it must be, or the model masks its gradients.",
@@ -215,7 +215,7 @@ def rising_curve(
 
 def steps_do_not_help(
     clean: np.ndarray, one_step: np.ndarray, many_steps: np.ndarray
-) -> Doubt | None:
+) -> Finding | None:
     """Doubts gradients that lead one long step further than many short ones.
 
     Compares how many images remain right and, each capped at what it was, how much is
@@ -229,7 +229,7 @@ def steps_do_not_help(
     left = [np.clip(margins / clean, 0, 1).mean() for margins in (one_step, many_steps)]
     if max(right[1] - right[0], left[1] - left[0]) <= _CHANCE:
         return None
-    return Doubt(
+    return Finding(
         Code.STEPS_DO_NOT_HELP,
         f"One step of PGD leaves {right[0]:.0%} of {len(clean)} images right and "
         f"{left[0]:.0%} of their margins, many steps leave {right[1]:.0%} and "
@@ -237,29 +237,29 @@ def steps_do_not_help(
     )
 
 
-def images_outside_box(low: float, high: float) -> Doubt | None:
+def images_outside_box(low: float, high: float) -> Finding | None:
     """Doubts images that are not in [0, 1], given their extreme values."""
     if low >= 0 and high <= 1:
         return None
-    return Doubt(
+    return Finding(
         Code.IMAGES_OUTSIDE_BOX,
         f"Images range from {low:.3g} to {high:.3g}, but attacks clip to [0, 1]; "
         "scale the images and let the model normalise them.",
     )
 
 
-def few_classes(num_classes: int) -> Doubt | None:
+def few_classes(num_classes: int) -> Finding | None:
     """Doubts the targeted DLR loss where there are no four logits."""
     if num_classes >= 4:
         return None
-    return Doubt(
+    return Finding(
         Code.FEW_CLASSES,
         f"The targeted DLR loss needs 4 classes and the model has {num_classes}; a "
         "simpler one took its place, so do not compare with other evaluations.",
     )
 
 
-def few_images(accuracy: float, total: int) -> Doubt | None:
+def few_images(accuracy: float, total: int) -> Finding | None:
     """Doubts an accuracy known to no more than 3 points, by Wilson's 95 % interval.
 
     Args:
@@ -277,7 +277,7 @@ def few_images(accuracy: float, total: int) -> Doubt | None:
     enough = bisect.bisect_left(
         range(1100), -_HALF_WIDTH, lo=total, key=lambda images: -half_width(images)
     )
-    return Doubt(
+    return Finding(
         Code.FEW_IMAGES,
         f"An accuracy of {accuracy:.1%} on {total} images is known to "
         f"{100 * half_width(total):.1f} percentage points only (95 %); {enough} "
@@ -291,7 +291,7 @@ def review(
     black_box: Collection[str],
     num_classes: int,
     targeted_dlr: bool,
-) -> list[Doubt]:
+) -> list[Finding]:
     """The doubts that an evaluation's outcome raises.
 
     Args:

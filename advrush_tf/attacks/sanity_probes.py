@@ -9,7 +9,7 @@ import tensorflow as tf
 from advrush_tf.attacks import sanity_checks
 from advrush_tf.attacks.geometry import Norm, project, steepest
 from advrush_tf.attacks.losses import margin
-from advrush_tf.attacks.victim import Victim
+from advrush_tf.attacks.victim import BatchedClassifier
 from advrush_tf.losses import cross_entropy
 
 _IMAGES = 64
@@ -28,15 +28,20 @@ _REACH = 2.5
 
 
 def probe(
-    victim: Victim, x: np.ndarray, y: np.ndarray, norm: Norm, epsilon: float, seed: int
-) -> list[sanity_checks.Doubt]:
+    classifier: BatchedClassifier,
+    x: np.ndarray,
+    y: np.ndarray,
+    norm: Norm,
+    epsilon: float,
+    seed: int,
+) -> list[sanity_checks.Finding]:
     """Probes a model with the first 64 images, and PGD on those that it gets right.
 
     Images outside [0, 1], which PGD would clip, or logits that are not finite are the
     only doubt, if there are any.
 
     Args:
-        victim: the model.
+        classifier: the model.
         x: (images, height, width, channels), float32, one image or more.
         y: (images,), integer labels.
         norm, epsilon: of the evaluation's ball, in [0, 1] units.
@@ -45,13 +50,13 @@ def probe(
     if outside := sanity_checks.images_outside_box(float(x.min()), float(x.max())):
         return [outside]
     x, y = x[:_IMAGES], y[:_IMAGES].astype(np.int32)
-    passes = np.stack([victim.predict(x) for _ in range(_PASSES)])
+    passes = np.stack([classifier.predict(x) for _ in range(_PASSES)])
     if doubt := sanity_checks.not_finite(passes[0]):
         return [doubt]
     found = [sanity_checks.random_model(passes), sanity_checks.probabilities(passes[0])]
     clean = -margin(tf.constant(passes[0]), tf.constant(y)).numpy()
     if (right := clean > 0).any():
-        prober = _Prober(victim, x[right], y[right], seed)
+        prober = _Prober(classifier, x[right], y[right], seed)
         one_step = prober.margins(norm, epsilon, epsilon, 1)
         many_steps = prober.from_noise(norm, epsilon, _STEPS)
         # The cube inside the ball.
@@ -71,10 +76,12 @@ class _Prober:
     unlike the cross-entropy never underflows.
     """
 
-    def __init__(self, victim: Victim, x: np.ndarray, y: np.ndarray, seed: int):
-        self._victim, self._x, self._y = victim, x, y
+    def __init__(
+        self, classifier: BatchedClassifier, x: np.ndarray, y: np.ndarray, seed: int
+    ):
+        self._victim, self._x, self._y = classifier, x, y
         self._random = np.random.default_rng(seed)
-        self._slope = _slope(victim)
+        self._slope = _slope(classifier)
         self._descend = {norm: _descent(self._slope, norm) for norm in Norm}
 
     def derivatives(self) -> list[np.ndarray]:
@@ -130,14 +137,14 @@ class _Prober:
 
 
 # A network's gradient takes long to trace: all that is measured shares this graph.
-def _slope(victim: Victim):
+def _slope(classifier: BatchedClassifier):
     """Margins, and the gradient of their or of the cross-entropies' sum."""
 
     @tf.function(autograph=False)
     def slope(images, y, of_margin):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(images)
-            logits = victim.logits(images)
+            logits = classifier.logits(images)
             margins = -margin(logits, y)
             loss = tf.where(of_margin, margins, cross_entropy(y, logits))
         # A model that rounds has no gradient at all.

@@ -8,29 +8,31 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from advrush_tf.attacks.base import Attack, Outcome
-from advrush_tf.attacks.victim import Victim
+from advrush_tf.attacks.victim import BatchedClassifier
 from advrush_tf.files import replacing
 
-# In `Ledger.broken_by`: by no attack so far, and wrong before any attack.
+# In `Progress.broken_by`: by no attack so far, and wrong before any attack.
 ROBUST, CLEAN = -1, -2
 
 
-def is_right(victim: Victim, images: np.ndarray, y: np.ndarray) -> np.ndarray:
+def is_right(
+    classifier: BatchedClassifier, images: np.ndarray, y: np.ndarray
+) -> np.ndarray:
     """Whether the model gives each image its label: what every accuracy is made of.
 
     Args:
-        victim: the model.
+        classifier: the model.
         images: (images, height, width, channels), clean or adversarial, in [0, 1].
         y: (images,), integer labels.
 
     Returns:
         (images,), bool.
     """
-    logits = victim.predict(images)
+    logits = classifier.predict(images)
     return (np.argmax(logits, -1) == y) & np.isfinite(logits).all(-1)
 
 
-class Ledger:
+class Progress:
     """What a cascade has done: each image's adversarial form and what broke it.
 
     Args:
@@ -81,7 +83,7 @@ class Ledger:
         broken = (self.broken_by >= 0) & (self.broken_by < attacks)
         return ~broken & (self.broken_by != CLEAN)
 
-    def take(self, rows: slice, share: "Ledger") -> None:
+    def take(self, rows: slice, share: "Progress") -> None:
         """Takes over what a finished cascade did to these rows of the images.
 
         The shares' cascades ran at the same time: it took as long as the longest.
@@ -128,13 +130,13 @@ class Ledger:
         vars(self).update(arrays, finished=finished, seconds=seconds)
 
 
-def run_cascade(
-    victim: Victim,
+def run_series(
+    classifier: BatchedClassifier,
     attacks: Mapping[str, Attack],
     x: np.ndarray,
     y: np.ndarray,
     seed: int,
-    ledger: Ledger,
+    ledger: Progress,
     all_images: bool = False,
     numbers: np.ndarray | None = None,
     watch: Callable[[str, int, Any], Any] = lambda name, total, outcomes: outcomes,
@@ -146,7 +148,7 @@ def run_cascade(
     only if the model, asked again, is wrong.
 
     Args:
-        victim: the model.
+        classifier: the model.
         attacks: by name, in order.
         x: (images, height, width, channels), float32 in [0, 1].
         y: (images,), integer labels.
@@ -161,7 +163,7 @@ def run_cascade(
     """
     numbers = np.arange(len(x)) if numbers is None else numbers
     if ledger.finished < 0:
-        ledger.settle(is_right(victim, ledger.images, y))
+        ledger.settle(is_right(classifier, ledger.images, y))
     for place, (name, attack) in enumerate(attacks.items()):
         if place < ledger.finished:
             continue
@@ -169,7 +171,7 @@ def run_cascade(
         if all_images and place == 0:
             attacked |= ledger.broken_by == CLEAN
         rows = np.flatnonzero(attacked & ~ledger.done[place])
-        outcomes = attack.outcomes(victim, x[rows], y[rows], seed, numbers[rows])
+        outcomes = attack.outcomes(classifier, x[rows], y[rows], seed, numbers[rows])
         for outcome in watch(name, len(rows), outcomes):
             ledger.note(place, outcome._replace(row=rows[outcome.row]))
-        ledger.settle(is_right(victim, ledger.images, y))
+        ledger.settle(is_right(classifier, ledger.images, y))

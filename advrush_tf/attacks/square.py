@@ -12,7 +12,7 @@ import tensorflow as tf
 from advrush_tf.attacks import losses
 from advrush_tf.attacks.fused import fused
 from advrush_tf.attacks.geometry import Norm, per_image, project
-from advrush_tf.attacks.iterative import Found, IterativeAttack, Slots
+from advrush_tf.attacks.iterative import Batch, IterativeAttack, StepResult
 from advrush_tf.nn.constants import constant
 
 _TINY = 1e-12
@@ -94,7 +94,7 @@ class Square(IterativeAttack):
         logits = logits_fn(candidate)
         margin = losses.margin(logits, slots.y)
         state = fused(self._update, slots, index, draws, state, margin)
-        return Found(state, candidate, losses.is_wrong(logits, slots.y))
+        return StepResult(state, candidate, losses.is_wrong(logits, slots.y))
 
     def _update(self, slots, index, draws, state, margin):
         """The state after a look at its candidate, with the next one."""
@@ -110,13 +110,13 @@ class Square(IterativeAttack):
         }
 
 
-def _stripes(slots: Slots, epsilon: float) -> tf.Tensor:
+def _stripes(slots: Batch, epsilon: float) -> tf.Tensor:
     """The Linf start: vertical stripes of +-epsilon, one sign a column and channel."""
     _, width, channels = slots.x.shape[1:]
     return epsilon * _signs(slots.uniform((1, width, channels)))
 
 
-def _tiles(slots: Slots, epsilon: float) -> tf.Tensor:
+def _tiles(slots: Batch, epsilon: float) -> tf.Tensor:
     """The L2 start: a grid of patterns, each of random direction and signs."""
     height, width, channels = slots.x.shape[1:]
     side = max(min(height, width) // _TILES, 1)

@@ -13,7 +13,7 @@ LogitsFn = Callable[[tf.Tensor], tf.Tensor]
 
 
 class StoppedError(RuntimeError):
-    """An attack was ended by `Victim.stop`."""
+    """An attack was ended by `BatchedClassifier.stop`."""
 
 
 def as_logits_fn(model: Any) -> LogitsFn:
@@ -23,7 +23,7 @@ def as_logits_fn(model: Any) -> LogitsFn:
     return model
 
 
-class Victim:
+class BatchedClassifier:
     """A classifier that is attacked: its logits, compiled once for one batch size.
 
     Args:

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from advrush_tf.data.channel_moments import channel_moments
 from advrush_tf.data.examples import Examples, first_part, in_parallel, random_key
-from advrush_tf.data.parts import Part, cut
+from advrush_tf.data.parts import Shard, cut
 
 
 class ArrayExamples(Examples):
@@ -65,7 +65,7 @@ class ArrayExamples(Examples):
         return channel_moments([self.images])
 
     def _shuffled(
-        self, batch_size: int, seed: int, stream: int, first: int, part: Part
+        self, batch_size: int, seed: int, stream: int, first: int, part: Shard
     ) -> tf.data.Dataset:
         images, labels = self._on_host
         low, high = cut(batch_size, part)
@@ -85,7 +85,7 @@ class ArrayExamples(Examples):
             lambda rows: (tf.gather(images, rows), tf.gather(labels, rows)),
         )
 
-    def _in_order(self, batch_size: int, part: Part) -> tf.data.Dataset:
+    def _in_order(self, batch_size: int, part: Shard) -> tf.data.Dataset:
         images, labels = self._on_host
         starts = np.arange(0, len(self), batch_size)
         low, high = cut(np.minimum(batch_size, len(self) - starts), part)

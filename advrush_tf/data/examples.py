@@ -15,8 +15,8 @@ import tensorflow as tf
 
 from advrush_tf.data.augmentation import to_unit_range
 from advrush_tf.data.parts import (
-    WHOLE,
-    Part,
+    ALL,
+    Shard,
     check_batches,
     check_numbers,
     check_part,
@@ -96,7 +96,7 @@ class Examples(abc.ABC):
 
     @abc.abstractmethod
     def _shuffled(
-        self, batch_size: int, seed: int, stream: int, first: int, part: Part
+        self, batch_size: int, seed: int, stream: int, first: int, part: Shard
     ) -> tf.data.Dataset:
         """Endless pieces (images, labels) of full batches, each epoch in a new order.
 
@@ -105,7 +105,7 @@ class Examples(abc.ABC):
         """
 
     @abc.abstractmethod
-    def _in_order(self, batch_size: int, part: Part) -> tf.data.Dataset:
+    def _in_order(self, batch_size: int, part: Shard) -> tf.data.Dataset:
         """Pieces (uint8 images, labels) of batches that hold each example once."""
 
     def training_batches(
@@ -115,7 +115,7 @@ class Examples(abc.ABC):
         augmentation: Augmenting,
         initial_epoch: int = 0,
         mean: Sequence[float] | None = None,
-        part: Part = WHOLE,
+        part: Shard = ALL,
     ) -> tuple[tf.data.Dataset, int]:
         """Makes the batches of a fit: all examples, shuffled anew in each epoch.
 
@@ -159,7 +159,7 @@ class Examples(abc.ABC):
         augmentation: Augmenting,
         first: int = 0,
         mean: Sequence[float] | None = None,
-        part: Part = WHOLE,
+        part: Shard = ALL,
     ) -> tf.data.Dataset:
         """As `training_batches`, with other streams and from any batch number on."""
         augmentation.check(self.image_shape)
@@ -178,9 +178,7 @@ class Examples(abc.ABC):
         numbered = tf.data.Dataset.zip(pieces, tf.data.Dataset.counter(first))
         return in_parallel(numbered, augment)
 
-    def evaluation_batches(
-        self, batch_size: int, part: Part = WHOLE
-    ) -> tf.data.Dataset:
+    def evaluation_batches(self, batch_size: int, part: Shard = ALL) -> tf.data.Dataset:
         """Makes the batches of an evaluation: every example once, unchanged.
 
         Args:

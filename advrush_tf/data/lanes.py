@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.data.examples import random_key
-from advrush_tf.data.parts import Part, cut
+from advrush_tf.data.parts import Shard, cut
 from advrush_tf.data.records import Records
 
 # Machines whose number does not divide this read lanes that they share with others.
@@ -21,7 +21,7 @@ LANES = 8
 
 
 def shuffled_batches(
-    records: Records, batch_size: int, seed: int, stream: int, first: int, part: Part
+    records: Records, batch_size: int, seed: int, stream: int, first: int, part: Shard
 ) -> tf.data.Dataset:
     """Endless pieces of full batches of serialised records, each epoch in a new order.
 
@@ -54,7 +54,7 @@ def shuffled_batches(
     return pieces.rebatch(high - low, drop_remainder=True)
 
 
-def ordered_batches(records: Records, batch_size: int, part: Part) -> tf.data.Dataset:
+def ordered_batches(records: Records, batch_size: int, part: Shard) -> tf.data.Dataset:
     """Pieces of batches of serialised records that hold each of them once.
 
     Args:

@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 
 # (index, count): the index-th of `count` contiguous pieces of every batch.
-Part = tuple[int, int]
-WHOLE: Part = (0, 1)
+Shard = tuple[int, int]
+ALL: Shard = (0, 1)
 
 
-def cut(batch_size: Any, part: Part) -> tuple[Any, Any]:
+def cut(batch_size: Any, part: Shard) -> tuple[Any, Any]:
     """First row, and the row after the last, of a part of a batch.
 
     Args:
@@ -22,7 +22,7 @@ def cut(batch_size: Any, part: Part) -> tuple[Any, Any]:
     return low, high
 
 
-def check_batches(batch_size: int, part: Part, initial_epoch: int = 0) -> None:
+def check_batches(batch_size: int, part: Shard, initial_epoch: int = 0) -> None:
     """Raises ValueError where training batches cannot be made with these numbers."""
     check_part(part)
     check_numbers(batch_size, initial_epoch)
@@ -42,7 +42,7 @@ def check_numbers(batch_size: int, initial_epoch: int = 0) -> None:
         )
 
 
-def check_part(part: Part) -> None:
+def check_part(part: Shard) -> None:
     """Raises ValueError where there is no such part."""
     if not 0 <= part[0] < part[1]:
         raise ValueError(

@@ -8,7 +8,7 @@ import tensorflow as tf
 from advrush_tf.data.array_examples import ArrayExamples
 from advrush_tf.data.augmentation import Augmentation
 from advrush_tf.data.examples import ALPHAS, WEIGHTS, Augmenting, Examples, endless
-from advrush_tf.data.parts import WHOLE, Part, check_batches
+from advrush_tf.data.parts import ALL, Shard, check_batches
 
 
 def bilevel_pairs(
@@ -20,7 +20,7 @@ def bilevel_pairs(
     augmentation: Augmentation | None = None,
     initial_epoch: int = 0,
     mean: Sequence[float] | None = None,
-    part: Part = WHOLE,
+    part: Shard = ALL,
 ) -> tuple[tf.data.Dataset, int]:
     """Makes the batches of the search: pairs for the weights and for the alphas.
 
@@ -58,7 +58,7 @@ def pairs(
     augmentation: Augmenting,
     initial_epoch: int = 0,
     mean: Sequence[float] | None = None,
-    part: Part = WHOLE,
+    part: Shard = ALL,
 ) -> tuple[tf.data.Dataset, int]:
     """As `bilevel_pairs`, of two halves wherever their images are."""
     check_batches(batch_size, part, initial_epoch)
@@ -86,7 +86,7 @@ def training_batches(
     augmentation: Augmentation | None = None,
     initial_epoch: int = 0,
     mean: Sequence[float] | None = None,
-    part: Part = WHOLE,
+    part: Shard = ALL,
 ) -> tuple[tf.data.Dataset, int]:
     """Makes the batches of a fit, see `Examples.training_batches`.
 
@@ -105,7 +105,7 @@ def training_batches(
 
 
 def evaluation_batches(
-    images: np.ndarray, labels: np.ndarray, batch_size: int, part: Part = WHOLE
+    images: np.ndarray, labels: np.ndarray, batch_size: int, part: Shard = ALL
 ) -> tf.data.Dataset:
     """Makes the batches of an evaluation: every image once, in order, unchanged.
 

@@ -10,7 +10,7 @@ from advrush_tf.data.examples import Examples, first_part, in_parallel
 from advrush_tf.data.imagenet import centre_crops, decode
 from advrush_tf.data.lanes import ordered_batches, shuffled_batches
 from advrush_tf.data.memory import require_memory
-from advrush_tf.data.parts import Part
+from advrush_tf.data.parts import Shard
 from advrush_tf.data.reading import reading_examples
 from advrush_tf.data.records import Records
 
@@ -87,12 +87,12 @@ class StreamedExamples(Examples):
             yield from in_parallel(batches, self._decoded).as_numpy_iterator()
 
     def _shuffled(
-        self, batch_size: int, seed: int, stream: int, first: int, part: Part
+        self, batch_size: int, seed: int, stream: int, first: int, part: Shard
     ) -> tf.data.Dataset:
         batches = shuffled_batches(self._records, batch_size, seed, stream, first, part)
         return in_parallel(batches, self._parsed if self.varying else self._decoded)
 
-    def _in_order(self, batch_size: int, part: Part) -> tf.data.Dataset:
+    def _in_order(self, batch_size: int, part: Shard) -> tf.data.Dataset:
         batches = ordered_batches(self._records, batch_size, part)
         return in_parallel(batches, self._decoded)
 

@@ -11,7 +11,7 @@ from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from advrush_tf.correlation import RankCorrelation
 from advrush_tf.figures.style import COLOURS, DPI, picture
-from advrush_tf.landscape.architectures import Sampled
+from advrush_tf.landscape.architectures import SampledGenotype
 
 _BINS = 16
 _EIGENVALUE = "mean largest eigenvalue of the Hessian,\nnats per squared [0, 1] unit"
@@ -21,8 +21,8 @@ _FOUND = {"color": COLOURS[1], "marker": "*"}
 
 
 def draw_architectures(
-    samples: Sequence[Sampled],
-    found: Sampled | None,
+    samples: Sequence[SampledGenotype],
+    found: SampledGenotype | None,
     correlation: RankCorrelation | None,
     path: Path | None,
 ) -> np.ndarray:
@@ -67,7 +67,7 @@ def draw_architectures(
     return picture(figure, path)
 
 
-def _points(samples: Sequence[Sampled]) -> np.ndarray:
+def _points(samples: Sequence[SampledGenotype]) -> np.ndarray:
     return np.array([(sample.top_eigenvalue, sample.robust) for sample in samples])
 
 

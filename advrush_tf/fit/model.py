@@ -186,7 +186,9 @@ class AdvRushFitModel(ReplicatedModel):
         if self.awp_gamma:
             # This pass must leave no trace in the running statistics.
             with kept(self.network.non_trainable_variables):
-                ascent = replication.total(self._gradients(*batch, crafted)[-1])
+                ascent = replication.all_reduce_sum(
+                    self._gradients(*batch, crafted)[-1]
+                )
                 ascent = self.loss_scale.finite(ascent)
             with moved(self.trainable_variables, ascent, self.awp_gamma):
                 results = self._gradients(*batch, crafted)
@@ -224,7 +226,7 @@ class AdvRushFitModel(ReplicatedModel):
             losses, logits = self._example_losses(x, y, crafted)
             if sample_weight is not None:
                 losses *= tf.cast(sample_weight, losses.dtype)
-            share = self.loss_scale.scaled(replication.batch_share(losses))
+            share = self.loss_scale.scaled(replication.mean_contribution(losses))
         zero = tf.UnconnectedGradients.ZERO
         gradients = tape.gradient(share, values, unconnected_gradients=zero)
         return losses, logits, self.loss_scale.unscaled(gradients)

@@ -13,7 +13,7 @@ import tensorflow as tf
 from advrush_tf.attacks.losses import margin
 from advrush_tf.attacks.pgd import SignAscent
 from advrush_tf.attacks.series import is_right
-from advrush_tf.attacks.victim import Victim
+from advrush_tf.attacks.victim import BatchedClassifier
 from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.genotypes.genotype import Genotype, random_genotype
 from advrush_tf.landscape.meter import PROBE_LENGTH, CurvatureMeter
@@ -29,7 +29,7 @@ _REACH = 2.5
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampled:
+class SampledGenotype:
     """What was measured of an architecture with a supernet's weights.
 
     Attributes:
@@ -53,7 +53,7 @@ class Sampled:
         return {**vars(self), "genotype": self.genotype.to_dict()}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Sampled":
+    def from_dict(cls, data: Mapping[str, Any]) -> "SampledGenotype":
         """What `to_dict` was made of.
 
         Raises:
@@ -108,7 +108,7 @@ class ArchitectureSampler:
         noise = np.random.default_rng(seed).uniform(-epsilon, epsilon, self._x.shape)
         self._start = (self._x + noise).astype(np.float32)
         size = min(batch_size, len(self._x))
-        self._victim = Victim(self._network, dataset.image_shape, size)
+        self._victim = BatchedClassifier(self._network, dataset.image_shape, size)
         self._curved = self._x[:curvature_images], self._y[:curvature_images]
         self._meter = CurvatureMeter(
             self._network, min(curvature_images, batch_size), h, 1, _PRODUCTS, seed=seed
@@ -123,7 +123,9 @@ class ArchitectureSampler:
 
         self._craft = craft
 
-    def draw(self, count: int, known: Sequence[Sampled] = ()) -> Iterator[Sampled]:
+    def draw(
+        self, count: int, known: Sequence[SampledGenotype] = ()
+    ) -> Iterator[SampledGenotype]:
         """Measures random genotypes, each as soon as it is asked for.
 
         What is measured of a genotype depends on its seed alone and not on the others,
@@ -141,12 +143,12 @@ class ArchitectureSampler:
                 drawn = random_genotype(seed, supernet.num_nodes, supernet.primitives)
                 yield self.measure(drawn, seed)
 
-    def measure(self, genotype: Genotype, seed: int | None = None) -> Sampled:
+    def measure(self, genotype: Genotype, seed: int | None = None) -> SampledGenotype:
         """Measures one architecture.
 
         Args:
             genotype: with the supernet's number of nodes and operations.
-            seed: what is noted as `Sampled.seed`.
+            seed: what is noted as `SampledGenotype.seed`.
 
         Raises:
             ValueError: the genotype does not fit the supernet.
@@ -155,7 +157,7 @@ class ArchitectureSampler:
             right = is_right(self._victim, self._x, self._y)
             robust = right & is_right(self._victim, self._crafted(), self._y)
             curvature = self._meter.measure(*self._curved)
-        return Sampled(
+        return SampledGenotype(
             seed,
             genotype,
             float(right.mean()),

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from advrush_tf.attacks.pgd import SignAscent, Start
 from advrush_tf.attacks.randomness import seeds_of, uniform
-from advrush_tf.attacks.victim import Victim, as_logits_fn
+from advrush_tf.attacks.victim import BatchedClassifier, as_logits_fn
 from advrush_tf.losses import cross_entropy
 from advrush_tf.nn.checks import check_images
 from advrush_tf.search.penalty import input_gradient
@@ -190,14 +190,14 @@ def _losses_of_images(
         raise ValueError("there are no images")
     # As few batches as possible, then as equal as possible.
     batches = -(-len(places) // batch_size)
-    victim = Victim(model, x.shape[1:], -(-len(places) // batches))
+    classifier = BatchedClassifier(model, x.shape[1:], -(-len(places) // batches))
     for image, label, directions in _with_directions(directions_fn, x, y, batch_size):
         losses = []
         for some in np.array_split(places, batches):
             moved = image + np.tensordot(some.astype(np.float32), directions, 1)
             labels = tf.fill(len(some), label)
             # In float32 losses below 1e-7 would be 0.
-            logits = victim.predict(moved).astype(np.float64)
+            logits = classifier.predict(moved).astype(np.float64)
             losses.append(cross_entropy(labels, logits))
         yield np.concatenate(losses)
 

@@ -84,7 +84,7 @@ def _synchronized_batch_norm(x, scale, offset):
     own_mean = tf.reduce_mean(z, [0, 1, 2])
     own_variance = tf.reduce_mean(tf.square(z - own_mean), [0, 1, 2])
     pixels = tf.fill([x.shape[-1]], tf.cast(tf.size(x) // x.shape[-1], dtype))
-    moments = replication.of_all(tf.stack([own_mean, own_variance, pixels]))
+    moments = replication.all_gather(tf.stack([own_mean, own_variance, pixels]))
     means, variances, counts = tf.unstack(moments, axis=1)
     count = tf.reduce_sum(counts, 0)
     mean = tf.reduce_sum(counts * means, 0) / count

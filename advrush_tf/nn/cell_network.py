@@ -289,7 +289,7 @@ class CellNetwork(ImageClassifier):
     def _drop(self, x):
         """Drops an operation's output for some examples, and scales up the others."""
         keep = 1 - self.drop_path_rate.value
-        uniform = replication.own_rows(
+        uniform = replication.local_rows(
             lambda rows: keras.random.uniform(
                 (rows, 1, 1, 1), dtype=keep.dtype, seed=self.seed_generator
             ),

@@ -13,19 +13,19 @@ import tensorflow as tf
 from advrush_tf.attacks.catalogue import named_attack
 from advrush_tf.attacks.sanity_probes import probe
 from advrush_tf.attacks.series import is_right
-from advrush_tf.attacks.victim import Victim
+from advrush_tf.attacks.victim import BatchedClassifier
 from advrush_tf.data.dataset import ImageDataset, load_dataset
 from advrush_tf.data.examples import Examples
 from advrush_tf.errors import UserError
 from advrush_tf.runs.attack_report import RESULTS, tell, write_report
 from advrush_tf.runs.attack_settings import AttackSettings
 from advrush_tf.runs.devices import Devices
-from advrush_tf.runs.evaluation import Crafted, Evaluated
-from advrush_tf.runs.models import load_classifier, open_victim, sha256
-from advrush_tf.runs.progress import print_line, told_again, write_failure
+from advrush_tf.runs.evaluation import AttackResult, Evaluation
+from advrush_tf.runs.models import load_classifier, open_classifier, sha256
+from advrush_tf.runs.progress import print_existing_summary, print_line, write_failure
 from advrush_tf.runs.settings import record_settings
 from advrush_tf.runs.shares import run_shares
-from advrush_tf.runs.trials import Trial
+from advrush_tf.runs.trials import AttackJob
 
 _TRIALS = "trials"
 
@@ -94,11 +94,11 @@ def _run_attack(
 
 def _open_victims(
     device: str, paths: list[Path], dataset: ImageDataset, batch_size: int
-) -> list[Victim]:
+) -> list[BatchedClassifier]:
     """All models, each on a device as what is measured."""
     with tf.device(device):
         return [
-            open_victim(load_classifier(path), path, dataset, batch_size)
+            open_classifier(load_classifier(path), path, dataset, batch_size)
             for path in paths
         ]
 
@@ -108,11 +108,13 @@ def _finished(workdir: Path, say: Callable[[str], None]) -> bytes:
     path = workdir / RESULTS
     if not path.exists():
         return b""
-    told_again(path, tell, say, "evaluation")
+    print_existing_summary(path, tell, say, "evaluation")
     return path.read_bytes()
 
 
-def _reported(evaluated: Evaluated, workdir: Path, say: Callable[[str], None]) -> bytes:
+def _reported(
+    evaluated: Evaluation, workdir: Path, say: Callable[[str], None]
+) -> bytes:
     """Writes and tells of an evaluation and gives its results."""
     write_report(evaluated, workdir, say)
     return (workdir / RESULTS).read_bytes()
@@ -125,11 +127,11 @@ def _test_images(settings: AttackSettings, dataset: ImageDataset) -> Examples:
 def _evaluate(
     settings: AttackSettings,
     dataset: ImageDataset,
-    victims: Mapping[str, list[Victim]],
+    victims: Mapping[str, list[BatchedClassifier]],
     workdir: Path,
     devices: Devices,
     say: Callable[[str], None],
-) -> Evaluated:
+) -> Evaluation:
     if (workdir / _TRIALS).exists():
         say(f"Resuming {workdir}.")
     x, y = _test_images(settings, dataset).unit_arrays()
@@ -144,7 +146,7 @@ def _evaluate(
     for doubt in doubts:
         say(f"warning: {doubt.sentence}")
     crafted = [crafter.craft(*planned) for planned in _plan(settings)]
-    return Evaluated(settings, dataset, x, y, clean, measured, crafted, doubts)
+    return Evaluation(settings, dataset, x, y, clean, measured, crafted, doubts)
 
 
 def _plan(settings: AttackSettings) -> list[tuple[int, str, str]]:
@@ -170,7 +172,7 @@ class _Crafter:
     def __init__(
         self,
         settings: AttackSettings,
-        victims: Mapping[str, list[Victim]],
+        victims: Mapping[str, list[BatchedClassifier]],
         x: np.ndarray,
         y: np.ndarray,
         folder: Path,
@@ -181,9 +183,9 @@ class _Crafter:
         self._folder, self._devices, self._say = folder, devices, say
         self.victims = next(iter(victims.values()))
         # Of each model (images,), bool: right about the clean images.
-        self.clean = [is_right(victim, x, y) for victim in self.victims]
+        self.clean = [is_right(classifier, x, y) for classifier in self.victims]
 
-    def craft(self, source: int, name: str, epsilon: str) -> Crafted:
+    def craft(self, source: int, name: str, epsilon: str) -> AttackResult:
         """Runs a trial, or what is left of it, and measures its images."""
         trials = {
             device: self._trial(device, source, name, epsilon)
@@ -192,16 +194,16 @@ class _Crafter:
         ledger = run_shares(trials, self._x, self._devices)
         # Crafting may by chance mend an image that a model was wrong about.
         right = [
-            was_right & is_right(victim, ledger.images, self._y)
-            for victim, was_right in zip(self.victims, self.clean, strict=True)
+            was_right & is_right(classifier, ledger.images, self._y)
+            for classifier, was_right in zip(self.victims, self.clean, strict=True)
         ]
-        crafted = Crafted(source, name, epsilon, ledger, right)
+        crafted = AttackResult(source, name, epsilon, ledger, right)
         others = self._settings.source_model
         place = f", crafted on {others[source - 1]}" if source else ""
         self._say(f"{name}, epsilon {epsilon}{place}: accuracy {crafted.accuracy:.2%}")
         return crafted
 
-    def _trial(self, device: str, source: int, name: str, epsilon: str) -> Trial:
+    def _trial(self, device: str, source: int, name: str, epsilon: str) -> AttackJob:
         """A device's share of a trial."""
         settings = self._settings
         attacks = named_attack(name, settings.norm, settings.radius(epsilon))
@@ -212,7 +214,7 @@ class _Crafter:
         file = f"{source}_{name}_{epsilon.replace('/', 'of')}{suffix}.npz"
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
-            return Trial(
+            return AttackJob(
                 self._copies[device][source],
                 attacks,
                 self._x,

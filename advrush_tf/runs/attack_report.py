@@ -10,7 +10,7 @@ import tensorflow as tf
 from advrush_tf.figures import attack as figures
 from advrush_tf.files import replacing, write_text
 from advrush_tf.jsonable import json_text
-from advrush_tf.runs.evaluation import Evaluated, as_json, markdown
+from advrush_tf.runs.evaluation import Evaluation, as_json, markdown
 from advrush_tf.runs.models import short_names
 from advrush_tf.statistics import wilson
 
@@ -20,7 +20,7 @@ CURVE, MATRIX = "robustness.png", "transfer_{attack}.png"
 
 
 def write_report(
-    evaluated: Evaluated, workdir: Path, say: Callable[[str], None]
+    evaluated: Evaluation, workdir: Path, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Writes all results of an evaluation; results.json last, which marks its end.
 
@@ -46,7 +46,7 @@ def write_report(
 
 
 def _draw(
-    evaluated: Evaluated, results: Mapping[str, Any], workdir: Path
+    evaluated: Evaluation, results: Mapping[str, Any], workdir: Path
 ) -> dict[str, np.ndarray]:
     """Writes the figures, and the images if wanted; gives the figures by name."""
     settings, pictures = evaluated.settings, {}
@@ -63,7 +63,7 @@ def _draw(
     return pictures
 
 
-def _keep_images(evaluated: Evaluated, workdir: Path) -> np.ndarray:
+def _keep_images(evaluated: Evaluation, workdir: Path) -> np.ndarray:
     """Saves the images of all attacks and draws those of the last that broke any."""
     arrays = {
         f"{crafted.source}_{crafted.attack}_{crafted.epsilon}": crafted.ledger.images
@@ -75,7 +75,7 @@ def _keep_images(evaluated: Evaluated, workdir: Path) -> np.ndarray:
     last = next((c for c in own[::-1] if (c.ledger.broken_by >= 0).any()), own[-1])
     rows = np.argsort(last.ledger.broken_by < 0, kind="stable")[:8]
     before, after = (
-        evaluated.victim.predict(images[rows]).argmax(-1)
+        evaluated.classifier.predict(images[rows]).argmax(-1)
         for images in (evaluated.x, last.ledger.images)
     )
     return figures.draw_triples(
@@ -89,7 +89,7 @@ def _keep_images(evaluated: Evaluated, workdir: Path) -> np.ndarray:
     )
 
 
-def _draw_curve(evaluated: Evaluated, path: Path) -> np.ndarray:
+def _draw_curve(evaluated: Evaluation, path: Path) -> np.ndarray:
     curves = {
         name: [
             (float(right.mean()), *wilson(int(right.sum()), len(right)))

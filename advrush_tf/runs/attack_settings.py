@@ -6,7 +6,7 @@ from pathlib import Path
 from advrush_tf.attacks.catalogue import check_attack_name, named_attack
 from advrush_tf.attacks.geometry import Norm
 from advrush_tf.errors import UserError
-from advrush_tf.runs.settings import Settings, differ, number_or_nan, read_number
+from advrush_tf.runs.settings import Settings, all_distinct, number_or_nan, read_number
 
 # Below it floats do not tell a ball's images apart.
 _SMALLEST = 1e-6
@@ -57,13 +57,15 @@ class AttackSettings(Settings):
         self.require_image_size()
         self.require("model", bool(self.model), "the path of a .keras file")
         paths = [Path(path).resolve() for path in (self.model, *self.source_model)]
-        self.require("source_model", differ(paths), "other models, each named once")
+        self.require(
+            "source_model", all_distinct(paths), "other models, each named once"
+        )
         self.require_not_negative("test_images")
         self.require_positive("batch_size")
         self.require_seed()
         self._check_radii()
         self.require("attacks", bool(self.attacks), "at least one attack")
-        self.require("attacks", differ(self.attacks), "attacks named once each")
+        self.require("attacks", all_distinct(self.attacks), "attacks named once each")
         try:
             for name in self.attacks:
                 check_attack_name(name)
@@ -77,7 +79,7 @@ class AttackSettings(Settings):
         radii = [number_or_nan(text) for text in self.epsilons]
         self.require(
             "epsilons",
-            all(r == 0 or _SMALLEST <= r <= 1 for r in radii) and differ(radii),
+            all(r == 0 or _SMALLEST <= r <= 1 for r in radii) and all_distinct(radii),
             "different numbers or fractions in [0, 1], such as 0,2/255,8/255",
         )
 

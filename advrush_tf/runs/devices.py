@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.data.examples import endless
-from advrush_tf.data.parts import WHOLE, Part
+from advrush_tf.data.parts import ALL, Shard
 from advrush_tf.errors import UserError, WorkerLostError
 from advrush_tf.runs.progress import print_line
 from advrush_tf.runs.settings import differences
@@ -128,7 +128,7 @@ class Devices:
                 f"{self.num_replicas} replicas, which share it."
             )
 
-    def distribute(self, make: Callable[[Part], tf.data.Dataset]) -> Any:
+    def distribute(self, make: Callable[[Shard], tf.data.Dataset]) -> Any:
         """Batches for `fit` and `evaluate`; with several replicas they never end.
 
         Args:
@@ -137,7 +137,7 @@ class Devices:
         """
         count = self.num_replicas
         if count == 1:
-            return make(WHOLE)
+            return make(ALL)
         local = count // self.worker[1]
         first = self.worker[0] * local
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from advrush_tf.attacks.autoattack import points_of
 from advrush_tf.attacks.catalogue import BLACK_BOX
-from advrush_tf.attacks.sanity_checks import Doubt, review, rising_curve
-from advrush_tf.attacks.series import Ledger
-from advrush_tf.attacks.victim import Victim
+from advrush_tf.attacks.sanity_checks import Finding, review, rising_curve
+from advrush_tf.attacks.series import Progress
+from advrush_tf.attacks.victim import BatchedClassifier
 from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.jsonable import freeze, thaw
 from advrush_tf.runs.attack_settings import AttackSettings
@@ -23,7 +23,7 @@ _LIBRARIES = ("tensorflow", "keras", "cleverhans", "numpy", "tensorflow-datasets
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Crafted:
+class AttackResult:
     """What one attack made on one model, and who is right about it.
 
     Attributes:
@@ -37,7 +37,7 @@ class Crafted:
     source: int
     attack: str
     epsilon: str
-    ledger: Ledger
+    ledger: Progress
     right: list[np.ndarray]
 
     @property
@@ -47,7 +47,7 @@ class Crafted:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Evaluated:
+class Evaluation:
     """All that an evaluation found.
 
     Attributes:
@@ -55,7 +55,7 @@ class Evaluated:
         dataset: where the images are from.
         x, y: the images, float32 in [0, 1], and their labels.
         clean: (images,), bool, where the model is right before any attack.
-        victim: the measured model.
+        classifier: the measured model.
         crafted: what each attack made.
         probed: the doubts that the model itself raised.
     """
@@ -65,12 +65,12 @@ class Evaluated:
     x: np.ndarray
     y: np.ndarray
     clean: np.ndarray
-    victim: Victim
-    crafted: list[Crafted]
-    probed: list[Doubt]
+    classifier: BatchedClassifier
+    crafted: list[AttackResult]
+    probed: list[Finding]
 
     @cached_property
-    def attacked(self) -> list[Crafted]:
+    def attacked(self) -> list[AttackResult]:
         """What was made with the evaluation's epsilon."""
         return [c for c in self.crafted if c.epsilon == self.settings.epsilon]
 
@@ -86,11 +86,11 @@ class Evaluated:
         return np.all([self.clean, *inside], 0)
 
     @cached_property
-    def doubts(self) -> list[Doubt]:
+    def doubts(self) -> list[Finding]:
         """All reasons not to trust the evaluation as it stands."""
         broken, blind = self._broken_by_attack()
         members = {name for c in self.attacked for name in c.ledger.attacks}
-        classes = self.victim.num_classes
+        classes = self.classifier.num_classes
         outcome = review(self.robust, broken, blind, classes, "apgd-t" in members)
         rising = [rising_curve(name, *self.curve(name)) for name in self._curves()]
         return [*self.probed, *outcome, *(doubt for doubt in rising if doubt)]
@@ -125,10 +125,12 @@ class Evaluated:
         return broken, blind
 
 
-def as_json(evaluated: Evaluated) -> dict[str, Any]:
+def as_json(evaluated: Evaluation) -> dict[str, Any]:
     """All that an evaluation found, as JSON types."""
     settings, labels = evaluated.settings, evaluated.y
-    classes = accuracy_per_class(labels, evaluated.robust, evaluated.victim.num_classes)
+    classes = accuracy_per_class(
+        labels, evaluated.robust, evaluated.classifier.num_classes
+    )
     results = {
         "versions": {"advrush_tf": __version__, **_versions()},
         "settings": settings.to_dict(),
@@ -164,7 +166,7 @@ def _share(right: np.ndarray) -> dict[str, Any]:
     return {"accuracy": float(right.mean()), "interval": interval}
 
 
-def _attack(evaluated: Evaluated, crafted: Crafted) -> dict[str, Any]:
+def _attack(evaluated: Evaluation, crafted: AttackResult) -> dict[str, Any]:
     ledger, settings = crafted.ledger, evaluated.settings
     points = points_of(ledger)
     models = (settings.model, *settings.source_model)
@@ -187,7 +189,7 @@ def _attack(evaluated: Evaluated, crafted: Crafted) -> dict[str, Any]:
     }
 
 
-def transfer(evaluated: Evaluated) -> dict[str, Any] | None:
+def transfer(evaluated: Evaluation) -> dict[str, Any] | None:
     """For each attack a row a source, a column a target; None for a single model."""
     settings = evaluated.settings
     if not settings.source_model:

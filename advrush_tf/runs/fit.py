@@ -9,7 +9,7 @@ import keras
 
 from advrush_tf.data.dataset import ImageDataset, load_dataset
 from advrush_tf.data.examples import Examples
-from advrush_tf.data.parts import WHOLE, Part
+from advrush_tf.data.parts import ALL, Shard
 from advrush_tf.data.reading import reading_examples
 from advrush_tf.errors import UserError
 from advrush_tf.fit.model import AdvRushFitModel
@@ -29,7 +29,12 @@ from advrush_tf.runs.fit_record import (
     write_report,
 )
 from advrush_tf.runs.fit_settings import FitSettings
-from advrush_tf.runs.progress import ProgressBar, print_line, told_again, write_failure
+from advrush_tf.runs.progress import (
+    ProgressBar,
+    print_existing_summary,
+    print_line,
+    write_failure,
+)
 from advrush_tf.runs.recipes import NetworkName, Schedule
 from advrush_tf.runs.settings import record_settings
 from advrush_tf.runs.tensorboard import FitTensorBoard
@@ -176,11 +181,11 @@ class FitData:
         except ValueError as error:
             raise UserError(str(error)) from None
 
-    def training(self, initial_epoch: int = 0, part: Part = WHOLE) -> Any:
+    def training(self, initial_epoch: int = 0, part: Shard = ALL) -> Any:
         """Augmented batches of all but the held-out part, without an end."""
         return self._training(initial_epoch, part)[0]
 
-    def _training(self, initial_epoch: int = 0, part: Part = WHOLE) -> tuple[Any, int]:
+    def _training(self, initial_epoch: int = 0, part: Shard = ALL) -> tuple[Any, int]:
         return self.train.training_batches(
             self._settings.batch_size,
             self._settings.seed,
@@ -190,7 +195,7 @@ class FitData:
             part,
         )
 
-    def validation(self, part: Part = WHOLE) -> Any:
+    def validation(self, part: Shard = ALL) -> Any:
         """Batches of the held-out part of the training split."""
         return _evaluation_batches(self.held_out, part)
 
@@ -200,7 +205,7 @@ class FitData:
         return _evaluation_batches(test.first(self._settings.test_images or len(test)))
 
 
-def _evaluation_batches(examples: Examples, part: Part = WHOLE) -> Any:
+def _evaluation_batches(examples: Examples, part: Shard = ALL) -> Any:
     return examples.evaluation_batches(min(EVALUATION_BATCH, len(examples)), part)
 
 
@@ -260,7 +265,7 @@ def _run_fit(
         record_settings(settings, workdir)
         _record_genotype(genotype, workdir)
         if (report := workdir / REPORT).exists():
-            return json_text(told_again(report, tell, say, "fit")).encode()
+            return json_text(print_existing_summary(report, tell, say, "fit")).encode()
         return b""
 
     def fitted() -> bytes:

@@ -12,7 +12,7 @@ from scipy import stats
 from advrush_tf.correlation import RankCorrelation
 from advrush_tf.files import replacing
 from advrush_tf.jsonable import freeze, thaw
-from advrush_tf.landscape.architectures import Sampled
+from advrush_tf.landscape.architectures import SampledGenotype
 from advrush_tf.landscape.meter import Curvature
 from advrush_tf.landscape.surfaces import Cut, Surface
 from advrush_tf.runs.landscape_settings import LandscapeSettings
@@ -24,7 +24,7 @@ _BATCH = 50  # resamples at a time, which bounds the memory
 
 
 @dataclasses.dataclass(frozen=True)
-class Inspected:
+class ModelCurvature:
     """What was found of a model.
 
     Attributes:
@@ -54,7 +54,7 @@ class Inspected:
             np.savez(file, right=self.right, **arrays)
 
     @classmethod
-    def load(cls, path: Path) -> "Inspected":
+    def load(cls, path: Path) -> "ModelCurvature":
         """Reads what `save` wrote.
 
         Raises:
@@ -111,9 +111,9 @@ def summary(values: np.ndarray, seed: int) -> dict[str, float]:
 
 def as_json(
     settings: LandscapeSettings,
-    models: Mapping[str, Inspected],
-    samples: Sequence[Sampled],
-    found: Sampled | None,
+    models: Mapping[str, ModelCurvature],
+    samples: Sequence[SampledGenotype],
+    found: SampledGenotype | None,
     correlations: Mapping[str, RankCorrelation],
 ) -> dict[str, Any]:
     """All results, in JSON's types.
@@ -149,7 +149,7 @@ def as_json(
     return thaw(freeze(results))
 
 
-def _model(path: str, inspected: Inspected, seed: int) -> dict[str, Any]:
+def _model(path: str, inspected: ModelCurvature, seed: int) -> dict[str, Any]:
     curvature, cut = inspected.curvature, inspected.cut
     clean, attacked = np.interp((0, 1), cut.steps, cut.losses.mean(0))
     return {

@@ -16,9 +16,9 @@ from advrush_tf.figures import surfaces as surface_figures
 from advrush_tf.figures.search import draw_alphas, draw_history
 from advrush_tf.files import write_text
 from advrush_tf.jsonable import json_text
-from advrush_tf.landscape.architectures import Sampled
+from advrush_tf.landscape.architectures import SampledGenotype
 from advrush_tf.landscape.spectrum import mean_spectra
-from advrush_tf.runs.inspection import Inspected, as_json, markdown
+from advrush_tf.runs.inspection import ModelCurvature, as_json, markdown
 from advrush_tf.runs.landscape_settings import LandscapeSettings
 from advrush_tf.search.history import read_history
 
@@ -28,10 +28,10 @@ _COMPARED = ("top_eigenvalue", "penalty", "gradient_norm", "clean")
 
 def write_results(
     settings: LandscapeSettings,
-    models: Mapping[str, Inspected],
+    models: Mapping[str, ModelCurvature],
     size: int,
-    samples: Sequence[Sampled],
-    found: Sampled | None,
+    samples: Sequence[SampledGenotype],
+    found: SampledGenotype | None,
     workdir: Path,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
@@ -70,7 +70,9 @@ def write_results(
     return results
 
 
-def _correlations(samples: Sequence[Sampled], seed: int) -> dict[str, RankCorrelation]:
+def _correlations(
+    samples: Sequence[SampledGenotype], seed: int
+) -> dict[str, RankCorrelation]:
     robust = [sample.robust for sample in samples]
     correlations = {}
     for name in _COMPARED:
@@ -83,7 +85,7 @@ def _correlations(samples: Sequence[Sampled], seed: int) -> dict[str, RankCorrel
 
 def _draw(
     settings: LandscapeSettings,
-    models: Mapping[str, Inspected],
+    models: Mapping[str, ModelCurvature],
     size: int,
     workdir: Path,
 ) -> dict[str, np.ndarray]:
@@ -111,8 +113,8 @@ def _draw(
 
 
 def _write_tensorboard(
-    models: Mapping[str, Inspected],
-    samples: Sequence[Sampled],
+    models: Mapping[str, ModelCurvature],
+    samples: Sequence[SampledGenotype],
     table: str,
     pictures: Mapping[str, np.ndarray],
     folder: Path,

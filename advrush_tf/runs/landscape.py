@@ -14,27 +14,32 @@ from tqdm import tqdm
 
 from advrush_tf.attacks.sanity_checks import probabilities
 from advrush_tf.attacks.series import is_right
-from advrush_tf.attacks.victim import Victim
+from advrush_tf.attacks.victim import BatchedClassifier
 from advrush_tf.data.dataset import ImageDataset, load_dataset
 from advrush_tf.errors import UserError
 from advrush_tf.files import write_text
 from advrush_tf.genotypes.genotype import get_genotype
 from advrush_tf.jsonable import json_text
-from advrush_tf.landscape.architectures import ArchitectureSampler, Sampled
+from advrush_tf.landscape.architectures import ArchitectureSampler, SampledGenotype
 from advrush_tf.landscape.meter import measure_curvature
 from advrush_tf.landscape.path_training import train_paths
 from advrush_tf.landscape.surfaces import loss_cut, loss_surface
 from advrush_tf.runs.checkpoints import CheckpointStore
-from advrush_tf.runs.inspection import Inspected
+from advrush_tf.runs.inspection import ModelCurvature
 from advrush_tf.runs.inspection_report import RESULTS, draw_search, tell, write_results
 from advrush_tf.runs.landscape_settings import LandscapeSettings
 from advrush_tf.runs.models import (
     load_classifier,
-    open_victim,
+    open_classifier,
     sha256,
     short_names,
 )
-from advrush_tf.runs.progress import print_line, progress_bar, told_again, write_failure
+from advrush_tf.runs.progress import (
+    print_existing_summary,
+    print_line,
+    progress_bar,
+    write_failure,
+)
 from advrush_tf.runs.report import write_html
 from advrush_tf.runs.report_sections import check_workdir
 from advrush_tf.runs.search_files import load_supernet
@@ -156,14 +161,14 @@ def _inspect(
     settings = dataclasses.replace(settings, sha256=checksums)
     record_settings(settings, workdir)
     if (finished := workdir / RESULTS).exists():
-        return told_again(finished, tell, say, "inspection")
+        return print_existing_summary(finished, tell, say, "inspection")
     inspection = _Inspection(settings, dataset, workdir, say)
     names = short_names(settings.model)
     models = {
-        name: inspection.measure(number, name, victim)
-        for number, (name, victim) in enumerate(zip(names, victims, strict=True))
+        name: inspection.measure(number, name, classifier)
+        for number, (name, classifier) in enumerate(zip(names, victims, strict=True))
     }
-    samples: list[Sampled] = []
+    samples: list[SampledGenotype] = []
     found = None
     if settings.sample_genotypes:
         supernet = victims[paths.index(searches[0])].model
@@ -173,14 +178,14 @@ def _inspect(
 
 def _open(
     path: Path, dataset: ImageDataset, settings: LandscapeSettings, data_dir: str | None
-) -> tuple[Victim, str]:
+) -> tuple[BatchedClassifier, str]:
     """A model or a search's supernet, and the SHA-256 of the file it was read from."""
     model: keras.Model
     if path.is_dir():
         model, checksum = load_supernet(path, data_dir)
     else:
         model, checksum = load_classifier(path), sha256(path)
-    return open_victim(model, path, dataset, settings.batch_size), checksum
+    return open_classifier(model, path, dataset, settings.batch_size), checksum
 
 
 class _Inspection:
@@ -198,26 +203,28 @@ class _Inspection:
         self._folder.mkdir(exist_ok=True)
         self._x, self._y = dataset.test.first(settings.test_images).unit_arrays()
 
-    def measure(self, number: int, name: str, victim: Victim) -> Inspected:
+    def measure(
+        self, number: int, name: str, classifier: BatchedClassifier
+    ) -> ModelCurvature:
         """Measures a model, or reads what was measured of it before."""
         path = self._folder / f"model_{number}.npz"
         if path.exists():
             try:
-                return Inspected.load(path)
+                return ModelCurvature.load(path)
             except ValueError as error:
                 self._say(f"{error}; measuring {name} again.")
         try:
-            inspected = self._measure(name, victim)
+            inspected = self._measure(name, classifier)
         except ValueError as error:
             raise UserError(f"{name} cannot be inspected: {error}.") from None
         inspected.save(path)
         return inspected
 
-    def _measure(self, name: str, victim: Victim) -> Inspected:
+    def _measure(self, name: str, classifier: BatchedClassifier) -> ModelCurvature:
         settings, x, y = self._settings, self._x, self._y
-        model, size, seed = victim.model, settings.batch_size, settings.seed
+        model, size, seed = classifier.model, settings.batch_size, settings.seed
         self._say(f"{name} on {len(x)} test images ...")
-        if probabilities(victim.predict(x)):
+        if probabilities(classifier.predict(x)):
             raise ValueError("it gives probabilities; save it without the softmax")
         with self._bar("curvature") as bar:
             curvature = measure_curvature(
@@ -238,14 +245,14 @@ class _Inspection:
         radius, points = settings.radius, settings.cut_points
         with self._bar("cut") as bar:
             cut = loss_cut(model, x, y, radius, points, size, seed, bar.update)
-        return Inspected(is_right(victim, x, y), curvature, surface, cut)
+        return ModelCurvature(is_right(classifier, x, y), curvature, surface, cut)
 
     def _bar(self, description: str) -> tqdm:
         return progress_bar(len(self._x), description, "image")
 
     def sample(
         self, supernet: AdvRushSearchModel, search: Path
-    ) -> tuple[list[Sampled], Sampled | None]:
+    ) -> tuple[list[SampledGenotype], SampledGenotype | None]:
         """Measures genotypes with a supernet's weights, but for those known already.
 
         Args:
@@ -305,11 +312,13 @@ class _Inspection:
             seed=settings.seed,
         )
 
-    def _known(self, path: Path) -> list[Sampled]:
+    def _known(self, path: Path) -> list[SampledGenotype]:
         if not path.exists():
             return []
         try:
-            return [Sampled.from_dict(row) for row in json.loads(path.read_text())]
+            return [
+                SampledGenotype.from_dict(row) for row in json.loads(path.read_text())
+            ]
         except (ValueError, TypeError) as error:
             raise UserError(
                 f"{path} is damaged ({error}). Delete it to sample anew."

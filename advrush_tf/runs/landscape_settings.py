@@ -3,7 +3,7 @@
 import dataclasses
 
 from advrush_tf.landscape.meter import PROBE_LENGTH
-from advrush_tf.runs.settings import Settings, differ, number_or_nan, read_number
+from advrush_tf.runs.settings import Settings, all_distinct, number_or_nan, read_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ class LandscapeSettings(Settings):
     def check(self) -> None:
         self.require_image_size()
         self.require("model", bool(self.model), "one or more models")
-        self.require("model", differ(self.model), "different models")
+        self.require("model", all_distinct(self.model), "different models")
         self.require_positive(*_POSITIVE)
         # Of fewer there is no rank correlation.
         enough = self.sample_genotypes == 0 or self.sample_genotypes >= 4

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import keras
 
-from advrush_tf.attacks.victim import Victim
+from advrush_tf.attacks.victim import BatchedClassifier
 from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.errors import UserError, one_line
 from advrush_tf.files import replacing
@@ -61,9 +61,9 @@ def load_classifier(path: str | Path) -> keras.Model:
     return model
 
 
-def open_victim(
+def open_classifier(
     model: keras.Model, path: Path, dataset: ImageDataset, batch_size: int
-) -> Victim:
+) -> BatchedClassifier:
     """A classifier as what is measured on a data set.
 
     Args:
@@ -77,19 +77,19 @@ def open_victim(
     """
     try:
         _check_size(model, dataset)
-        victim = Victim(model, dataset.image_shape, batch_size)
+        classifier = BatchedClassifier(model, dataset.image_shape, batch_size)
     except Exception as error:  # Keras does not say what a wrong shape raises.
         raise UserError(
             f"{path} cannot classify images of shape {dataset.image_shape}, those of "
             f"{dataset.name} ({one_line(error)}). Give the --dataset and --image_size "
             "that it was fitted on."
         ) from None
-    if victim.num_classes != dataset.num_classes:
+    if classifier.num_classes != dataset.num_classes:
         raise UserError(
-            f"{path} has {victim.num_classes} classes and {dataset.name} has "
+            f"{path} has {classifier.num_classes} classes and {dataset.name} has "
             f"{dataset.num_classes}. Give the --dataset that it was fitted on."
         )
-    return victim
+    return classifier
 
 
 def _check_size(model: keras.Model, dataset: ImageDataset) -> None:

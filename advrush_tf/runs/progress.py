@@ -30,7 +30,7 @@ def write_failure(workdir: Path, error: OSError) -> str:
     )
 
 
-def told_again(
+def print_existing_summary(
     path: Path,
     tell: Callable[[dict[str, Any], Path, Callable[[str], None]], None],
     say: Callable[[str], None],

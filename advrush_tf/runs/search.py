@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from advrush_tf.data.dataset import ImageDataset, load_dataset
-from advrush_tf.data.parts import WHOLE, Part
+from advrush_tf.data.parts import ALL, Shard
 from advrush_tf.data.pipeline import pairs
 from advrush_tf.data.reading import reading_examples
 from advrush_tf.errors import UserError
@@ -90,7 +90,7 @@ def make_pairs(
     settings: SearchSettings,
     dataset: ImageDataset,
     initial_epoch: int = 0,
-    part: Part = WHOLE,
+    part: Shard = ALL,
 ) -> tuple[Any, int]:
     """The bilevel pairs of a search, see `pairs`.
 
@@ -118,7 +118,7 @@ def make_pairs(
 
 
 def validation_batches(
-    settings: SearchSettings, dataset: ImageDataset, part: Part = WHOLE
+    settings: SearchSettings, dataset: ImageDataset, part: Shard = ALL
 ) -> Any:
     """The alpha half without augmentation: the test split is not for the search."""
     _, half = dataset.train.split(settings.train_portion, settings.seed)

@@ -42,7 +42,7 @@ def number_or_nan(text: str) -> float:
         return math.nan
 
 
-def differ(values: Collection[Any]) -> bool:
+def all_distinct(values: Collection[Any]) -> bool:
     """Whether no two of the values are equal."""
     return len(set(values)) == len(values)
 

@@ -7,15 +7,17 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 import numpy as np
 import tensorflow as tf
 
-from advrush_tf.attacks.series import Ledger
+from advrush_tf.attacks.series import Progress
 from advrush_tf.runs.devices import Devices
-from advrush_tf.runs.trials import Trial, rows_of
+from advrush_tf.runs.trials import AttackJob, shard_rows
 
 # How often workers make sure that the others are still there.
 _BEAT_SECONDS = 5.0
 
 
-def run_shares(trials: Mapping[str, Trial], x: np.ndarray, devices: Devices) -> Ledger:
+def run_shares(
+    trials: Mapping[str, AttackJob], x: np.ndarray, devices: Devices
+) -> Progress:
     """Runs this process' shares of a trial, and waits for those of the others.
 
     Args:
@@ -43,7 +45,7 @@ def run_shares(trials: Mapping[str, Trial], x: np.ndarray, devices: Devices) -> 
     return _put_together(list(trials.values()), x, devices)
 
 
-def _run_on(device: str, trial: Trial) -> None:
+def _run_on(device: str, trial: AttackJob) -> None:
     with tf.device(device):
         trial.run()
 
@@ -58,15 +60,15 @@ def _wait_for_all(shares: list[Future], devices: Devices) -> None:
         everywhere = all(devices.from_all(b"" if running else b"done"))
 
 
-def _put_together(trials: list[Trial], x: np.ndarray, devices: Devices) -> Ledger:
+def _put_together(trials: list[AttackJob], x: np.ndarray, devices: Devices) -> Progress:
     # For each trial here, what the workers have in its place.
     files = [devices.from_all(trial.path.read_bytes()) for trial in trials]
     own = trials[0].ledger
-    whole = Ledger(x, own.attacks, own.evaluation)
+    whole = Progress(x, own.attacks, own.evaluation)
     in_order = [file for worker in zip(*files, strict=True) for file in worker]
     for index, file in enumerate(in_order):
-        rows = rows_of((index, len(in_order)))
-        share = Ledger(x[rows], own.attacks, own.evaluation)
+        rows = shard_rows((index, len(in_order)))
+        share = Progress(x[rows], own.attacks, own.evaluation)
         share.restore(io.BytesIO(file))
         whole.take(rows, share)
     return whole

@@ -10,25 +10,25 @@ import numpy as np
 
 from advrush_tf.attacks.apgd import APGD
 from advrush_tf.attacks.base import Attack
-from advrush_tf.attacks.series import Ledger, run_cascade
+from advrush_tf.attacks.series import Progress, run_series
 from advrush_tf.attacks.square import Square
-from advrush_tf.attacks.victim import Victim
+from advrush_tf.attacks.victim import BatchedClassifier
 from advrush_tf.runs.progress import progress_bar
 
 _SAVE_SECONDS = 60.0
 
 
-class Trial:
+class AttackJob:
     """Runs a cascade on a model, resumable at any moment.
 
     Args:
-        victim: the model.
+        classifier: the model.
         attacks: the cascade's attacks by name.
         x: (images, height, width, channels), float32 in [0, 1].
         y: (images,), integer labels.
         seed: of all random numbers.
         path: where the ledger is kept, from which an interrupted trial goes on.
-        evaluation: what the trial is part of, as JSON types; see `Ledger`.
+        evaluation: what the trial is part of, as JSON types; see `Progress`.
         transfer: whether the images are for other models: then images that this one
             is wrong about are attacked as well, and as strongly as the attacks can.
         share: (index, count), which of `count` shares of the images is attacked: those
@@ -44,7 +44,7 @@ class Trial:
 
     def __init__(
         self,
-        victim: Victim,
+        classifier: BatchedClassifier,
         attacks: dict[str, Attack],
         x: np.ndarray,
         y: np.ndarray,
@@ -57,15 +57,15 @@ class Trial:
         if transfer:
             attacks = {name: _persistent(each) for name, each in attacks.items()}
         self._transfer = transfer
-        self._victim, self._attacks, self.path = victim, attacks, path
-        rows = rows_of(share)
+        self._victim, self._attacks, self.path = classifier, attacks, path
+        rows = shard_rows(share)
         self._numbers, self._share = np.arange(len(x))[rows], share
         self._x, self._y, self._seed = x[rows], y[rows], seed
-        self.ledger = Ledger(self._x, list(attacks), evaluation)
+        self.ledger = Progress(self._x, list(attacks), evaluation)
         if path.exists():
             self.ledger.restore(path)
 
-    def run(self) -> Ledger:
+    def run(self) -> Progress:
         """Runs what is left and gives the finished ledger.
 
         Raises:
@@ -75,12 +75,12 @@ class Trial:
             self._saved = time.monotonic()
             arguments = (self._attacks, self._x, self._y, self._seed, self.ledger)
             options = (self._transfer, self._numbers, self._watch)
-            run_cascade(self._victim, *arguments, *options)
+            run_series(self._victim, *arguments, *options)
             self._save()
         return self.ledger
 
     def stop(self) -> None:
-        """Ends `run` in another thread, by StoppedError, as soon as `Victim.stop`."""
+        """Ends `run` in another thread as soon as `BatchedClassifier.stop` does."""
         self._victim.stop()
 
     def _watch(self, name: str, total: int, outcomes: Any) -> Iterator[Any]:
@@ -105,7 +105,7 @@ class Trial:
         self.ledger.save(self.path)
 
 
-def rows_of(share: tuple[int, int]) -> slice:
+def shard_rows(share: tuple[int, int]) -> slice:
     """The rows of a share (index, count): easy and hard images come in stretches."""
     index, count = share
     return slice(index, None, count)

@@ -35,7 +35,7 @@ class SearchSteps:
         model = self._model
         shares = self._gradients(lambda: self._loss(x, y), model.alphas)
         self._agree_on_statistics()
-        return replication.total(shares)
+        return replication.all_reduce_sum(shares)
 
     def penalty_gradients(self, x, y):
         """The penalty lambda * mean(r), and gamma times the alphas' gradients of it.
@@ -50,7 +50,7 @@ class SearchSteps:
         means = mean_over_pieces(self._piece_of_penalty, (x, y), size, dtypes)
         # Not in the pieces: there is no sum over replicas in a loop.
         share = replication.share_of_batch(x, dtype)
-        penalty, gradients = replication.total(
+        penalty, gradients = replication.all_reduce_sum(
             tf.nest.map_structure(lambda mean: share * mean, means)
         )
         return penalty, [self._penalty["gamma"] * g for g in gradients]
@@ -84,12 +84,14 @@ class SearchSteps:
         loss, accuracy, gradients = self._gradients(lambda: self._loss(x, y), weights)
         self._apply(self._model.optimizer, gradients, weights)
         self._agree_on_statistics()
-        return replication.total((loss, accuracy))
+        return replication.all_reduce_sum((loss, accuracy))
 
     def _loss(self, x, y):
         """The shares in the mean loss and in the accuracy of the whole batch."""
         losses, hits = example_losses(self._model(x, training=True), y)
-        return replication.batch_share(losses), replication.batch_share(hits)
+        return replication.mean_contribution(losses), replication.mean_contribution(
+            hits
+        )
 
     def _gradients(
         self, loss_fn: Callable[[], Sequence], variables: Sequence[keras.Variable]

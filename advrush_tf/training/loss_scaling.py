@@ -159,7 +159,7 @@ def loss_scale_for(dtype: str) -> LossScale:
 def _are_finite(shares: Sequence[tf.Tensor]) -> tf.Tensor:
     """Whether all elements of the gradients are finite, on all replicas."""
     bad = tf.logical_not(tf.math.is_finite(tf.linalg.global_norm(shares)))
-    return tf.equal(replication.total(tf.cast(bad, tf.float32)), 0)
+    return tf.equal(replication.all_reduce_sum(tf.cast(bad, tf.float32)), 0)
 
 
 class LossScaleCheck(keras.callbacks.Callback):

@@ -25,7 +25,7 @@ class _Optimizer(keras.optimizers.Optimizer):
     """
 
     def apply(self, grads, trainable_variables=None):
-        whole = self._clip(replication.total(list(grads)))
+        whole = self._clip(replication.all_reduce_sum(list(grads)))
         super().apply(whole, trainable_variables)
 
     def _clip(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:

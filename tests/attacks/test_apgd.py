@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from advrush_tf.attacks.apgd import APGD, Loss, checkpoints
 from advrush_tf.attacks.geometry import Norm
-from advrush_tf.attacks.iterative import Slots
+from advrush_tf.attacks.iterative import Batch
 from advrush_tf.attacks.randomness import seeds_of
 from support.attacked import distances, fitted, grey, linear
 
@@ -82,7 +82,7 @@ def test_iterates_are_those_of_algorithm_1(norm, loss):
         return hidden @ kernels[2] + kernels[3]
 
     clean = logits_fn(x)
-    slots = Slots(x, y, clean, seeds_of(0, range(4)), tf.zeros(4, tf.int32))
+    slots = Batch(x, y, clean, seeds_of(0, range(4)), tf.zeros(4, tf.int32))
     state, seen = attack.start(slots), []
     step = tf.function(lambda i, s: attack.step(logits_fn, slots, i, tf.zeros(0), s))
     for index in range(attack.steps):
@@ -167,7 +167,7 @@ def test_gradients_are_averaged_over_a_random_model():
     shares = []
     for eot in (1, 30):
         attack = APGD(epsilon=epsilon, iterations=1, eot=eot)
-        slots = Slots(
+        slots = Batch(
             tf.constant(x),
             tf.constant(y, tf.int32),
             model(tf.constant(x)),

@@ -18,8 +18,8 @@ def halves(images):
 class Invert(Attack):
     """Shows what it is given, and turns images into their negatives, last first."""
 
-    def outcomes(self, victim, x, y, seed, indices=None):
-        assert (x.dtype, victim.num_classes, seed) == (np.float32, 2, 7)
+    def outcomes(self, classifier, x, y, seed, indices=None):
+        assert (x.dtype, classifier.num_classes, seed) == (np.float32, 2, 7)
         for row in reversed(range(len(x))):
             yield Outcome(row, 1 - x[row], bool(y[row]))
 

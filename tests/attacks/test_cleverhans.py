@@ -18,7 +18,7 @@ from advrush_tf.attacks.cleverhans import (
     CleverHansAttack,
 )
 from advrush_tf.attacks.geometry import Norm
-from advrush_tf.attacks.victim import Victim
+from advrush_tf.attacks.victim import BatchedClassifier
 from support.attacked import distances, grey, linear
 
 LINF, L2 = Norm.LINF, Norm.L2
@@ -50,11 +50,15 @@ def length(attack, delta):
 
 def outcomes(attack, model=MODEL, x=X, y=Y, batch_size=3, seed=0, indices=None):
     """In the images' order: what they became, and which are broken."""
-    return against(Victim(model, x.shape[1:], batch_size), attack, x, y, seed, indices)
+    return against(
+        BatchedClassifier(model, x.shape[1:], batch_size), attack, x, y, seed, indices
+    )
 
 
-def against(victim, attack, x=X, y=Y, seed=0, indices=None):
-    found = sorted(attack.outcomes(victim, x, y, seed, indices), key=lambda o: o.row)
+def against(classifier, attack, x=X, y=Y, seed=0, indices=None):
+    found = sorted(
+        attack.outcomes(classifier, x, y, seed, indices), key=lambda o: o.row
+    )
     assert [outcome.row for outcome in found] == list(range(len(x)))
     images = np.stack([outcome.image for outcome in found])
     return images, np.array([outcome.broken for outcome in found])
@@ -132,7 +136,7 @@ def test_a_restart_only_for_survivors():
     class InTheSecondRun(CleverHansAttack):
         runs = 3
 
-        def crafter(self, victim):
+        def crafter(self, classifier):
             def crafter(x, y, seeds, run):
                 calls.append((run, seeds.numpy()[:, 1].tolist()))
                 # Of the odd ones, the first run breaks the model already.
@@ -263,17 +267,17 @@ def sequential():
 @pytest.mark.parametrize("make", [functional, sequential, lambda: MODEL])
 def test_every_attack_on_every_model(make):
     keras.utils.set_random_seed(0)
-    victim = Victim(make(), X.shape[1:], 3)
-    y = np.argmax(victim.predict(X), -1)
+    classifier = BatchedClassifier(make(), X.shape[1:], 3)
+    y = np.argmax(classifier.predict(X), -1)
     for attack in ATTACKS:
-        images, broken = against(victim, attack, y=y)
+        images, broken = against(classifier, attack, y=y)
         assert images.shape == X.shape
         assert images.dtype == np.float32
         assert (images >= 0).all()
         assert (images <= 1).all()
         inside = length(attack, images - X) <= attack.epsilon + 1e-6
         assert inside.all() or isinstance(attack, CarliniWagner)
-        wrong = np.argmax(victim.predict(images), -1) != y
+        wrong = np.argmax(classifier.predict(images), -1) != y
         np.testing.assert_array_equal(broken, wrong & inside)
 
 
@@ -291,13 +295,13 @@ def test_nothing_is_traced_again(attack):
         traces.append(images.shape)
         return MODEL(images)
 
-    victim = Victim(model, X.shape[1:], 2)
+    classifier = BatchedClassifier(model, X.shape[1:], 2)
     before = utils.compute_gradient.experimental_get_tracing_count()
-    list(attack.outcomes(victim, X[:1], Y[:1], 0))
+    list(attack.outcomes(classifier, X[:1], Y[:1], 0))
     # SPSA sees its samples at once, and the image alone.
     assert len(traces) == (3 if isinstance(attack, SPSA) else 1)
     count = len(traces), utils.compute_gradient.experimental_get_tracing_count()
-    list(attack.outcomes(victim, X, Y, 0))
+    list(attack.outcomes(classifier, X, Y, 0))
     assert count == (len(traces), before + (count[1] > before))
 
 

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from advrush_tf.attacks.fab import FAB
 from advrush_tf.attacks.geometry import Norm, length
-from advrush_tf.attacks.iterative import Slots
+from advrush_tf.attacks.iterative import Batch
 
 SIZE = 20
 BOTH = pytest.mark.parametrize("targeted", [True, False])
@@ -131,7 +131,7 @@ def test_steps_against_numpy(norm, targeted):
     x = np.random.default_rng(4).random((6, 1, 1, SIZE))
     logits = bent(x)
     y, run = np.argmax(logits, -1), np.arange(6) % 3
-    slots = Slots(
+    slots = Batch(
         tf.constant(x),
         tf.constant(y, tf.int32),
         logits,
@@ -165,7 +165,7 @@ def test_restarts_begin_at_half_of_epsilon(norm):
     x = tf.fill((4, 1, 1, SIZE), 0.5)
     run = tf.constant([0, 1, 2, 3])
     seed = tf.zeros((4, 2), tf.int32)
-    slots = Slots(x, tf.zeros(4, tf.int32), tf.zeros((4, 3)), seed, run)
+    slots = Batch(x, tf.zeros(4, tf.int32), tf.zeros((4, 3)), seed, run)
     start = FAB(norm, 0.2).start(slots)["images"]
     # Two targets of three classes, so that runs 2 and 3 are restarts.
     expected = [0.0, 0.0, 0.1, 0.1]

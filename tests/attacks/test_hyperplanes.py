@@ -12,7 +12,7 @@ def steps(norm, x, w, b):
 
 
 def cases(size, count, seed=0):
-    """Points, some features on the border; weights, some 0; offsets within reach."""
+    """Verdicts, some features on the border; weights, some 0; offsets within reach."""
     generator = np.random.default_rng(seed)
     x = np.clip(1.4 * generator.random((count, size)) - 0.2, 0, 1)
     w = generator.normal(size=(count, size))

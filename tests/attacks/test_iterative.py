@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 from advrush_tf.attacks.geometry import Norm, length, per_image
-from advrush_tf.attacks.iterative import Found, IterativeAttack, Slots
-from advrush_tf.attacks.victim import Victim
+from advrush_tf.attacks.iterative import Batch, IterativeAttack, StepResult
+from advrush_tf.attacks.victim import BatchedClassifier
 
 
 def brightness(images):
@@ -43,7 +43,7 @@ class Brighten(IterativeAttack):
         wrong = tf.argmax(logits_fn(images), -1, tf.int32) != slots.y
         useful = tf.cast(slots.run == self.attempts - 1, tf.float32)
         brighter = images + 0.01 * per_image(useful)
-        return Found({"images": brighter, "last": images}, images, wrong)
+        return StepResult({"images": brighter, "last": images}, images, wrong)
 
 
 def shades(*values):
@@ -56,8 +56,8 @@ LABELS = np.zeros(5, np.int64)
 
 
 def outcomes(attack, x=DARK, y=LABELS, batch_size=2, model=brightness):
-    victim = Victim(model, x.shape[1:], batch_size)
-    found = list(attack.outcomes(victim, x, y, 0))
+    classifier = BatchedClassifier(model, x.shape[1:], batch_size)
+    found = list(attack.outcomes(classifier, x, y, 0))
     assert sorted(outcome.row for outcome in found) == list(range(len(x)))
     return sorted(found, key=lambda outcome: outcome.row)
 
@@ -87,7 +87,7 @@ def test_no_function_is_traced_again_as_fewer_images_survive():
         return brightness(images)
 
     outcomes(Brighten(epsilon=0.15, attempts=4), batch_size=3, model=model)
-    # `victim.logits` for its batch, which the attack's graph calls.
+    # `classifier.logits` for its batch, which the attack's graph calls.
     assert traces == [(3, 2, 2, 1)]
 
 
@@ -101,7 +101,7 @@ def test_random_starts_are_on_the_border_and_differ_by_run(norm):
     zero = tf.zeros(6, tf.int32)
     seed = tf.stack([zero, tf.range(6)], -1)
     runs = [
-        Slots(x, zero, tf.zeros((6, 2)), seed, zero + run).in_ball(norm, 0.25) - x
+        Batch(x, zero, tf.zeros((6, 2)), seed, zero + run).in_ball(norm, 0.25) - x
         for run in (0, 1)
     ]
     np.testing.assert_allclose(length(norm, runs[0]), [0.25] * 6, rtol=1e-5)

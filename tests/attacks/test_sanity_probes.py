@@ -7,7 +7,7 @@ from advrush_tf.attacks import sanity_checks as checks
 from advrush_tf.attacks import sanity_probes as probes
 from advrush_tf.attacks.geometry import Norm
 from advrush_tf.attacks.sanity_checks import Code
-from advrush_tf.attacks.victim import Victim
+from advrush_tf.attacks.victim import BatchedClassifier
 
 CLASSES, SHAPE = 4, (4, 4, 1)
 AMPLITUDE = 0.1
@@ -31,7 +31,9 @@ def linear(images):
 
 
 def codes(model, norm=Norm.LINF, epsilon=0.03, size=64):
-    found = probes.probe(Victim(model, SHAPE, 32), *blobs(size), norm, epsilon, 0)
+    found = probes.probe(
+        BatchedClassifier(model, SHAPE, 32), *blobs(size), norm, epsilon, 0
+    )
     return [doubt.code for doubt in found]
 
 
@@ -125,8 +127,8 @@ def test_gradients_that_mislead_small_steps():
 
 def test_images_outside_the_box_are_not_probed():
     x, y = blobs()
-    victim = Victim(linear, SHAPE, 32)
-    (doubt,) = probes.probe(victim, 255 * x, y, Norm.LINF, 0.03, 0)
+    classifier = BatchedClassifier(linear, SHAPE, 32)
+    (doubt,) = probes.probe(classifier, 255 * x, y, Norm.LINF, 0.03, 0)
     assert doubt.code is Code.IMAGES_OUTSIDE_BOX
 
 
@@ -156,8 +158,8 @@ def test_what_the_checks_are_given(monkeypatch, batch_size, norm, epsilon):
         monkeypatch.setattr(
             checks, name, lambda *arrays, name=name: seen.update({name: arrays})
         )
-    victim = Victim(model, SHAPE, batch_size)
-    assert probes.probe(victim, x, y, norm, epsilon, 0) == []
+    classifier = BatchedClassifier(model, SHAPE, batch_size)
+    assert probes.probe(classifier, x, y, norm, epsilon, 0) == []
 
     kept = np.arange(64) % 4 > 0
     score, label = scores[:64][kept], y[:64][kept]

@@ -3,8 +3,8 @@ import pytest
 import tensorflow as tf
 
 from advrush_tf.attacks.base import Outcome
-from advrush_tf.attacks.series import CLEAN, ROBUST, Ledger, is_right, run_cascade
-from advrush_tf.attacks.victim import Victim
+from advrush_tf.attacks.series import CLEAN, ROBUST, Progress, is_right, run_series
+from advrush_tf.attacks.victim import BatchedClassifier
 
 X = np.linspace(0.1, 0.6, 6, dtype=np.float32).reshape(6, 1, 1, 1)
 # The last image is brighter than the model allows for class 0.
@@ -12,12 +12,12 @@ Y = np.zeros(6, np.int64)
 
 
 @pytest.fixture
-def victim():
+def classifier():
     def model(images):
         shade = images[:, 0, 0, 0]
         return tf.stack([0.55 - shade, shade - 0.55], -1)
 
-    return Victim(model, (1, 1, 1), 4)
+    return BatchedClassifier(model, (1, 1, 1), 4)
 
 
 class Lift:
@@ -26,7 +26,7 @@ class Lift:
     def __init__(self, by, honest=True):
         self.by, self.honest, self.seen = by, honest, []
 
-    def outcomes(self, victim, x, y, seed, indices=None):
+    def outcomes(self, classifier, x, y, seed, indices=None):
         self.seen += list(indices)
         for row, image in enumerate(x):
             lifted = image + self.by
@@ -34,15 +34,15 @@ class Lift:
             yield Outcome(row, lifted if broken else image, broken or not self.honest)
 
 
-def run(victim, attacks, ledger=None, **options):
-    ledger = ledger or Ledger(X, list(attacks))
-    run_cascade(victim, attacks, X, Y, 0, ledger, **options)
+def run(classifier, attacks, ledger=None, **options):
+    ledger = ledger or Progress(X, list(attacks))
+    run_series(classifier, attacks, X, Y, 0, ledger, **options)
     return ledger
 
 
-def test_each_attack_gets_the_survivors_of_those_before(victim):
+def test_each_attack_gets_the_survivors_of_those_before(classifier):
     attacks = {"first": Lift(0.1), "second": Lift(0.3)}
-    ledger = run(victim, attacks)
+    ledger = run(classifier, attacks)
     assert attacks["first"].seen == [0, 1, 2, 3, 4]
     assert attacks["second"].seen == [0, 1, 2, 3]
     expected = [ROBUST, ROBUST, 1, 1, 0, CLEAN]
@@ -55,15 +55,15 @@ def test_each_attack_gets_the_survivors_of_those_before(victim):
     assert ledger.survived(2).tolist() == [True] * 2 + [False] * 4
 
 
-def test_what_an_attack_says_counts_only_if_the_model_is_wrong(victim):
+def test_what_an_attack_says_counts_only_if_the_model_is_wrong(classifier):
     attacks = {"liar": Lift(0.0, honest=False), "second": Lift(0.1)}
-    ledger = run(victim, attacks)
+    ledger = run(classifier, attacks)
     assert attacks["second"].seen == [0, 1, 2, 3, 4]
     assert ledger.survived(1).sum() == 5
     assert ledger.survived(2).sum() == 4
 
 
-def test_an_interrupted_cascade_goes_on_where_it_was(victim, tmp_path):
+def test_an_interrupted_cascade_goes_on_where_it_was(classifier, tmp_path):
     class StoppedError(Exception):
         pass
 
@@ -73,15 +73,15 @@ def test_an_interrupted_cascade_goes_on_where_it_was(victim, tmp_path):
                 raise StoppedError
             yield outcome
 
-    whole = run(victim, {"first": Lift(0.1), "second": Lift(0.3)})
-    ledger = Ledger(X, ["first", "second"])
+    whole = run(classifier, {"first": Lift(0.1), "second": Lift(0.3)})
+    ledger = Progress(X, ["first", "second"])
     with pytest.raises(StoppedError):
-        run(victim, {"first": Lift(0.1), "second": Lift(0.3)}, ledger, watch=stop)
+        run(classifier, {"first": Lift(0.1), "second": Lift(0.3)}, ledger, watch=stop)
     ledger.save(tmp_path / "ledger.npz")
-    again = Ledger(X, ["first", "second"])
+    again = Progress(X, ["first", "second"])
     again.restore(tmp_path / "ledger.npz")
     attacks = {"first": Lift(0.1), "second": Lift(0.3)}
-    run(victim, attacks, again)
+    run(classifier, attacks, again)
     assert attacks["first"].seen == []
     assert attacks["second"].seen == [2, 3]
     np.testing.assert_array_equal(again.images, whole.images)
@@ -90,36 +90,36 @@ def test_an_interrupted_cascade_goes_on_where_it_was(victim, tmp_path):
 
 def test_a_ledger_of_other_attacks_or_images_is_refused(tmp_path):
     path = tmp_path / "ledger.npz"
-    Ledger(X, ["first"]).save(path)
-    for other in (Ledger(X, ["second"]), Ledger(X[:5], ["first"])):
+    Progress(X, ["first"]).save(path)
+    for other in (Progress(X, ["second"]), Progress(X[:5], ["first"])):
         with pytest.raises(ValueError, match="belongs to another evaluation"):
             other.restore(path)
     whole = path.read_bytes()
     path.write_bytes(whole[:-40])
     with pytest.raises(ValueError, match="is damaged"):
-        Ledger(X, ["first"]).restore(path)
-    arrays = vars(Ledger(X, ["first"]))
+        Progress(X, ["first"]).restore(path)
+    arrays = vars(Progress(X, ["first"]))
     kept = {name: arrays[name] for name in ("images", "broken_by", "done")}
     np.savez(path, notes=np.asarray("{}"), **kept)
     with pytest.raises(ValueError, match="is damaged"):
-        Ledger(X, ["first"]).restore(path)
+        Progress(X, ["first"]).restore(path)
 
 
-def test_attacks_are_told_the_numbers_of_the_images(victim):
+def test_attacks_are_told_the_numbers_of_the_images(classifier):
     attacks = {"first": Lift(0.1), "second": Lift(0.3)}
-    run(victim, attacks, numbers=np.arange(6) * 10 + 7)
+    run(classifier, attacks, numbers=np.arange(6) * 10 + 7)
     assert attacks["first"].seen == [7, 17, 27, 37, 47]
     assert attacks["second"].seen == [7, 17, 27, 37]
 
 
-def test_a_ledger_takes_over_what_was_done_to_some_rows(victim):
-    whole = run(victim, {"first": Lift(0.1), "second": Lift(0.3)})
-    together = Ledger(X, ["first", "second"])
+def test_a_ledger_takes_over_what_was_done_to_some_rows(classifier):
+    whole = run(classifier, {"first": Lift(0.1), "second": Lift(0.3)})
+    together = Progress(X, ["first", "second"])
     for index, seconds in ((0, 5.0), (1, 3.0)):
         rows = slice(index, None, 2)
-        share = Ledger(X[rows], ["first", "second"])
+        share = Progress(X[rows], ["first", "second"])
         attacks = {"first": Lift(0.1), "second": Lift(0.3)}
-        run_cascade(victim, attacks, X[rows], Y[rows], 0, share)
+        run_series(classifier, attacks, X[rows], Y[rows], 0, share)
         share.seconds = seconds
         together.take(rows, share)
     for name in ("images", "broken_by", "done"):
@@ -127,28 +127,30 @@ def test_a_ledger_takes_over_what_was_done_to_some_rows(victim):
     assert (together.finished, together.seconds) == (2, 5.0)
 
 
-def test_is_right_by_hand(victim):
-    right = is_right(victim, X, np.array([0, 1, 0, 0, 0, 1]))
+def test_is_right_by_hand(classifier):
+    right = is_right(classifier, X, np.array([0, 1, 0, 0, 0, 1]))
     assert right.tolist() == [True, False, True, True, True, True]
 
 
 def test_logits_that_are_not_finite_are_wrong():
-    victim = Victim(lambda x: tf.fill((x.shape[0], 2), float("nan")), (1, 1, 1), 4)
-    assert not is_right(victim, X, np.zeros(6)).any()
+    classifier = BatchedClassifier(
+        lambda x: tf.fill((x.shape[0], 2), float("nan")), (1, 1, 1), 4
+    )
+    assert not is_right(classifier, X, np.zeros(6)).any()
 
 
-def test_for_other_models_the_first_attack_gets_all_images(victim):
+def test_for_other_models_the_first_attack_gets_all_images(classifier):
     attacks = {"first": Lift(0.1), "second": Lift(0.3)}
-    run(victim, attacks, all_images=True)
+    run(classifier, attacks, all_images=True)
     assert attacks["first"].seen == [0, 1, 2, 3, 4, 5]
     assert attacks["second"].seen == [0, 1, 2, 3]
 
 
-def test_what_later_attacks_do_not_break_stays_what_the_first_made(victim):
+def test_what_later_attacks_do_not_break_stays_what_the_first_made(classifier):
     class Darken(Lift):
-        def outcomes(self, victim, x, y, seed, indices=None):
+        def outcomes(self, classifier, x, y, seed, indices=None):
             for row, image in enumerate(x):
                 yield Outcome(row, image - self.by, False)
 
-    ledger = run(victim, {"first": Darken(0.05), "second": Darken(0.09)})
+    ledger = run(classifier, {"first": Darken(0.05), "second": Darken(0.09)})
     np.testing.assert_allclose(ledger.images[:5], X[:5] - 0.05, rtol=1e-6)

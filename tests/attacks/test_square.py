@@ -3,10 +3,10 @@ import pytest
 import tensorflow as tf
 
 from advrush_tf.attacks.geometry import Norm
-from advrush_tf.attacks.iterative import Slots
+from advrush_tf.attacks.iterative import Batch
 from advrush_tf.attacks.randomness import seeds_of
 from advrush_tf.attacks.square import Square
-from advrush_tf.attacks.victim import Victim
+from advrush_tf.attacks.victim import BatchedClassifier
 
 SHAPES = [(8, 8, 1), (6, 7, 3)]
 
@@ -15,7 +15,7 @@ def slots_of(x, y=None):
     rows = tf.range(len(x))
     y = tf.zeros_like(rows) if y is None else tf.constant(y, tf.int32)
     logits = tf.zeros([len(x), 2])
-    return Slots(tf.constant(x), y, logits, seeds_of(3, rows), tf.zeros_like(rows))
+    return Batch(tf.constant(x), y, logits, seeds_of(3, rows), tf.zeros_like(rows))
 
 
 def images(shape, count, low=0.0, high=1.0, seed=0):
@@ -261,9 +261,9 @@ def test_a_linear_model_is_broken_where_it_can_be(norm, dual, room):
     epsilon = float(np.median(needed))
     assert epsilon < 0.3
     attack = Square(norm, epsilon, queries=500)
-    victim = Victim(linear(weights), (4, 4, 1), 16)
+    classifier = BatchedClassifier(linear(weights), (4, 4, 1), 16)
     broken = np.zeros(40, bool)
-    for index, image, is_broken in attack.outcomes(victim, x, np.zeros(40, int), 0):
+    for index, image, is_broken in attack.outcomes(classifier, x, np.zeros(40, int), 0):
         broken[index] = is_broken
         assert not is_broken or linear(weights)(image[None])[0, 1] > 0
     cannot, can = needed > epsilon, needed * room < epsilon

@@ -3,18 +3,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from advrush_tf.attacks.victim import StoppedError, Victim, as_logits_fn
+from advrush_tf.attacks.victim import BatchedClassifier, StoppedError, as_logits_fn
 from support.small_networks import tiny_batch, tiny_network
 
 
 def test_predictions_are_the_models_in_inference_mode_whatever_the_number():
     net, (x, _) = tiny_network(), tiny_batch(size=10)
-    victim = Victim(net, (8, 8, 1), batch_size=4)
-    assert victim.num_classes == 3
+    classifier = BatchedClassifier(net, (8, 8, 1), batch_size=4)
+    assert classifier.num_classes == 3
     for count in (10, 4, 1):
         expected = net(x[:count], training=False)
-        np.testing.assert_allclose(victim.predict(x[:count]), expected, atol=1e-6)
-    assert victim.predict(x[:0]).shape == (0, 3)
+        np.testing.assert_allclose(classifier.predict(x[:count]), expected, atol=1e-6)
+    assert classifier.predict(x[:0]).shape == (0, 3)
 
 
 def test_the_model_is_traced_once():
@@ -24,9 +24,9 @@ def test_the_model_is_traced_once():
         traces.append(images.shape)
         return tf.reduce_sum(images, [1, 2])
 
-    victim = Victim(model, (2, 2, 3), batch_size=5)
+    classifier = BatchedClassifier(model, (2, 2, 3), batch_size=5)
     for count in (12, 5, 2):
-        victim.predict(np.zeros((count, 2, 2, 3), np.float32))
+        classifier.predict(np.zeros((count, 2, 2, 3), np.float32))
     assert traces == [(5, 2, 2, 3)]
 
 
@@ -41,22 +41,24 @@ def test_batch_normalisation_is_in_inference_mode():
 
 def test_a_full_batch_begins_with_the_images():
     x = np.arange(3, dtype=np.float32).reshape(3, 1, 1, 1)
-    victim = Victim(lambda images: tf.zeros((images.shape[0], 2)), (1, 1, 1), 5)
-    np.testing.assert_array_equal(np.ravel(victim.filled(x)), [0, 1, 2, 2, 2])
+    classifier = BatchedClassifier(
+        lambda images: tf.zeros((images.shape[0], 2)), (1, 1, 1), 5
+    )
+    np.testing.assert_array_equal(np.ravel(classifier.filled(x)), [0, 1, 2, 2, 2])
 
 
 @pytest.mark.parametrize("outputs", [(4,), (4, 1), (4, 2, 2)])
 def test_what_is_no_classifier_is_refused(outputs):
     with pytest.raises(ValueError, match="logits of shape"):
-        Victim(lambda images: tf.zeros(outputs), (2, 2, 1), 4)
+        BatchedClassifier(lambda images: tf.zeros(outputs), (2, 2, 1), 4)
 
 
 def test_a_stopped_victim_does_not_answer():
-    victim = Victim(tiny_network(), (8, 8, 1), 6)
+    classifier = BatchedClassifier(tiny_network(), (8, 8, 1), 6)
     x = tf.constant(tiny_batch()[0])
-    victim.check_stop()
-    victim.logits(x)
-    victim.stop()
-    for look in (victim.check_stop, lambda: victim.logits(x)):
+    classifier.check_stop()
+    classifier.logits(x)
+    classifier.stop()
+    for look in (classifier.check_stop, lambda: classifier.logits(x)):
         with pytest.raises(StoppedError):
             look()

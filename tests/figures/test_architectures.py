@@ -5,7 +5,7 @@ from matplotlib.image import imread
 from advrush_tf.correlation import RankCorrelation
 from advrush_tf.figures.architectures import draw_architectures
 from advrush_tf.genotypes.genotype import random_genotype
-from advrush_tf.landscape.architectures import Sampled
+from advrush_tf.landscape.architectures import SampledGenotype
 from support.figure_spy import spy_on_figures
 
 CORRELATION = RankCorrelation(-0.77, -0.83, -0.69, 40)
@@ -18,7 +18,7 @@ def figures(monkeypatch):
 
 
 def _sample(eigenvalue, robust, seed=None):
-    return Sampled(seed, random_genotype(0), 0.9, robust, eigenvalue, 1.0, 1.0)
+    return SampledGenotype(seed, random_genotype(0), 0.9, robust, eigenvalue, 1.0, 1.0)
 
 
 def _samples(count=40, spread=1.0):

@@ -8,7 +8,7 @@ import tensorflow as tf
 from advrush_tf.data.array_examples import ArrayExamples
 from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.genotypes.genotype import random_genotype
-from advrush_tf.landscape.architectures import ArchitectureSampler, Sampled
+from advrush_tf.landscape.architectures import ArchitectureSampler, SampledGenotype
 from advrush_tf.landscape.meter import measure_curvature
 from advrush_tf.landscape.weight_sharing import SharedNetwork
 from advrush_tf.nn.supernet import Supernet
@@ -160,7 +160,7 @@ def test_a_genotype_that_does_not_fit_is_refused(sampler):
 
 def test_json_holds_what_was_measured(samples):
     text = json.dumps([sample.to_dict() for sample in samples])
-    assert [Sampled.from_dict(row) for row in json.loads(text)] == samples
+    assert [SampledGenotype.from_dict(row) for row in json.loads(text)] == samples
 
 
 @pytest.mark.parametrize("damage", ["genotype", "clean", "extra", "cell"])
@@ -173,4 +173,4 @@ def test_damaged_json_is_refused(samples, damage):
     else:
         del row[damage]
     with pytest.raises(ValueError, match="damaged"):
-        Sampled.from_dict(row)
+        SampledGenotype.from_dict(row)

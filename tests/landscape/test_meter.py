@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from advrush_tf.attacks.victim import Victim
+from advrush_tf.attacks.victim import BatchedClassifier
 from advrush_tf.errors import NonFiniteLossError
 from advrush_tf.landscape.meter import (
     PROBE_LENGTH,
@@ -275,7 +275,7 @@ def test_compiled_products_of_our_own_kernels_are_right():
     network, (x, y) = tiny_network(), tiny_batch(size=3)
     for variable in network.trainable_variables:
         variable.assign(3 * variable)
-    compiled = Victim(network, (8, 8, 1), 2).logits
+    compiled = BatchedClassifier(network, (8, 8, 1), 2).logits
     found = measure_curvature(compiled, x, y, top=2, steps=4, batch_size=2)
     basis = np.eye(64, dtype=np.float32).reshape(64, 8, 8, 1)
     uncompiled = [
@@ -331,7 +331,7 @@ def test_an_image_without_finite_derivatives_is_named(x, y):
 def test_a_pooling_that_tensorflow_differentiates_wrongly_is_refused(x, y):
     pooling = functools.partial(keras.layers.MaxPooling2D, 3, 1, padding="same")
     network = _keras_network(_convolution("relu"), pooling)
-    for model in (network, Victim(network, SHAPE, 2).logits):
+    for model in (network, BatchedClassifier(network, SHAPE, 2).logits):
         with pytest.raises(ValueError, match="max pooling with stride 1"):
             measure_curvature(model, x.astype(np.float32), y, batch_size=2)
 

@@ -102,7 +102,7 @@ def _batch_norm(synchronized):
             )
             loss = tf.reduce_sum(y * weights)
         dx, *others = tape.gradient(loss, watched)
-        return y, dx, replication.total(others), mean, variance
+        return y, dx, replication.all_reduce_sum(others), mean, variance
 
     return step
 

@@ -4,7 +4,7 @@ from scipy import stats
 
 from advrush_tf.correlation import RankCorrelation
 from advrush_tf.runs.inspection import (
-    Inspected,
+    ModelCurvature,
     as_json,
     markdown,
     summary,
@@ -16,7 +16,7 @@ from support.inspections import inspected
 def test_what_is_saved_is_read_again(tmp_path):
     saved = inspected(seed=1)
     saved.save(tmp_path / "model_0.npz")
-    loaded = Inspected.load(tmp_path / "model_0.npz")
+    loaded = ModelCurvature.load(tmp_path / "model_0.npz")
     np.testing.assert_array_equal(loaded.right, saved.right)
     for part in ("curvature", "surface", "cut"):
         first, second = vars(getattr(saved, part)), vars(getattr(loaded, part))
@@ -31,7 +31,7 @@ def test_a_damaged_file_is_said_to_be(tmp_path, kept):
     inspected().save(path)
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(ValueError, match=r"model_0\.npz is damaged"):
-        Inspected.load(path)
+        ModelCurvature.load(path)
 
 
 def test_the_interval_of_a_mean_is_near_the_normal_one():

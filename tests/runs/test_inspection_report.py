@@ -5,7 +5,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from advrush_tf.errors import UserError
 from advrush_tf.genotypes.genotype import random_genotype
-from advrush_tf.landscape.architectures import Sampled
+from advrush_tf.landscape.architectures import SampledGenotype
 from advrush_tf.runs.inspection_report import draw_search, write_results
 from advrush_tf.runs.landscape_settings import LandscapeSettings
 from support.inspections import inspected
@@ -15,7 +15,9 @@ MODELS = {"a/model.keras": inspected(seed=1), "b/model.keras": inspected(seed=2)
 SETTINGS = LandscapeSettings(model=("a/model.keras", "b/model.keras"))
 # The more curved, the less robust; the gradients' norms are all the same.
 SAMPLES = [
-    Sampled(seed, random_genotype(seed), 0.9, 0.5 - seed / 100, 1.0 + seed, seed, 2.0)
+    SampledGenotype(
+        seed, random_genotype(seed), 0.9, 0.5 - seed / 100, 1.0 + seed, seed, 2.0
+    )
     for seed in range(8)
 ]
 
@@ -52,7 +54,7 @@ def test_correlations_are_those_of_the_ranks(written):
 
 def test_equal_robust_accuracies_are_said_to_have_no_correlation(tmp_path):
     same = [
-        Sampled(seed, random_genotype(seed), 0.1, 0.0, 1.0 + seed, seed, 2.0)
+        SampledGenotype(seed, random_genotype(seed), 0.1, 0.0, 1.0 + seed, seed, 2.0)
         for seed in range(4)
     ]
     results, text = _write(tmp_path, same)

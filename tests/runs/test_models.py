@@ -11,7 +11,7 @@ from advrush_tf.data.array_examples import ArrayExamples
 from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.errors import UserError
 from advrush_tf.runs import models as model_files
-from advrush_tf.runs.models import load_classifier, open_victim, save_model
+from advrush_tf.runs.models import load_classifier, open_classifier, save_model
 from support.small_networks import tiny_batch, tiny_network
 
 
@@ -125,8 +125,8 @@ def test_images_of_another_size_than_the_network_was_made_for_are_refused():
         examples = ArrayExamples(np.zeros((1, *sides), np.uint8), np.zeros(1, int))
         return ImageDataset("shades", examples, examples, net.num_classes, ())
 
-    assert open_victim(net, Path("m.keras"), dataset(*shape), 1).model is net
+    assert open_classifier(net, Path("m.keras"), dataset(*shape), 1).model is net
     larger = dataset(2 * shape[0], 2 * shape[1], shape[2])
     with pytest.raises(UserError, match=r"it was made for .* --image_size that") as e:
-        open_victim(net, Path("m.keras"), larger, 1)
+        open_classifier(net, Path("m.keras"), larger, 1)
     assert "\n" not in str(e.value)

@@ -9,7 +9,12 @@ import pytest
 
 from advrush_tf.errors import UserError
 from advrush_tf.runs import progress as running
-from advrush_tf.runs.progress import ProgressBar, print_line, told_again, write_failure
+from advrush_tf.runs.progress import (
+    ProgressBar,
+    print_existing_summary,
+    print_line,
+    write_failure,
+)
 from support.small_networks import tiny_batch
 
 
@@ -158,11 +163,11 @@ def test_a_finished_run_is_told_again_and_a_damaged_report_named(tmp_path):
         say(f"{report['score']} in {workdir.name}")
 
     path.write_text('{"score": 7}')
-    assert told_again(path, tell, lines.append, "game") == {"score": 7}
+    assert print_existing_summary(path, tell, lines.append, "game") == {"score": 7}
     expected = [f"{tmp_path} holds a finished game.", f"7 in {tmp_path.name}"]
     assert lines == expected
     for damage in ("no json", "{}"):
         path.write_text(damage)
         with pytest.raises(UserError, match=r"report.json is damaged .* Delete it"):
-            told_again(path, tell, lines.append, "game")
+            print_existing_summary(path, tell, lines.append, "game")
     assert lines == expected

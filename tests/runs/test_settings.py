@@ -9,7 +9,7 @@ from advrush_tf.runs import settings as settings_module
 from advrush_tf.runs.attack_settings import AttackSettings
 from advrush_tf.runs.landscape_settings import LandscapeSettings
 from advrush_tf.runs.search_settings import SearchSettings
-from advrush_tf.runs.settings import differ, number_or_nan, record_settings
+from advrush_tf.runs.settings import all_distinct, number_or_nan, record_settings
 
 
 def test_settings_are_recorded_once_and_compared(tmp_path):
@@ -82,5 +82,5 @@ def test_what_is_no_number_is_out_of_every_range():
 
 
 def test_equal_values_do_not_differ():
-    assert differ(("a", "b"))
-    assert not differ(("a", "b", "a"))
+    assert all_distinct(("a", "b"))
+    assert not all_distinct(("a", "b", "a"))

@@ -8,10 +8,10 @@ import pytest
 import tensorflow as tf
 
 from advrush_tf.attacks.cleverhans import PGD
-from advrush_tf.attacks.victim import Victim
+from advrush_tf.attacks.victim import BatchedClassifier
 from advrush_tf.runs import shares
 from advrush_tf.runs.shares import run_shares
-from advrush_tf.runs.trials import Trial
+from advrush_tf.runs.trials import AttackJob
 from support.attacked import Endless, fitted
 
 ATTACKS = {"pgd": PGD(epsilon=0.1, steps=2), "again": PGD(epsilon=0.15, steps=3)}
@@ -37,8 +37,8 @@ class Worker:
         _, x, y = fitted()
         places = [len(NAMES) * self.index + i for i in range(len(NAMES))]
         return {
-            name: Trial(
-                Victim(fitted()[0], (6, 6, 1), 5),
+            name: AttackJob(
+                BatchedClassifier(fitted()[0], (6, 6, 1), 5),
                 attacks,
                 x,
                 y,
@@ -54,8 +54,8 @@ def test_the_shares_of_all_workers_are_one_trial(tmp_path, monkeypatch):
     # Workers hear of one another many times meanwhile.
     monkeypatch.setattr(shares, "_BEAT_SECONDS", 0.01)
     model, x, y = fitted()
-    victim = Victim(model, (6, 6, 1), 5)
-    whole = Trial(victim, ATTACKS, x, y, 3, tmp_path / "whole.npz").run()
+    classifier = BatchedClassifier(model, (6, 6, 1), 5)
+    whole = AttackJob(classifier, ATTACKS, x, y, 3, tmp_path / "whole.npz").run()
     assert len(set(whole.broken_by)) > 2
     meeting, table = threading.Barrier(2), {}
     both = [Worker(index, meeting, table) for index in range(2)]

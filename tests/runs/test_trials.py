@@ -5,9 +5,9 @@ import pytest
 
 from advrush_tf.attacks.apgd import APGD
 from advrush_tf.attacks.square import Square
-from advrush_tf.attacks.victim import StoppedError, Victim
+from advrush_tf.attacks.victim import BatchedClassifier, StoppedError
 from advrush_tf.runs import trials
-from advrush_tf.runs.trials import Trial
+from advrush_tf.runs.trials import AttackJob
 from support.attacked import Endless, fitted
 
 ATTACKS = {
@@ -23,24 +23,24 @@ class KilledError(Exception):
 
 
 @pytest.fixture(scope="module")
-def victim():
-    return Victim(fitted()[0], (6, 6, 1), 8)
+def classifier():
+    return BatchedClassifier(fitted()[0], (6, 6, 1), 8)
 
 
-def make(victim, path, **options):
+def make(classifier, path, **options):
     _, x, y = fitted()
-    return Trial(victim, ATTACKS, x, y, 0, path, **options)
+    return AttackJob(classifier, ATTACKS, x, y, 0, path, **options)
 
 
 def test_a_trial_interrupted_at_any_moment_ends_as_one_that_was_not(
-    victim, tmp_path, monkeypatch
+    classifier, tmp_path, monkeypatch
 ):
-    whole = make(victim, tmp_path / "whole.npz").run()
+    whole = make(classifier, tmp_path / "whole.npz").run()
     assert set(whole.broken_by) >= {0, 1, 2}
     assert whole.seconds > 0
     monkeypatch.setattr(trials, "_SAVE_SECONDS", 0.0)
     path, saves = tmp_path / "parts.npz", []
-    save = trials.Ledger.save
+    save = trials.Progress.save
 
     def killed_after_some(ledger, path):
         save(ledger, path)
@@ -48,10 +48,10 @@ def test_a_trial_interrupted_at_any_moment_ends_as_one_that_was_not(
         if len(saves) % 25 == 0:
             raise KilledError
 
-    monkeypatch.setattr(trials.Ledger, "save", killed_after_some)
+    monkeypatch.setattr(trials.Progress, "save", killed_after_some)
     for _ in range(20):
         try:
-            parts = make(victim, path).run()
+            parts = make(classifier, path).run()
             break
         except KilledError:
             continue
@@ -61,13 +61,13 @@ def test_a_trial_interrupted_at_any_moment_ends_as_one_that_was_not(
     assert parts.finished == 3
     # A finished one is not run again.
     before = path.stat().st_mtime_ns
-    make(victim, path).run()
+    make(classifier, path).run()
     assert path.stat().st_mtime_ns == before
 
 
-def test_progress_is_shown(victim, tmp_path, monkeypatch, capsys):
+def test_progress_is_shown(classifier, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    make(victim, tmp_path / "shown.npz").run()
+    make(classifier, tmp_path / "shown.npz").run()
     shown = capsys.readouterr().err
     for words in ("apgd-ce", "square", "broken=", "image"):
         assert words in shown
@@ -75,36 +75,36 @@ def test_progress_is_shown(victim, tmp_path, monkeypatch, capsys):
 
 
 def test_what_becomes_of_an_image_does_not_depend_on_its_share(
-    victim, tmp_path, monkeypatch, capsys
+    classifier, tmp_path, monkeypatch, capsys
 ):
-    whole = make(victim, tmp_path / "whole.npz").run()
+    whole = make(classifier, tmp_path / "whole.npz").run()
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     for index in range(2):
-        share = make(victim, tmp_path / f"{index}.npz", share=(index, 2)).run()
+        share = make(classifier, tmp_path / f"{index}.npz", share=(index, 2)).run()
         np.testing.assert_array_equal(share.broken_by, whole.broken_by[index::2])
         np.testing.assert_allclose(share.images, whole.images[index::2], atol=1e-6)
         # One bar stands for all shares.
         assert ("square, share 1 of 2" in capsys.readouterr().err) == (index == 0)
 
 
-def test_more_shares_than_images_leave_some_empty(victim, tmp_path):
-    share = make(victim, tmp_path / "empty.npz", share=(40, 41)).run()
+def test_more_shares_than_images_leave_some_empty(classifier, tmp_path):
+    share = make(classifier, tmp_path / "empty.npz", share=(40, 41)).run()
     assert (share.finished, len(share.images)) == (3, 0)
 
 
-def test_a_trial_of_another_evaluation_is_not_gone_on_with(victim, tmp_path):
+def test_a_trial_of_another_evaluation_is_not_gone_on_with(classifier, tmp_path):
     path = tmp_path / "trial.npz"
     empty = {"share": (40, 41)}
-    make(victim, path, evaluation={"seed": 1}, **empty).run()
-    make(victim, path, evaluation={"seed": 1}, **empty)
+    make(classifier, path, evaluation={"seed": 1}, **empty).run()
+    make(classifier, path, evaluation={"seed": 1}, **empty)
     with pytest.raises(ValueError, match="belongs to another evaluation"):
-        make(victim, path, evaluation={"seed": 2}, **empty)
+        make(classifier, path, evaluation={"seed": 2}, **empty)
 
 
 def test_a_stopped_trial_ends_amid_its_steps(tmp_path):
     model, x, y = fitted()
-    path, victim = tmp_path / "trial.npz", Victim(model, (6, 6, 1), 8)
-    trial = Trial(victim, {"endless": Endless()}, x, y, 0, path)
+    path, classifier = tmp_path / "trial.npz", BatchedClassifier(model, (6, 6, 1), 8)
+    trial = AttackJob(classifier, {"endless": Endless()}, x, y, 0, path)
     threading.Timer(1.0, trial.stop).start()
     with pytest.raises(StoppedError):
         trial.run()

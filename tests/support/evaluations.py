@@ -4,13 +4,13 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.attacks.base import Outcome
-from advrush_tf.attacks.sanity_checks import Code, Doubt
-from advrush_tf.attacks.series import Ledger
-from advrush_tf.attacks.victim import Victim
+from advrush_tf.attacks.sanity_checks import Code, Finding
+from advrush_tf.attacks.series import Progress
+from advrush_tf.attacks.victim import BatchedClassifier
 from advrush_tf.data.array_examples import ArrayExamples
 from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.runs.attack_settings import AttackSettings
-from advrush_tf.runs.evaluation import Crafted, Evaluated
+from advrush_tf.runs.evaluation import AttackResult, Evaluation
 
 # Four images of two classes; the model is wrong about the last.
 X = np.linspace(0.2, 0.5, 4, dtype=np.float32).reshape(4, 1, 1, 1) * np.ones(
@@ -19,12 +19,12 @@ X = np.linspace(0.2, 0.5, 4, dtype=np.float32).reshape(4, 1, 1, 1) * np.ones(
 X = X.astype(np.float32)
 Y = np.array([0, 0, 1, 1], np.int32)
 CLEAN = np.array([True, True, True, False])
-DOUBT = Doubt(Code.ZERO_GRADIENTS, "No gradients.")
+DOUBT = Finding(Code.ZERO_GRADIENTS, "No gradients.")
 
 
 def ledger(x, broken_by):
     """What attacks `a`, `b`, ... leave: for each image the place of what broke it."""
-    book = Ledger(x, [chr(ord("a") + place) for place in range(max(broken_by) + 1)])
+    book = Progress(x, [chr(ord("a") + place) for place in range(max(broken_by) + 1)])
     book.settle(CLEAN)
     for place in range(len(book.attacks)):
         hit = np.equal(broken_by, place)
@@ -62,7 +62,7 @@ def evaluation(**changes):
     }
     books = {"fgsm": [-1, 0, -1, -1], "autoattack": [1, 0, -1, -1]}
     crafted = [
-        Crafted(
+        AttackResult(
             source,
             attack,
             "8/255",
@@ -72,8 +72,8 @@ def evaluation(**changes):
         for (source, attack), rows in right.items()
     ]
     crafted += [
-        Crafted(0, attack, "2/255", ledger(X, books["fgsm"]), [CLEAN])
+        AttackResult(0, attack, "2/255", ledger(X, books["fgsm"]), [CLEAN])
         for attack in books
     ]
-    victim = Victim(model, (4, 4, 1), 4)
-    return Evaluated(settings, dataset, X, Y, CLEAN, victim, crafted, [DOUBT])
+    classifier = BatchedClassifier(model, (4, 4, 1), 4)
+    return Evaluation(settings, dataset, X, Y, CLEAN, classifier, crafted, [DOUBT])

@@ -4,7 +4,7 @@ import numpy as np
 
 from advrush_tf.landscape.meter import Curvature
 from advrush_tf.landscape.surfaces import Cut, Surface
-from advrush_tf.runs.inspection import Inspected
+from advrush_tf.runs.inspection import ModelCurvature
 
 
 def inspected(seed=0, images=6, top=2, steps=4):
@@ -24,4 +24,4 @@ def inspected(seed=0, images=6, top=2, steps=4):
     axis = np.linspace(-0.1, 0.1, 5)
     surface = Surface(axis, axis, rng.uniform(0, 3, (5, 5)))
     cut = Cut(np.arange(-1.0, 3.0), rng.uniform(0, 3, (images, 4)))
-    return Inspected(rng.random(images) < 0.5, curvature, surface, cut)
+    return ModelCurvature(rng.random(images) < 0.5, curvature, surface, cut)

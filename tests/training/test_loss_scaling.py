@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from advrush_tf.attacks.victim import Victim
+from advrush_tf.attacks.victim import BatchedClassifier
 from advrush_tf.errors import NonFiniteLossError
 from advrush_tf.fit.model import AdvRushFitModel
 from advrush_tf.fit.objectives import Standard
@@ -174,7 +174,7 @@ def test_a_victim_in_float16_keeps_its_small_gradients():
     # float16 ends at 2^-24, and the logits' gradient starts at 2^-22.
     with tf.GradientTape() as tape:
         tape.watch(x)
-        logits = Victim(model, (2, 2, 1), 4).logits(x)
+        logits = BatchedClassifier(model, (2, 2, 1), 4).logits(x)
         total = 2.0**-22 * tf.reduce_sum(logits[:, 0])
     got = tf.reshape(tape.gradient(total, x), (4, 4))
     expected = 2.0**-22 * model.classifier.kernel.numpy()[:, 0]

@@ -3,14 +3,14 @@
 from typing import NamedTuple
 
 
-class Job(NamedTuple):
+class Attempt(NamedTuple):
     """One run (restart or target) of an attack on one image."""
 
     image: int
     run: int
 
 
-class Schedule:
+class Queue:
     """Hands out all runs on the first image, then those on the next, and so on.
 
     The runs on an image go on side by side: images are finished one by one, which
@@ -24,19 +24,21 @@ class Schedule:
     """
 
     def __init__(self, images: int, runs: int):
-        self._jobs = (Job(image, run) for image in range(images) for run in range(runs))
+        self._jobs = (
+            Attempt(image, run) for image in range(images) for run in range(runs)
+        )
         self._first_broken = [runs] * images
         self._ended: list[set[int]] = [set() for _ in range(images)]
 
-    def next(self) -> Job | None:
+    def next(self) -> Attempt | None:
         """The next job, None if none is left."""
         return next((job for job in self._jobs if self.is_needed(job)), None)
 
-    def is_needed(self, job: Job) -> bool:
+    def is_needed(self, job: Attempt) -> bool:
         """Whether no run before this one broke the image."""
         return job.run < self._first_broken[job.image]
 
-    def end(self, job: Job, broken: bool) -> bool:
+    def end(self, job: Attempt, broken: bool) -> bool:
         """Notes that a run that is needed ended; True if the image is thereby finished.
 
         Args:

@@ -1,27 +1,27 @@
 import random
 
-from advrush_tf.attacks.schedule import Job, Schedule
+from advrush_tf.attacks.queue import Attempt, Queue
 
 
 def test_all_runs_on_an_image_come_before_those_on_the_next():
-    schedule = Schedule(images=2, runs=2)
-    expected = [Job(0, 0), Job(0, 1), Job(1, 0), Job(1, 1), None]
+    schedule = Queue(images=2, runs=2)
+    expected = [Attempt(0, 0), Attempt(0, 1), Attempt(1, 0), Attempt(1, 1), None]
     assert [schedule.next() for _ in range(5)] == expected
 
 
 def test_an_image_is_finished_by_its_last_run():
-    schedule = Schedule(images=1, runs=2)
+    schedule = Queue(images=1, runs=2)
     first, second = schedule.next(), schedule.next()
     assert not schedule.end(second, broken=False)
     assert schedule.end(first, broken=False)
 
 
 def test_the_first_run_in_order_that_breaks_an_image_counts():
-    schedule = Schedule(images=2, runs=4)
+    schedule = Queue(images=2, runs=4)
     first, second, third = (schedule.next() for _ in range(3))
     # The fourth is not begun any more, and the first may still be the one.
     assert not schedule.end(third, broken=True)
-    assert schedule.next() == Job(1, 0)
+    assert schedule.next() == Attempt(1, 0)
     assert not schedule.end(first, broken=False)
     assert schedule.is_needed(second)
     assert schedule.end(second, broken=True)
@@ -32,7 +32,7 @@ def test_images_finish_once_whatever_the_order_in_which_runs_end():
     breaking = {image: image % 5 for image in range(20) if image % 3 == 0}
     for seed in range(20):
         choose = random.Random(seed)
-        schedule, counted, finished = Schedule(20, runs=4), {}, []
+        schedule, counted, finished = Queue(20, runs=4), {}, []
         slots = [schedule.next() for _ in range(7)]
         while slots:
             job = slots.pop(choose.randrange(len(slots)))
