@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.attacks.geometry import Norm
-from advrush_tf.attacks.iterative import Found, IterativeAttack
+from advrush_tf.attacks.iterative import IterativeAttack, StepResult
 
 SHAPE = (4, 4, 3)
 
@@ -67,7 +67,7 @@ class Endless(IterativeAttack):
 
     def step(self, logits_fn, slots, index, draws, state):
         logits = logits_fn(state["images"])
-        return Found(state, state["images"], tf.reduce_any(logits > 1e9, -1))
+        return StepResult(state, state["images"], tf.reduce_any(logits > 1e9, -1))
 
 
 @functools.cache
