@@ -142,7 +142,8 @@ class MixedEdges(Block):
         if self.stride == 2:
             x = kernels.every_second(x, 0)
         elif in_parities:
-            x = tf.space_to_batch(x, *_parities())
+            parities = _parities()
+            x = tf.space_to_batch(x, *parities)
         dilation = 1 if in_parities or self.stride == 2 else 2
         tiled = kernels.repeat_channels(x, self.num_edges)
         mixed = tf.add_n(
@@ -151,7 +152,7 @@ class MixedEdges(Block):
                 for name, block in self.dilated.items()
             ]
         )
-        return tf.batch_to_space(mixed, *_parities()) if in_parities else mixed
+        return tf.batch_to_space(mixed, *parities) if in_parities else mixed
 
     def _mix_poolings(self, x, scales, training):
         """The poolings and the identity, mixed onto the edges by one convolution."""
@@ -200,5 +201,10 @@ class MixedEdges(Block):
 
 
 def _parities() -> tuple[tf.Tensor, tf.Tensor]:
-    """Block shape and crops of the four pixel parities."""
-    return constant((2, 2)), constant(((0, 0), (0, 0)))
+    """Block shape and crops of the four pixel parities.
+
+    Not shared constants, whose values a graph does not see: TensorFlow's inference of
+    shapes then takes height for equal to width, throws away all that it knows where
+    they differ, and a later pass kills the process.
+    """
+    return tf.constant((2, 2)), tf.constant(((0, 0), (0, 0)))
