@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from advrush_tf.correlation import RankCorrelation
 from advrush_tf.figures.architectures import draw_architectures
 from advrush_tf.genotypes.genotype import random_genotype
 from advrush_tf.landscape.architectures import SampledGenotype
+from advrush_tf.statistics import RankCorrelation
 from support.figure_spy import spy_on_figures
 
 CORRELATION = RankCorrelation(-0.77, -0.83, -0.69, 40)
