@@ -1,7 +1,6 @@
 """Pictures of how the loss bends near images, of several models in one figure."""
 
 import math
-import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,12 +8,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from advrush_tf.figures.style import DPI, colour, curve_style, picture
+from advrush_tf.figures.style import DPI, colour, curve_style, picture, wrapped
 from advrush_tf.landscape.meter import Curvature
 from advrush_tf.landscape.spectrum import eigenvalues_beyond
 
 _SLOPE, _BEND = "nats per [0, 1] unit", "nats per squared [0, 1] unit"
-_LINE = 28  # letters, after which a name goes on below
 _WIDE = 30.0  # ratio of numbers beyond which an axis is logarithmic
 _DECADES = 1e6  # largest over smallest number of a logarithmic side of zero
 _TICKS = 3  # on each such side, about
@@ -45,7 +43,7 @@ def draw_curvature(
     Raises:
         OSError: the file could not be written.
     """
-    names = [_wrapped(name) for name in curvatures]
+    names = [wrapped(name) for name in curvatures]
     lines = sum(1 + name.count("\n") for name in names)
     height = 2 + 2 * (0.25 * len(names) + 0.16 * lines)
     figure = Figure((9.2, height), layout="constrained", dpi=DPI)
@@ -151,12 +149,6 @@ def _curves(
     axes.grid(alpha=0.3)
     figure.legend(loc="outside upper center", fontsize="small", handlelength=3)
     return figure, axes
-
-
-def _wrapped(name: str) -> str:
-    """The name in lines, which end with a slash where they can."""
-    lines = textwrap.wrap(name.replace("/", "/ "), _LINE)
-    return "\n".join(line.replace("/ ", "/") for line in lines)
 
 
 def _draw_distribution(axes: Axes, values: np.ndarray, row: int) -> None:
