@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
-from advrush_tf.correlation import RankCorrelation
 from advrush_tf.figures.style import COLOURS, DPI, picture
 from advrush_tf.landscape.architectures import SampledGenotype
+from advrush_tf.statistics import RankCorrelation
 
 _BINS = 16
 _EIGENVALUE = "mean largest eigenvalue of the Hessian,\nnats per squared [0, 1] unit"

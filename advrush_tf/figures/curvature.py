@@ -1,23 +1,22 @@
 """Pictures of how the loss bends near images, of several models in one figure."""
 
 import math
-import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import SymmetricalLogLocator
 
-from advrush_tf.figures.style import DPI, colour, curve_style, picture
+from advrush_tf.figures.style import DPI, colour, curve_style, picture, wrapped
 from advrush_tf.landscape.meter import Curvature
 from advrush_tf.landscape.spectrum import eigenvalues_beyond
 
 _SLOPE, _BEND = "nats per [0, 1] unit", "nats per squared [0, 1] unit"
-_LINE = 28  # letters, after which a name goes on below
 _WIDE = 30.0  # ratio of numbers beyond which an axis is logarithmic
 _DECADES = 1e6  # largest over smallest number of a logarithmic side of zero
-_TICKS = 3  # on each such side, about
+_TICKS = 7  # of an axis with two such sides, about
 _DENSITIES = 1e6  # highest over lowest density shown
 _KEY = "points: images; boxes: quartiles; whiskers: 5 % to 95 %; diamonds: means"
 _THRESHOLDS = 400
@@ -32,8 +31,8 @@ def draw_curvature(
 
     Four panels: the Hessian's eigenvalue of the largest size, its trace, the AdvRush
     penalty and the gradient's norm. A point is an image, a box reaches from the first
-    to the third quartile with a line at the median, its whiskers from 5 % to 95 %; a
-    diamond is the mean, which few images can make large.
+    to the third quartile with a line at the median, its whiskers to the outermost
+    images between 5 % and 95 %; a diamond is the mean, which few images can make large.
 
     Args:
         curvatures: model's name -> curvature of its images, one or more of each.
@@ -45,7 +44,7 @@ def draw_curvature(
     Raises:
         OSError: the file could not be written.
     """
-    names = [_wrapped(name) for name in curvatures]
+    names = [wrapped(name) for name in curvatures]
     lines = sum(1 + name.count("\n") for name in names)
     height = 2 + 2 * (0.25 * len(names) + 0.16 * lines)
     figure = Figure((9.2, height), layout="constrained", dpi=DPI)
@@ -60,7 +59,8 @@ def draw_curvature(
     for axes, (label, values_of) in zip(grid.flat, panels.items(), strict=True):
         rows = [values_of(each) for each in curvatures.values()]
         for number, values in enumerate(rows):
-            _draw_distribution(axes, values, number)
+            _draw_points(axes, values, number)
+        _draw_boxes(axes, rows)
         axes.set_xlabel(label)
         axes.grid(axis="x", alpha=0.3)
         _spread(axes, np.concatenate(rows))
@@ -153,24 +153,26 @@ def _curves(
     return figure, axes
 
 
-def _wrapped(name: str) -> str:
-    """The name in lines, which end with a slash where they can."""
-    lines = textwrap.wrap(name.replace("/", "/ "), _LINE)
-    return "\n".join(line.replace("/ ", "/") for line in lines)
-
-
-def _draw_distribution(axes: Axes, values: np.ndarray, row: int) -> None:
-    low, first, median, third, high = np.quantile(values, (0.05, 0.25, 0.5, 0.75, 0.95))
+def _draw_points(axes: Axes, values: np.ndarray, row: int) -> None:
     # Evenly strewn over the height of the box.
     heights = row + 0.5 * (np.arange(len(values)) * _GOLDEN % 1 - 0.5)
-    ink = colour(row)
-    axes.scatter(values, heights, 6, color=ink, alpha=0.3, lw=0)
-    axes.hlines([row, row], [low, third], [first, high], color="black", lw=1)
-    # Else an axis may begin at the box, whose points are near on a linear scale.
-    axes.use_sticky_edges = False
-    axes.barh(row, third - first, 0.6, first, fc="none", ec="black", lw=1)
-    axes.vlines(median, row - 0.3, row + 0.3, color="black", lw=2.5)
-    axes.plot(values.mean(), row, "D", color="white", mec="black", ms=5)
+    axes.scatter(values, heights, 6, color=colour(row), alpha=0.3, lw=0)
+
+
+def _draw_boxes(axes: Axes, rows: Sequence[np.ndarray]) -> None:
+    axes.boxplot(
+        rows,
+        positions=range(len(rows)),
+        orientation="horizontal",
+        widths=0.6,
+        whis=(5, 95),
+        showcaps=False,
+        showfliers=False,
+        showmeans=True,
+        medianprops={"color": "black", "lw": 2.5},
+        meanprops={"marker": "D", "mfc": "white", "mec": "black", "ms": 5},
+        manage_ticks=False,
+    )
 
 
 def _spread(axes: Axes, values: np.ndarray) -> None:
@@ -186,12 +188,8 @@ def _spread(axes: Axes, values: np.ndarray) -> None:
 
 def _set_symlog(axes: Axes, threshold: float, largest: float) -> None:
     """Makes the horizontal axis linear up to about `threshold`, then logarithmic."""
-    threshold = max(threshold, largest / _DECADES)
-    lowest, highest = (math.ceil(math.log10(size)) for size in (threshold, largest))
-    axes.set_xscale("symlog", linthresh=10.0**lowest)
-    # The scale's own ticks would meet.
-    stride = max(1, -(-(highest - lowest) // _TICKS))
-    powers = 10.0 ** np.arange(highest, lowest - 1, -stride)
-    limits = axes.get_xlim()
-    axes.set_xticks([*-powers, 0, *powers])
-    axes.set_xlim(limits)
+    decade = math.ceil(math.log10(max(threshold, largest / _DECADES)))
+    axes.set_xscale("symlog", linthresh=10.0**decade)
+    locator = axes.xaxis.get_major_locator()
+    assert isinstance(locator, SymmetricalLogLocator)
+    locator.set_params(numticks=_TICKS)

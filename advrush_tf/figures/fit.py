@@ -1,15 +1,19 @@
-"""The curves of a fit, for a page or a screen."""
+"""Figure of a fit: its accuracies, losses and learning rate."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from advrush_tf.figures.style import COLOURS, DPI, picture
 
-# Solid for what is held out, dashed for what is fitted.
+# Solid for held-out images, dashed for training images.
 _BLUE, _ORANGE, _GREY = *COLOURS[:2], "#666666"
+_FEW = 15  # points, which are marked: a single one has no line
 _ACCURACIES = {
     "val_accuracy": ("clean, held out", _BLUE, "-"),
     "val_robust_accuracy": ("robust, held out", _ORANGE, "-"),
@@ -19,18 +23,21 @@ _ACCURACIES = {
 
 
 def draw_curves(
-    history: Sequence[Mapping[str, float]], best_epoch: int, path: Path
-) -> None:
-    """Draws accuracies, losses and learning rate over the epochs as a PNG file.
+    history: Sequence[Mapping[str, float]], best_epoch: int, path: Path | None
+) -> np.ndarray:
+    """Draws accuracies, losses and learning rate over the epochs.
 
     Args:
         history: a row an epoch, with `epoch`, `loss`, `learning_rate` and the
             accuracies that were measured then.
         best_epoch: where a line marks the best weights.
-        path: the file, replaced if it is there.
+        path: of a PNG file, replaced if it is there; None to write none.
+
+    Returns:
+        The RGB picture, uint8, (height, width, 3).
 
     Raises:
-        OSError: it could not be written.
+        OSError: the file could not be written.
     """
     figure = Figure((9, 3.4), layout="constrained", dpi=DPI)
     accuracy, loss = figure.subplots(1, 2)
@@ -50,15 +57,13 @@ def draw_curves(
     for axes in (accuracy, loss):
         axes.set(xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    picture(figure, path)
+    return picture(figure, path)
 
 
-def _plot(axes, history, name, **style):
+def _plot(
+    axes: Axes, history: Sequence[Mapping[str, float]], name: str, **style: Any
+) -> None:
     points = [(row["epoch"], row[name]) for row in history if name in row]
     if points:
-        # A single point has no line.
         marker = "o" if len(points) < _FEW else None
         axes.plot(*zip(*points, strict=True), marker=marker, ms=3, **style)
-
-
-_FEW = 15

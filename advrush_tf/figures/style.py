@@ -1,5 +1,6 @@
 """What all figures share: colours that everybody can tell apart, and how they end."""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ COLOURS = (
 )
 MARKERS = "osD^vPX"
 STYLES = ("-", "--", "-.", ":")
+_LINE = 28  # letters, after which a name goes on below
 
 
 def colour(number: int) -> str:
@@ -48,6 +50,12 @@ def ink(rgba: np.ndarray) -> str:
     """
     luminance = rgba[:3] ** 2.2 @ (0.2126, 0.7152, 0.0722)
     return "black" if luminance > 0.18 else "white"
+
+
+def wrapped(name: str) -> str:
+    """The name in lines of 28 letters or less, broken after slashes where possible."""
+    lines = textwrap.wrap(name.replace("/", "/ "), _LINE)
+    return "\n".join(line.replace("/ ", "/") for line in lines)
 
 
 def picture(figure: Figure, path: Path | None = None) -> np.ndarray:

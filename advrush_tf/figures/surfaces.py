@@ -10,11 +10,11 @@ from matplotlib.colors import PowerNorm
 from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from mpl_toolkits.mplot3d.axes3d import Axes3D
 
-from advrush_tf.figures.style import DPI, colour, curve_style, ink, picture
+from advrush_tf.figures.style import DPI, colour, curve_style, ink, picture, wrapped
 from advrush_tf.landscape.surfaces import Cut, Surface
 
+_COLUMNS = 2
 _LINES = 8  # of a contour, about
 _INNER = 0.85  # of the plane's radius: where a line's label is not cut
 _LEVELS = 255  # of an image, to which the unit of the axes belongs
@@ -24,11 +24,10 @@ _DECADES = 1e6  # of the logarithmic losses, at most
 
 
 def draw_surfaces(surfaces: Mapping[str, Surface], path: Path | None) -> np.ndarray:
-    """Draws each model's mean loss in three dimensions and, beside it, as a contour.
+    """Draws each model's mean loss over the plane, in colours and contour lines.
 
-    Heights and colours are common to all models, and low losses have the larger part
-    of the colours; the contour's lines are each model's own. A point marks the clean
-    images.
+    The colours are common to all models, and low losses have the larger part of them;
+    the contour lines are each model's own. A point marks the clean images.
 
     Args:
         surfaces: model's name -> surface, one or more.
@@ -40,20 +39,20 @@ def draw_surfaces(surfaces: Mapping[str, Surface], path: Path | None) -> np.ndar
     Raises:
         OSError: the file could not be written.
     """
-    losses = np.concatenate([each.losses.ravel() for each in surfaces.values()])
-    low, high = losses.min(), losses.max()
-    if low == high:
-        low, high = low - 0.5, high + 0.5
-    colours = ScalarMappable(PowerNorm(0.5, low, high), "viridis")
-    count = len(surfaces)
-    figure = Figure((9.2, 3.9 * count), layout="constrained", dpi=DPI)
-    rows = figure.subfigures(count, 1, squeeze=False)[:, 0]
-    for row, (name, surface) in zip(rows, surfaces.items(), strict=True):
-        row.suptitle(name)
-        _draw_relief(row.add_subplot(1, 2, 1, projection="3d"), surface, colours)
-        axes = row.add_subplot(1, 2, 2)
+    colours = _common_colours(surfaces)
+    columns = min(len(surfaces), _COLUMNS)
+    rows = -(-len(surfaces) // columns)
+    size = (1.2 + 4 * columns, 4.2 * rows)
+    # Not "constrained", which cuts labels beside axes of a fixed aspect.
+    figure = Figure(size, layout="compressed", dpi=DPI)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat[len(surfaces) :]:
+        axes.set_axis_off()
+    # The grid has a panel more than there are models if their number is odd.
+    for axes, (name, surface) in zip(grid.flat, surfaces.items(), strict=False):
+        axes.set_title(wrapped(name), size="medium")
         _draw_contour(axes, surface, colours)
-        row.colorbar(colours, ax=axes, label=_LOSS)
+    figure.colorbar(colours, ax=grid, label=_LOSS, aspect=20 * rows)
     return picture(figure, path)
 
 
@@ -102,21 +101,13 @@ def draw_cuts(
     return picture(figure, path)
 
 
-def _draw_relief(axes: Axes3D, surface: Surface, colours: ScalarMappable) -> None:
-    count = len(surface.first)
-    axes.plot_surface(
-        *_plane(surface),
-        surface.losses,
-        facecolors=colours.to_rgba(surface.losses),
-        shade=False,
-        rcount=count,
-        ccount=count,
-        edgecolor="black",
-        lw=0.15,
-    )
-    axes.set(**_AXES, zlabel=_LOSS, zlim=colours.get_clim())
-    axes.yaxis.labelpad = 9  # points, such that the ticks have room
-    axes.locator_params(nbins=5)
+def _common_colours(surfaces: Mapping[str, Surface]) -> ScalarMappable:
+    """A map from the losses of all surfaces to colours."""
+    losses = np.concatenate([each.losses.ravel() for each in surfaces.values()])
+    low, high = losses.min(), losses.max()
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    return ScalarMappable(PowerNorm(0.5, low, high), "viridis")
 
 
 def _draw_contour(axes: Axes, surface: Surface, colours: ScalarMappable) -> None:

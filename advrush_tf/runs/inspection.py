@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from advrush_tf.correlation import RankCorrelation
 from advrush_tf.files import replacing
 from advrush_tf.jsonable import freeze, thaw
 from advrush_tf.landscape.architectures import SampledGenotype
 from advrush_tf.landscape.meter import Curvature
 from advrush_tf.landscape.surfaces import Cut, Surface
 from advrush_tf.runs.landscape_settings import LandscapeSettings
+from advrush_tf.statistics import RankCorrelation
 from advrush_tf.version import __version__
 
 _LIBRARIES = ("keras", "tensorflow", "numpy", "scipy")

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from advrush_tf.correlation import RankCorrelation, rank_correlation
 from advrush_tf.errors import UserError, one_line
 from advrush_tf.figures import architectures as architecture_figures
 from advrush_tf.figures import curvature as curvature_figures
@@ -21,6 +20,7 @@ from advrush_tf.landscape.spectrum import mean_spectra
 from advrush_tf.runs.inspection import ModelCurvature, as_json, markdown
 from advrush_tf.runs.landscape_settings import LandscapeSettings
 from advrush_tf.search.history import read_history
+from advrush_tf.statistics import RankCorrelation, rank_correlation
 
 RESULTS, TABLE = "inspection.json", "inspection.md"
 _COMPARED = ("top_eigenvalue", "penalty", "gradient_norm", "clean")

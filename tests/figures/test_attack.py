@@ -1,9 +1,7 @@
-import os
 from itertools import pairwise
 
 import numpy as np
 import pytest
-from matplotlib.image import imread
 
 from advrush_tf.attacks.geometry import Norm
 from advrush_tf.figures.attack import (
@@ -11,7 +9,7 @@ from advrush_tf.figures.attack import (
     draw_transfer_matrix,
     draw_triples,
 )
-from support.figure_spy import assert_legible, spy_on_figures
+from support.figure_spy import assert_legible, spy_on_figures, texts_of
 
 NAMES = ("cat", "dog", "ship")
 
@@ -41,11 +39,11 @@ def _pixels(axes):
     return np.asarray(image.get_array())
 
 
-def _draw(count=2, channels=3, names=NAMES, path=None, **size):
+def _draw(count=2, channels=3, names=NAMES, **size):
     clean, adversarial = _images(count, channels, **size)
     labels, after = np.arange(count) % len(names), (np.arange(count) + 1) % len(names)
-    picture = draw_triples(clean, adversarial, labels, labels, after, names, path)
-    return clean, adversarial, picture
+    draw_triples(clean, adversarial, labels, labels, after, names, None)
+    return clean, adversarial
 
 
 def test_titles_of_triples_name_the_classes_and_the_scale(figures):
@@ -65,7 +63,7 @@ def test_titles_of_triples_name_the_classes_and_the_scale(figures):
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_triples_show_the_images_and_their_difference(figures, channels):
-    clean, adversarial, _ = _draw(channels=channels)
+    clean, adversarial = _draw(channels=channels)
     shown = slice(None) if channels == 3 else 0
     for row in range(2):
         image, attacked, difference = figures[0].axes[3 * row : 3 * row + 3]
@@ -94,7 +92,7 @@ def test_an_image_without_a_difference_is_grey(figures):
 
 @pytest.mark.parametrize(("count", "rows"), [(1, 1), (2, 2), (11, 8)])
 def test_a_row_for_each_of_the_first_images(figures, count, rows):
-    clean, _, _ = _draw(count)
+    clean, _ = _draw(count)
     assert len(figures[0].axes) == 3 * rows
     last = figures[0].axes[3 * (rows - 1)]
     np.testing.assert_array_equal(_pixels(last), clean[rows - 1])
@@ -113,7 +111,7 @@ def test_long_names_stay_apart(figures, height, width):
         "true: FLAT-COATED RET…\npredicted: FLAT-COATED RET…",
         "adversarial\npredicted: Scottish deerho…",
     ]
-    assert_legible([axes.title for axes in figures[0].axes], figures[0])
+    assert_legible(texts_of(figures[0]), figures[0])
 
 
 EPSILONS = [0, 2 / 255, 4 / 255, 8 / 255]
@@ -148,7 +146,6 @@ def test_axes_of_curves_start_at_the_clean_images(figures):
     labels = [figure.axes[0].get_xlabel() for figure in figures]
     assert labels == ["epsilon (L∞, in [0, 1])", "epsilon (L₂, of images in [0, 1])"]
     axes = figures[0].axes[0]
-    assert axes.get_ylabel() == "accuracy"
     assert (axes.get_xlim(), axes.get_ylim()) == ((0, 8 / 255), (0, 1))
     texts = figures[0].legends[0].get_texts()
     assert [text.get_text() for text in texts] == list(CURVES)
@@ -207,9 +204,8 @@ def _matrix(count):
 def test_cells_say_rows_crafted_on_and_columns_measured_on(figures):
     matrix = np.array([[0.1, 0.72], [0.6543, 1.0]])
     draw_transfer_matrix(["source", "target"], matrix, None)
-    axes, bar = figures[0].axes
+    axes = figures[0].axes[0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("measured on", "crafted on")
-    assert bar.get_ylabel() == "accuracy"
     for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
         assert [text.get_text() for text in ticks] == ["source", "target"]
     cells = {text.get_position(): text.get_text() for text in axes.texts}
@@ -243,37 +239,4 @@ def test_numbers_stand_out_from_their_cells(figures):
 def test_numbers_of_a_matrix_are_apart(figures, count):
     names = [f"a model of some name {number}" for number in range(count)]
     draw_transfer_matrix(names, _matrix(count), None)
-    axes = figures[0].axes[0]
-    rows = axes.get_yticklabels()
-    labels = [axes.xaxis.label, axes.yaxis.label]
-    assert_legible([*axes.texts, *rows, *labels], figures[0])
-
-
-DRAWINGS = {
-    "triples": lambda path: _draw(path=path)[2],
-    "curves": lambda path: draw_robustness_curves(EPSILONS, CURVES, path, Norm.LINF),
-    "matrix": lambda path: draw_transfer_matrix(list("abc"), _matrix(3), path),
-}
-
-
-@pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS)
-def test_the_file_is_the_picture_and_is_replaced(tmp_path, draw):
-    path = tmp_path / "figure.png"
-    path.write_text("earlier")
-    picture = draw(path)
-    assert os.listdir(tmp_path) == ["figure.png"]
-    assert picture.dtype == np.uint8 and picture.shape[2] == 3
-    read = imread(path)
-    np.testing.assert_array_equal(np.rint(255 * read[..., :3]), picture)
-    assert (read[..., 3:] == 1).all()
-
-
-@pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS)
-def test_without_a_path_nothing_is_written(tmp_path, monkeypatch, draw):
-    monkeypatch.chdir(tmp_path)
-    picture = draw(None)
-    assert not os.listdir(tmp_path)
-    # Something is drawn on white, to no edge.
-    assert picture.min() < 50
-    edges = (picture[0], picture[-1], picture[:, 0], picture[:, -1])
-    assert all((edge == 255).all() for edge in edges)
+    assert_legible(texts_of(figures[0]), figures[0])

@@ -145,11 +145,12 @@ def test_needs_neither_fonts_nor_a_display(tmp_path):
         "HOME": str(tmp_path),
         "MPLCONFIGDIR": str(tmp_path),
         "PATH": str(tmp_path),
-        "PYTHONPATH": str(Path(drawing.__file__).parent.parent),
+        "PYTHONPATH": str(Path(drawing.__file__).parents[2]),
     }
     code = (
-        "from advrush_tf import drawing, genotypes\n"
-        "drawing.draw_cells(genotypes.NAMED['ADVRUSH'], 'cell')"
+        "from advrush_tf.figures.genotype import draw_cells\n"
+        "from advrush_tf.genotypes.genotype import NAMED\n"
+        "draw_cells(NAMED['ADVRUSH'], 'cell')"
     )
     run = subprocess.run(
         [sys.executable, "-c", code],

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from matplotlib.image import imread
 
 from advrush_tf.figures.search import draw_alphas, draw_history
 from advrush_tf.search.history import read_history
@@ -183,13 +182,3 @@ def test_one_epoch_is_enough(tmp_path, figures):
         line = figure.axes[0].lines[0]
         assert line.get_marker() not in ("", "None", None)
         assert figure.axes[0].get_xlim() == (0.5, 1.5)
-
-
-@pytest.mark.parametrize(
-    "draw", [draw_history, lambda h, p: draw_alphas(h, "normal", p)]
-)
-def test_the_file_holds_the_picture(history, tmp_path, draw):
-    path = tmp_path / "figure.png"
-    picture = draw(history, path)
-    assert picture.std() > 10
-    np.testing.assert_allclose(imread(path)[..., :3] * 255, picture, atol=0.01)

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from advrush_tf.correlation import RankCorrelation
 from advrush_tf.runs.inspection import (
     ModelCurvature,
     as_json,
@@ -10,6 +9,7 @@ from advrush_tf.runs.inspection import (
     summary,
 )
 from advrush_tf.runs.landscape_settings import LandscapeSettings
+from advrush_tf.statistics import RankCorrelation
 from support.inspections import inspected
 
 
