@@ -1,59 +1,59 @@
-"""One size from encoded images of many sizes, as is usual with ImageNet."""
+"""Images of one size from encoded images of many sizes, as is usual with ImageNet."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from advrush_tf.data.augmentation import Augmentation, Draws
-from advrush_tf.data.colour_jitter import Jitter, draw_jitter, jittered
 
 CHANNELS = 3
 
-# A random part has this share of the area and this ratio of width to height; after ten
-# that do not fit into the image, the middle of it is taken (Szegedy et al., 2014,
-# arXiv:1409.4842, and torchvision's RandomResizedCrop).
+# Of a random crop: its share of the area, its ratio of width to height, and how many
+# are drawn to find one that fits; else the whole image is taken.
 _AREA = (0.08, 1.0)
 _RATIO = (3 / 4, 4 / 3)
 _ATTEMPTS = 10
+
+# Brightness moves by at most 0.4, contrast and saturation change by factors within
+# 1 +- 0.4, and the hue turns by at most a fifth of the circle.
+_BRIGHTNESS = 0.4
+_FACTORS = (0.6, 1.4)
+_HUE = 0.2
 
 # For an evaluation the short side has 256 pixels where the crop has 224.
 _MARGIN = 256 / 224
 
 
 class ResizedCropDraws(NamedTuple):
-    """What `ResizedCrop` does to each image of a batch.
+    """The random numbers of `ResizedCrop` for each image of a batch.
 
     Attributes:
-        parts: float32 (B, 10, 2) in [0, 1): area and logarithm of the ratio of ten
-            parts, as places in their ranges.
-        places: float32 (B, 2) in [0, 1): where the part lies, from top left.
-        jitter: Change of the colours.
-        after: What `Augmentation` does.
+        crops: Seeds of the crops, int (B, 2).
+        colours: Seeds of the changes of colour, int (B, 2).
+        after: Draws of `Augmentation`.
     """
 
-    parts: tf.Tensor
-    places: tf.Tensor
-    jitter: Jitter
+    crops: tf.Tensor
+    colours: tf.Tensor
     after: Draws
 
 
 @dataclasses.dataclass(frozen=True)
 class ResizedCrop:
-    """A part of each image in one size, random and in other colours, or its middle.
+    """A random crop of each image in one size and other colours, or its middle.
 
     Attributes:
         size: Side of the resulting images, in pixels.
-        random: Whether to take a random part, change its colours and mirror half of
-            them; else the middle is taken as in an evaluation.
+        random: Takes a random crop, changes its colours and mirrors half of the
+            images; otherwise the middle is taken as in an evaluation.
         cutout: See `Augmentation`.
 
     Raises:
         ValueError: If `cutout` is negative.
 
-    Source: DARTS' training on ImageNet.
+    Source: DARTS' training on ImageNet, with the operations of `tf.image`.
     """
 
     size: int
@@ -72,18 +72,16 @@ class ResizedCrop:
         self._after.check(image_shape)
 
     def draw(self, seed: tf.Tensor, image_shape: Sequence[int]) -> ResizedCropDraws:
-        """Draws what happens to each image.
+        """Draws the random numbers of each image.
 
         Args:
             seed: Integer seed (2,).
             image_shape: Batch size, height, width, channels.
         """
-        parts, places, colours, after = tf.unstack(tf.random.split(seed, 4), num=4)
-        batch = image_shape[0]
+        crops, colours, after = tf.unstack(tf.random.split(seed, 3), num=3)
         return ResizedCropDraws(
-            tf.random.stateless_uniform([batch, _ATTEMPTS, 2], parts),
-            tf.random.stateless_uniform([batch, 2], places),
-            draw_jitter(colours, batch),
+            tf.random.split(crops, image_shape[0]),
+            tf.random.split(colours, image_shape[0]),
             self._after.draw(after, image_shape),
         )
 
@@ -106,55 +104,63 @@ class ResizedCrop:
         if not self.random:
             cropped = centre_crops(images, self.size)
         else:
-            inputs = images, draws.parts, draws.places, draws.jitter
-            cropped = _each(self._random_part, inputs, (self.size, self.size, CHANNELS))
+            inputs = images, draws.crops, draws.colours
+            cropped = _each(self._random_crop, inputs, (self.size, self.size, CHANNELS))
         return self._after.apply(cropped, draws.after, mean)
 
-    def _random_part(self, inputs: tuple[Any, ...]) -> tf.Tensor:
-        encoded, parts, places, jitter = inputs
+    def _random_crop(self, inputs: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        encoded, crop, colours = inputs
         image = _decoded(encoded, CHANNELS)
-        part = random_part(tf.shape(image)[:2], parts, places)
-        top, left, height, width = tf.unstack(part, num=4)
-        image = _resized(
-            image[top : top + height, left : left + width], [self.size, self.size]
-        )
-        return _to_bytes(jittered(image / 255, jitter) * 255)
+        image = tf.slice(image, *random_box(tf.shape(image), crop))
+        image = _resized(image, [self.size, self.size])
+        return _to_bytes(255 * jittered(image / 255, colours))
 
 
-def random_part(sides: tf.Tensor, parts: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
-    """A part of an image: the first of those drawn that fits, or the middle.
+def random_box(shape: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Draws a part of an image.
 
     Args:
-        sides: Height and width of the image, int32 (2,).
-        parts, places: Of this image, see `ResizedCropDraws`.
+        shape: Height, width and channels of the image, int32 (3,).
+        seed: Integer seed (2,).
 
     Returns:
-        Top, left, height and width in pixels, int32 (4,).
+        The top left corner and the size of the part, as `tf.slice` takes them.
     """
-    height, width = tf.unstack(tf.cast(sides, tf.float32), num=2)
-    area = height * width * (_AREA[0] + (_AREA[1] - _AREA[0]) * parts[:, 0])
-    low, high = map(math.log, _RATIO)
-    ratio = tf.exp(low + (high - low) * parts[:, 1])
-    heights, widths = tf.round(tf.sqrt(area / ratio)), tf.round(tf.sqrt(area * ratio))
-    fits = (heights >= 1) & (heights <= height) & (widths >= 1) & (widths <= width)
-    first = tf.argmax(fits)
-    # The largest middle part whose ratio is allowed.
-    middle = tf.stack(
-        [
-            tf.minimum(height, tf.round(width / _RATIO[0])),
-            tf.minimum(width, tf.round(height * _RATIO[1])),
-        ]
+    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+        shape,
+        tf.zeros([1, 0, 4]),
+        seed,
+        min_object_covered=0.0,
+        aspect_ratio_range=_RATIO,
+        area_range=_AREA,
+        max_attempts=_ATTEMPTS,
+        use_image_if_no_bounding_boxes=True,
     )
-    drawn = tf.stack([heights[first], widths[first]])
-    fitting = tf.reduce_any(fits)
-    size = tf.where(fitting, drawn, middle)
-    room = tf.stack([height, width]) - size
-    corner = tf.where(fitting, tf.floor(places * (room + 1)), tf.floor(room / 2))
-    return tf.cast(tf.concat([corner, size], 0), tf.int32)
+    return begin, size
+
+
+def jittered(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Changes the brightness, contrast, saturation and hue of an image at random.
+
+    Args:
+        image: float32 (H, W, 3) in [0, 1].
+        seed: Integer seed (2,).
+
+    Returns:
+        float32 (H, W, 3) in [0, 1].
+    """
+    brightness, contrast, saturation, hue = tf.unstack(tf.random.split(seed, 4), num=4)
+    image = tf.image.stateless_random_brightness(image, _BRIGHTNESS, brightness)
+    image = tf.clip_by_value(image, 0.0, 1.0)
+    image = tf.image.stateless_random_contrast(image, *_FACTORS, contrast)
+    # Saturation and hue are defined in [0, 1] only.
+    image = tf.clip_by_value(image, 0.0, 1.0)
+    image = tf.image.stateless_random_saturation(image, *_FACTORS, saturation)
+    return tf.image.stateless_random_hue(image, _HUE, hue)
 
 
 def centre_crops(images: tf.Tensor, size: int) -> tf.Tensor:
-    """The middle of each image after its short side is made 256/224 of the size.
+    """The middle of each image after its short side is resized to 256/224 of the size.
 
     Args:
         images: Encoded images (B,).

@@ -1,17 +1,25 @@
-"""Reads the tensors of a PyTorch checkpoint, without PyTorch and without unpickling."""
+"""Reads the tensors of a PyTorch checkpoint without PyTorch.
 
+A checkpoint is a pickle, which names functions to call. It is read as the manual of
+`pickle` advises in "Restricting Globals": none of those names is imported or called.
+Classes of this module take their places, which make tensors of what is known and
+nothing of the rest.
+"""
+
+import functools
 import io
 import math
 import os
+import pickle
+import pickletools
+import re
 import struct
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal, NamedTuple, cast
 
 import numpy as np
-
-from advrush_tf.official.pickle_data import Call, Named, Reference, read_pickle
 
 _ZIP_START = b"PK\x03\x04"
 # The older format begins with a pickled number, then the pickled version 1001.
@@ -26,16 +34,7 @@ _TABLES = {
 }
 _PARALLEL = "module."
 # What zipfile raises, beside ValueError, when it reads damaged bytes.
-_ZIP_DAMAGE = (
-    zipfile.BadZipFile,
-    EOFError,
-    NotImplementedError,
-    OverflowError,
-    RuntimeError,
-    struct.error,
-)
-_TENSORS = ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor")
-_PARAMETER = "torch._utils._rebuild_parameter"
+_ZIP_DAMAGE = zipfile.BadZipFile, EOFError, OverflowError, RuntimeError, struct.error
 _BFLOAT16 = "BFloat16Storage"
 _DTYPES: dict[str, np.dtype] = {
     "FloatStorage": np.dtype(np.float32),
@@ -49,9 +48,93 @@ _DTYPES: dict[str, np.dtype] = {
     "ByteStorage": np.dtype(np.uint8),
     "BoolStorage": np.dtype(np.bool_),
 }
+# The instructions of pickle's protocol 2 that torch.save writes.
+_INSTRUCTIONS = re.compile(
+    "PROTO|STOP|NONE|NEW(TRUE|FALSE|OBJ)|BININT[12]?|LONG1|BINFLOAT|BINUNICODE|"
+    "(SHORT_)?BINSTRING|EMPTY_(TUPLE|LIST|DICT)|MARK|TUPLE[123]?|APPENDS?|SETITEMS?|"
+    "(LONG_)?BIN(PUT|GET)|GLOBAL|REDUCE|BUILD|BINPERSID"
+)
+# Values in a tuple, also those in tuples within it. To hash a tuple that holds another
+# one twice, which does so too, and so on, would take for ever.
+_LARGEST_TUPLE = 1000
 
 _Order = Literal["<", ">"]
 _Find = Callable[[str], bytes | memoryview]
+
+
+class _Storage(NamedTuple):
+    """A flat array that tensors are views of, stored outside of the pickle."""
+
+    kind: str
+    key: str
+    length: int
+
+
+class _Inert:
+    """Stands for every class and function that is not known: it does nothing."""
+
+    def _nothing(self, *arguments: Any) -> None:
+        pass
+
+    # The pickle's instructions REDUCE, BUILD, SETITEM and APPEND call these.
+    __init__ = __setstate__ = __setitem__ = append = extend = _nothing
+
+
+class _Dictionary(dict):
+    """Stands for an ordered dictionary; the file sets its entries one by one."""
+
+    __init__ = __setstate__ = _Inert._nothing
+
+
+class _Tensor(_Inert):
+    """Stands for the function that makes a tensor, and for the tensor."""
+
+    arguments: tuple[Any, ...] = ()
+
+    def __init__(self, *arguments: Any):
+        self.arguments = arguments
+
+
+class _Parameter(_Inert):
+    """Stands for the function that makes a parameter of a tensor, which it gives."""
+
+    def __new__(cls, tensor: Any = None, *_: Any) -> Any:
+        return tensor
+
+
+_STAND_INS: dict[tuple[str, str], type] = {
+    ("collections", "OrderedDict"): _Dictionary,
+    ("torch._utils", "_rebuild_tensor"): _Tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _Tensor,
+    ("torch._utils", "_rebuild_parameter"): _Parameter,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads a pickle without importing what it names."""
+
+    def __init__(self, file: BinaryIO):
+        super().__init__(file, encoding="latin1")
+        self.storages: list[_Storage] = []
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Returns what stands for a class or function; a storage's class is a str."""
+        if module == "torch" and name.endswith("Storage"):
+            if name not in _DTYPES:
+                names = ", ".join(_DTYPES)
+                raise ValueError(f"it has a storage of {name!r}; known are {names}")
+            return name
+        return _STAND_INS.get((module, name), _Inert)
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        """Returns the storage of an identifier, and notes it."""
+        match pid:
+            # The older format adds None, or which part of another storage this one is.
+            case ("storage", str(kind), str(key), _, int(length), *rest):
+                if kind in _DTYPES and rest in ([], [None]):
+                    self.storages.append(_Storage(kind, key, length))
+                    return self.storages[-1]
+        raise ValueError("it refers to something that is not a plain storage")
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -84,19 +167,76 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
         ) from None
 
 
+def _load(file: BinaryIO) -> tuple[Any, list[_Storage]]:
+    """Reads one pickle, and leaves the file behind it."""
+    start = file.tell()
+    try:
+        _check_instructions(file)
+        size = file.tell() - start
+        file.seek(start)
+        unpickler = _Unpickler(io.BytesIO(file.read(size)))
+        return unpickler.load(), unpickler.storages
+    except ValueError:
+        raise
+    except Exception:  # The manual of pickle: any, "not necessarily limited to" some.
+        raise ValueError("the instructions of its pickle are damaged") from None
+
+
+def _check_instructions(file: BinaryIO) -> None:
+    """Refuses instructions that are not torch.save's or need far more than their size.
+
+    The stack is that of the pickle, with the number of values in each tuple, 1 for
+    every other value and None for a mark.
+    """
+    stack: list[int | None] = []
+    memo: dict[Any, int | None] = {}
+    for opcode, argument, position in pickletools.genops(file):
+        name, number = opcode.name, cast(int, argument)
+        if not _INSTRUCTIONS.fullmatch(name):
+            raise ValueError(
+                f"its pickle holds the instruction {name}, which torch.save does not "
+                "write"
+            )
+        if name == "MARK":
+            stack.append(None)
+        elif name.endswith("BINGET"):
+            stack.append(memo[number])
+        elif name.endswith("BINPUT"):
+            # The unpickler at once makes a table of this length.
+            if number > (position or 0):
+                raise ValueError("the numbers of its pickle's values are damaged")
+            memo[number] = stack[-1]
+        else:
+            _follow(opcode, stack)
+
+
+def _follow(opcode: pickletools.OpcodeInfo, stack: list[int | None]) -> None:
+    """Takes an instruction's arguments off the stack and puts its result there."""
+    taken: list[Any] = []
+    for kind in reversed(opcode.stack_before):
+        if kind is pickletools.stackslice:
+            while (size := stack.pop()) is not None:
+                taken.append(size)
+        elif kind is not pickletools.markobject:
+            taken.append(stack.pop())
+    total = 1 + sum(taken) if opcode.name.startswith("TUPLE") else 1
+    if total > _LARGEST_TUPLE:
+        raise ValueError(f"its pickle has a tuple of more than {_LARGEST_TUPLE} values")
+    stack.extend([total] * len(opcode.stack_after))
+
+
 def _read_legacy(data: bytes) -> dict[str, np.ndarray]:
     if not data.startswith(_LEGACY_START):
         raise ValueError("it does not begin as files of torch.save do")
     file = io.BytesIO(data)
     file.seek(len(_LEGACY_START))
-    read_pickle(file)  # Sizes and byte order of that machine; all is little-endian.
-    content = read_pickle(file)
-    entries = _entries(content.value)
-    keys = read_pickle(file).value
-    kinds = [_storage_kind(reference) for reference in content.references]
-    sizes = {key: _dtype(kind).itemsize for kind, key, _ in kinds}
+    _load(file)  # Sizes and byte order of that machine; all is little-endian.
+    content, storages = _load(file)
+    entries = _entries(content)
+    keys, _ = _load(file)
+    sizes = {storage.key: _DTYPES[storage.kind].itemsize for storage in storages}
     parts = _legacy_parts(memoryview(data)[file.tell() :], keys, sizes)
-    return _arrays(entries, _Storages(parts.__getitem__, "<"))
+    return _arrays(entries, parts.__getitem__, "<")
 
 
 def _legacy_parts(
@@ -147,71 +287,39 @@ def _read_archive(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
     def find(key: str) -> bytes:
         return archive.read(f"{folder}data/{key}")
 
-    content = read_pickle(io.BytesIO(archive.read(found[0])))
-    return _arrays(_entries(content.value), _Storages(find, ">" if big else "<"))
+    content, _ = _load(io.BytesIO(archive.read(found[0])))
+    return _arrays(_entries(content), find, ">" if big else "<")
 
 
-class _Storages:
-    """The flat arrays that tensors are views of, each made once.
+def _arrays(
+    entries: dict[str, Any], find: _Find, order: _Order
+) -> dict[str, np.ndarray]:
+    """Makes the arrays of a state dictionary's entries.
 
     Args:
+        entries: tensors by name.
         find: gives the bytes of a storage by its key, or raises KeyError.
         order: "<" for little-endian bytes, ">" for big-endian ones.
     """
 
-    def __init__(self, find: _Find, order: _Order):
-        self._find = find
-        self._order = order
-        self._arrays: dict[tuple[str, str], np.ndarray] = {}
-
-    def array(self, reference: Reference) -> np.ndarray:
-        """The elements of a storage, shape (length,)."""
-        kind, key, length = _storage_kind(reference)
-        if (kind, key) not in self._arrays:
-            self._arrays[kind, key] = self._read(kind, key)
-        if not 0 <= length <= len(self._arrays[kind, key]):
-            raise ValueError("one of its storages is too short")
-        return self._arrays[kind, key][:length]
-
-    def _read(self, kind: str, key: str) -> np.ndarray:
-        dtype = _dtype(kind)
+    @functools.cache
+    def whole(kind: str, key: str) -> np.ndarray:
         try:
-            raw = self._find(key)
+            return _flat(kind, find(key), order)
         except KeyError:
             raise ValueError("one of its storages is missing") from None
-        stored = np.frombuffer(raw, dtype.newbyteorder(self._order))
-        array = stored.astype(dtype, copy=False)
-        if kind == _BFLOAT16:
-            array = (array.astype(np.uint32) << 16).view(np.float32)
-        array.flags.writeable = False
-        return array
+
+    return {name: _array(name, value, whole) for name, value in entries.items()}
 
 
-def _storage_kind(reference: Reference) -> tuple[str, str, int]:
-    """Class name, key and length of a storage."""
-    match reference.value:
-        # The older format adds None, or which part of another storage this one is.
-        case ("storage", Named(name=name), str() as key, _, int() as length) | (
-            "storage",
-            Named(name=name),
-            str() as key,
-            _,
-            int() as length,
-            None,
-        ):
-            return name.rpartition(".")[2], key, length
-    raise ValueError("it refers to something that is not a plain storage")
-
-
-def _dtype(kind: str) -> np.dtype:
-    if kind not in _DTYPES:
-        names = ", ".join(_DTYPES)
-        raise ValueError(f"it has storage of the type {kind!r}; known are {names}")
-    return _DTYPES[kind]
-
-
-def _arrays(entries: dict[str, Any], storages: _Storages) -> dict[str, np.ndarray]:
-    return {name: _array(name, value, storages) for name, value in entries.items()}
+def _flat(kind: str, raw: bytes | memoryview, order: _Order) -> np.ndarray:
+    """The elements of a storage, shape (length,)."""
+    dtype = _DTYPES[kind]
+    array = np.frombuffer(raw, dtype.newbyteorder(order)).astype(dtype, copy=False)
+    if kind == _BFLOAT16:
+        array = (array.astype(np.uint32) << 16).view(np.float32)
+    array.flags.writeable = False
+    return array
 
 
 def _entries(content: Any) -> dict[str, Any]:
@@ -222,8 +330,9 @@ def _entries(content: Any) -> dict[str, Any]:
             "the model"
         )
     inner = [content[place] for place in _PLACES if place in content]
-    state = next((value for value in inner if isinstance(value, dict)), content)
-    if not any(_is_call(value, *_TENSORS, _PARAMETER) for value in state.values()):
+    found = next((value for value in inner if isinstance(value, dict)), content)
+    state = {name: value for name, value in found.items() if isinstance(name, str)}
+    if not any(isinstance(value, _Tensor) for value in state.values()):
         raise ValueError(
             "it has no tensors, neither by themselves nor under "
             f"{', '.join(map(repr, _PLACES))}"
@@ -234,24 +343,16 @@ def _entries(content: Any) -> dict[str, Any]:
     return {**state, **tables}
 
 
-def _array(name: str, value: Any, storages: _Storages) -> np.ndarray:
-    """Makes the array of one entry."""
-    if _is_call(value, _PARAMETER) and isinstance(value.arguments, tuple):
-        value = next(iter(value.arguments), None)
-    if _is_call(value, *_TENSORS):
-        match value.arguments:
-            case (Reference() as reference, int() as offset, tuple(), tuple(), *_):
-                size, stride = value.arguments[2:4]
-                return _view(name, storages.array(reference), offset, size, stride)
+def _array(
+    name: str, value: Any, whole: Callable[[str, str], np.ndarray]
+) -> np.ndarray:
+    match value.arguments if isinstance(value, _Tensor) else ():
+        case (_Storage(kind, key, length), int(offset), tuple(size), tuple(stride), *_):
+            flat = whole(kind, key)
+            if not 0 <= length <= len(flat):
+                raise ValueError("one of its storages is too short")
+            return _view(name, flat[:length], offset, size, stride)
     raise ValueError(f"entry {name!r} is not a plain tensor")
-
-
-def _is_call(value: Any, *names: str) -> bool:
-    return (
-        isinstance(value, Call)
-        and isinstance(value.function, Named)
-        and value.function.name in names
-    )
 
 
 def _view(

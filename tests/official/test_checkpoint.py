@@ -1,6 +1,11 @@
+import argparse
+import contextlib
 import io
+import pathlib
+import pickle
 import struct
 import zipfile
+from collections import OrderedDict, defaultdict, deque
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +73,7 @@ def _refused(tmp_path, data):
 @pytest.mark.parametrize("name", KINDS)
 def test_every_truncated_file_is_refused(tmp_path, name):
     data = (FOLDER / name).read_bytes()
-    for length in range(0, len(data), 3):
+    for length in (*range(0, len(data), 11), *range(len(data) - 64, len(data))):
         _refused(tmp_path, data[:length])
 
 
@@ -102,6 +107,13 @@ def test_damage_is_a_value_error_or_other_values(tmp_path, name):
         (LEGACY + b"\x80\x02}(U\x01a)R", "exhausted"),
         (LEGACY + b"\x80\x02}h\x05.", "damaged"),
         (LEGACY + b"\x80\x02.", "damaged"),
+        (LEGACY + b"\x80\x02t.", "damaged"),
+        (LEGACY + b"\x80\x02R.", "damaged"),
+        (LEGACY + b"\x80\x02(R.", "damaged"),
+        (LEGACY + b"\x80\x02}(K\x01u.", "damaged"),
+        (LEGACY + b"\x80\x04\x95" + bytes(8) + b".", "FRAME"),
+        (LEGACY + b"\x80\x02X\xff\xff\xff\xff.", "expected"),
+        (LEGACY + b"\x80\x02\xff", "unknown"),
     ],
 )
 def test_what_is_no_checkpoint_is_refused(tmp_path, data, words):
@@ -167,11 +179,12 @@ def _calling(tmp_path):
     [
         (b"%s.", "state_dict()"),
         (b"}U\x01w%ss.", "no tensors"),
-        (b"}%sb.", "no tensors"),
+        (b"}%sb.", "damaged"),
         (b"}U\x05model}U\x01w%sss.", "no tensors"),
-        (TENSOR + b"%sR.", "state_dict()"),
-        (b"}U\x01w" + TENSOR + b"%sRs.", "'w' is not a plain tensor"),
-        (b"}U\x01w%sQs.", "no tensors"),
+        (TENSOR + b"%s\x85R.", "state_dict()"),
+        (TENSOR + b"%sR.", "damaged"),
+        (b"}U\x01w" + TENSOR + b"%s\x85Rs.", "'w' is not a plain tensor"),
+        (b"}U\x01w%sQs.", "not a plain storage"),
         (b"}(U\x01v" + TENSOR + b")RU\x01w%su.", "'v' is not a plain tensor"),
     ],
 )
@@ -181,22 +194,94 @@ def test_nothing_is_called(tmp_path, form, words):
     assert not (tmp_path / "called").exists()
 
 
-def test_calls_beside_the_state_are_ignored(tmp_path):
+def _beside(extra):
+    """An old file with `extra`, pickle instructions for a value, beside the state."""
     plain = _one_tensor()
     start = len(LEGACY) + 3
-    extra = b"U\x01x" + _calling(tmp_path) + b"sU\nstate_dict}"
-    data = plain[:start] + extra + plain[start:].replace(b"Rs.", b"Rss.", 1)
+    extra = b"U\x01x" + extra + b"sU\nstate_dict}"
+    return plain[:start] + extra + plain[start:].replace(b"Rs.", b"Rss.", 1)
+
+
+def _assert_read(tmp_path, data):
     path = tmp_path / "file.pt"
     path.write_bytes(data)
-    np.testing.assert_array_equal(read_checkpoint(path)["w"], [0, 1])
+    state = read_checkpoint(path)
+    assert list(state) == ["w"]
+    np.testing.assert_array_equal(state["w"], [0, 1])
+
+
+def test_calls_beside_the_state_are_ignored(tmp_path):
+    _assert_read(tmp_path, _beside(_calling(tmp_path)))
     assert not (tmp_path / "called").exists()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [None, True, -3, 70_000, 2**70, 0.5, "näme", (), (1, 2, 3, 4), [[1], [()]]],
+        {1: 2, "a": {"b": [False]}, (4, (5,)): 6, None: 7},
+        OrderedDict({"x": 1, 2: (3,)}),
+        argparse.Namespace(epochs=50, layers=[8]),
+        np.float64(0.5),
+        np.arange(3),
+        defaultdict(list, a=[1]),
+        deque([1, 2]),
+        pathlib.PurePosixPath("a/b"),
+        {3, 4},
+        complex(1, 2),
+        OrderedDict,
+        len,
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_other_values_beside_the_state_are_ignored(tmp_path, value):
+    _assert_read(tmp_path, _beside(pickle.dumps(value, protocol=2)[2:-1]))
+
+
+def test_shared_and_cyclic_values_beside_the_state_are_ignored(tmp_path):
+    cyclic = {"one": [1]}
+    cyclic |= {"other": cyclic["one"], "self": cyclic}
+    _assert_read(tmp_path, _beside(pickle.dumps(cyclic, protocol=2)[2:-1]))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"ccollections\nOrderedDict\n",
+        b"ctorch\nFloatStorage\n",
+        b"ctorch._utils\n_rebuild_parameter\n",
+        b"cos\nsystem\n",
+        TENSOR,
+    ],
+)
+def test_a_file_cannot_change_how_the_next_one_is_read(tmp_path, name):
+    path = tmp_path / "file.pt"
+    change = b"}U\x08__init__NsU\targuments)s"
+    for state in (change, b"N" + change + b"\x86"):
+        # Of the class itself, and of what it makes.
+        for form in (b"%sb", b")R%sb", b")\x81%sb", b"U\x01aNs", b"U\x01aa"):
+            path.write_bytes(_beside(name + form.replace(b"%s", state)))
+            with contextlib.suppress(ValueError):
+                read_checkpoint(path)
+    _assert_read(tmp_path, _one_tensor())
 
 
 def test_deep_nesting_is_harmless(tmp_path):
     deep = b")" + b"\x85" * 100_000
     for form in (b"%s.", b"}%sK\x01s.", b"}U\x01w%ss.", b"%sQ.", b"%s)R."):
         data = LEGACY + b"\x80\x02" + form.replace(b"%s", deep) + NO_KEYS
-        _refused(tmp_path, data)
+        assert "tuple of more than 1000" in _refused(tmp_path, data)
+    lists = b"]" * 100_000 + b"a" * 99_999
+    assert "state_dict()" in _refused(tmp_path, LEGACY + b"\x80\x02" + lists + b".")
+
+
+def test_bombs_are_refused(tmp_path):
+    twice = b"".join(b"h%ch%c\x86q%c" % (n, n, n + 1) for n in range(60))
+    doubling = b"}(K\x01q\x00" + twice + b"K\x02u."
+    assert "tuple of more than" in _refused(tmp_path, LEGACY + b"\x80\x02" + doubling)
+    # A table for so many values would take 16 GB.
+    far = b"}r" + struct.pack("<I", 2**30) + b"."
+    assert "values are damaged" in _refused(tmp_path, LEGACY + b"\x80\x02" + far)
 
 
 def _zip(change=lambda name, data: (name, data), compression=zipfile.ZIP_STORED):
