@@ -10,10 +10,9 @@ import math
 import tensorflow as tf
 
 from advrush_tf.attacks import losses
-from advrush_tf.attacks.fused import fused
-from advrush_tf.attacks.geometry import per_image, project, steepest
+from advrush_tf.attacks.base import LogitsFn
+from advrush_tf.attacks.geometry import fused, per_image, project, steepest
 from advrush_tf.attacks.iterative import Batch, IterativeAttack, State, StepResult
-from advrush_tf.attacks.victim import LogitsFn
 from advrush_tf.losses import cross_entropy
 from advrush_tf.nn.constants import constant
 

@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from advrush_tf.attacks.apgd import APGD, Loss
-from advrush_tf.attacks.base import Attack
+from advrush_tf.attacks.base import Attack, BatchedClassifier
 from advrush_tf.attacks.fab import FAB
 from advrush_tf.attacks.geometry import Norm
 from advrush_tf.attacks.series import CLEAN, Progress, run_series
 from advrush_tf.attacks.square import Square
-from advrush_tf.attacks.victim import BatchedClassifier
 from advrush_tf.nn.checks import check_images
 
 

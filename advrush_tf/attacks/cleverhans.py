@@ -11,7 +11,7 @@ from cleverhans.tf2.attacks.basic_iterative_method import basic_iterative_method
 from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
 from cleverhans.tf2.attacks.momentum_iterative_method import momentum_iterative_method
 
-from advrush_tf.attacks.base import Attack, Outcome
+from advrush_tf.attacks.base import Attack, BatchedClassifier, Outcome
 from advrush_tf.attacks.cleverhans_compat import (
     CarliniWagnerL2,
     pgd_from,
@@ -19,7 +19,6 @@ from advrush_tf.attacks.cleverhans_compat import (
 )
 from advrush_tf.attacks.geometry import Norm, project, unit
 from advrush_tf.attacks.randomness import normal, seeds_of, uniform
-from advrush_tf.attacks.victim import BatchedClassifier
 
 # (images, labels, seeds (batch, 2), number of the run) to images, row by row.
 Crafter = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, int], tf.Tensor]

@@ -10,13 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from advrush_tf.attacks.fused import fused
-from advrush_tf.attacks.geometry import Norm, length, per_image
-from advrush_tf.attacks.hyperplanes import nearest
+from advrush_tf.attacks.base import BatchedClassifier, LogitsFn
+from advrush_tf.attacks.geometry import Norm, fused, length, nearest, per_image
 from advrush_tf.attacks.iterative import Batch, IterativeAttack, StepResult
 from advrush_tf.attacks.losses import is_wrong, pick
 from advrush_tf.attacks.randomness import seeds_of
-from advrush_tf.attacks.victim import BatchedClassifier, LogitsFn
 from advrush_tf.nn.checks import check_images
 
 _TINY = 1e-12

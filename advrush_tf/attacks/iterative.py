@@ -15,13 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from advrush_tf.attacks.base import Attack, Outcome
-from advrush_tf.attacks.fused import fused
-from advrush_tf.attacks.geometry import Norm, length, per_image, project
+from advrush_tf.attacks.base import Attack, LogitsFn, Outcome
+from advrush_tf.attacks.geometry import Norm, fused, length, per_image, project
 from advrush_tf.attacks.losses import target_classes
 from advrush_tf.attacks.queue import Attempt, Queue
 from advrush_tf.attacks.randomness import normal, seeds_of, uniform
-from advrush_tf.attacks.victim import LogitsFn
 
 State = dict[str, tf.Tensor]
 

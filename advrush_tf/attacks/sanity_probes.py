@@ -7,9 +7,9 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.attacks import sanity_checks
+from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.attacks.geometry import Norm, project, steepest
 from advrush_tf.attacks.losses import margin
-from advrush_tf.attacks.victim import BatchedClassifier
 from advrush_tf.losses import cross_entropy
 
 _IMAGES = 64

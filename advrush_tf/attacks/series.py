@@ -7,8 +7,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from advrush_tf.attacks.base import Attack, Outcome
-from advrush_tf.attacks.victim import BatchedClassifier
+from advrush_tf.attacks.base import Attack, BatchedClassifier, Outcome
 from advrush_tf.files import replacing
 
 # In `Progress.broken_by`: by no attack so far, and wrong before any attack.

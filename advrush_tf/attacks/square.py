@@ -10,8 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.attacks import losses
-from advrush_tf.attacks.fused import fused
-from advrush_tf.attacks.geometry import Norm, per_image, project
+from advrush_tf.attacks.geometry import Norm, fused, per_image, project
 from advrush_tf.attacks.iterative import Batch, IterativeAttack, StepResult
 from advrush_tf.nn.constants import constant
 

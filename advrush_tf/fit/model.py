@@ -9,9 +9,8 @@ import tensorflow as tf
 
 from advrush_tf import replication
 from advrush_tf.attacks.pgd import SignAscent
-from advrush_tf.fit.averaging import WeightAverage
 from advrush_tf.fit.objectives import Objective
-from advrush_tf.fit.weight_perturbation import kept, moved
+from advrush_tf.fit.weights import WeightAverage, perturbed, restored_afterwards
 from advrush_tf.losses import cross_entropy
 from advrush_tf.nn.cell_network import CellNetwork
 from advrush_tf.nn.checks import as_labels, check_images
@@ -185,12 +184,12 @@ class AdvRushFitModel(ReplicatedModel):
         crafted = self.objective.craft(self._attacked, *batch[:2], seed)
         if self.awp_gamma:
             # This pass must leave no trace in the running statistics.
-            with kept(self.network.non_trainable_variables):
+            with restored_afterwards(self.network.non_trainable_variables):
                 ascent = replication.all_reduce_sum(
                     self._gradients(*batch, crafted)[-1]
                 )
                 ascent = self.loss_scale.finite(ascent)
-            with moved(self.trainable_variables, ascent, self.awp_gamma):
+            with perturbed(self.trainable_variables, ascent, self.awp_gamma):
                 results = self._gradients(*batch, crafted)
         else:
             results = self._gradients(*batch, crafted)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from advrush_tf.attacks.autoattack import points_of
+from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.attacks.catalogue import BLACK_BOX
 from advrush_tf.attacks.sanity_checks import Finding, review, rising_curve
 from advrush_tf.attacks.series import Progress
-from advrush_tf.attacks.victim import BatchedClassifier
 from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.jsonable import freeze, thaw
 from advrush_tf.runs.attack_settings import AttackSettings

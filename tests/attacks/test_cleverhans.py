@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from cleverhans.tf2 import utils
 
+from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.attacks.cleverhans import (
     BIM,
     FGSM,
@@ -18,7 +19,6 @@ from advrush_tf.attacks.cleverhans import (
     CleverHansAttack,
 )
 from advrush_tf.attacks.geometry import Norm
-from advrush_tf.attacks.victim import BatchedClassifier
 from support.attacked import distances, grey, linear
 
 LINF, L2 = Norm.LINF, Norm.L2

@@ -1,8 +1,19 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy.optimize import linprog, lsq_linear
 
-from advrush_tf.attacks.geometry import Norm, length, project, steepest, unit
+from advrush_tf.attacks.geometry import (
+    Norm,
+    fused,
+    length,
+    nearest,
+    project,
+    steepest,
+    unit,
+)
 
 RANDOM = np.random.default_rng(0)
 
@@ -59,3 +70,170 @@ def test_projections_are_inside_and_stay_where_they_are(norm):
 def test_an_unknown_norm_names_the_known_ones():
     with pytest.raises(ValueError, match="L1"):
         Norm("L1")
+
+
+def steps(norm, x, w, b):
+    return nearest(norm, tf.constant(x), tf.constant(w), tf.constant(b)).numpy()
+
+
+def cases(size, count, seed=0):
+    """Verdicts, some features on the border; weights, some 0; offsets within reach."""
+    generator = np.random.default_rng(seed)
+    x = np.clip(1.4 * generator.random((count, size)) - 0.2, 0, 1)
+    w = generator.normal(size=(count, size))
+    w[generator.random((count, size)) < 0.2] = 0
+    side = np.where(np.arange(count) % 2, 1.0, -1.0)
+    reach = np.sum(np.abs(w) * np.where(side[:, None] * w > 0, x, 1 - x), 1)
+    value = side * reach * np.linspace(0.02, 0.98, count)
+    return x, w, value - np.sum(w * x, 1)
+
+
+def by_linear_programme(x, w, b):
+    """The least t with |step| <= t, inside the box and on the hyperplane."""
+    size = len(x)
+    one, column = np.eye(size), np.ones((size, 1))
+    found = linprog(
+        np.append(np.zeros(size), 1),
+        A_ub=np.block([[one, -column], [-one, -column]]),
+        b_ub=np.zeros(2 * size),
+        A_eq=[np.append(w, 0)],
+        b_eq=[-(w @ x + b)],
+        bounds=[*zip(-x, 1 - x, strict=True), (0, 1)],
+    )
+    assert found.success
+    return found.x[-1]
+
+
+def by_least_squares(x, w, b, weight=1e4):
+    """The shortest step inside the box, with a heavy weight on the hyperplane."""
+    matrix = np.vstack([np.eye(len(x)), weight * w])
+    wanted = np.append(np.zeros(len(x)), -weight * (w @ x + b))
+    found = lsq_linear(matrix, wanted, (-x, 1 - x), "bvls", tol=1e-14)
+    assert found.success
+    return found.x
+
+
+def by_sorting(norm, x, w, b):
+    """One point's step: features hit the border in the order of their times."""
+    value = w @ x + b
+    direction = -np.sign(value) * np.sign(w)
+    used = np.flatnonzero(w)
+    room = np.where(direction > 0, 1 - x, x)[used]
+    gain = np.abs(w[used])
+    rate = np.ones_like(gain) if norm is Norm.LINF else gain
+    time, missing, slope = 0.0, abs(value), np.sum(gain * rate)
+    for index in np.argsort(room / rate):
+        last = room[index] / rate[index]
+        if missing <= slope * (last - time):
+            time += missing / slope
+            break
+        missing -= slope * (last - time)
+        slope -= gain[index] * rate[index]
+        time = last
+    step = np.zeros_like(x)
+    step[used] = direction[used] * np.minimum(time * rate, room)
+    return step
+
+
+@pytest.mark.parametrize("norm", Norm)
+def test_against_general_solvers(norm):
+    x, w, b = cases(size=8, count=30)
+    found = steps(norm, x, w, b)
+    moved = x + found
+    assert moved.min() >= 0
+    assert moved.max() <= 1
+    np.testing.assert_allclose(np.sum(w * moved, 1) + b, 0, atol=1e-12)
+    for point in range(len(x)):
+        one = x[point], w[point], b[point]
+        if norm is Norm.LINF:
+            size = np.abs(found[point]).max()
+            np.testing.assert_allclose(size, by_linear_programme(*one), atol=1e-9)
+        else:
+            np.testing.assert_allclose(found[point], by_least_squares(*one), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float32", 2e-5), ("float64", 1e-12)]
+)
+@pytest.mark.parametrize("norm", Norm)
+def test_points_as_large_as_images(norm, dtype, tolerance):
+    x, w, b = (array.astype(dtype) for array in cases(size=3072, count=12))
+    found = steps(norm, x, w, b)
+    exact = (array.astype("float64") for array in (x, w, b))
+    expected = [by_sorting(norm, *one) for one in zip(*exact, strict=True)]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("norm", Norm)
+def test_features_that_hit_the_border_one_after_the_other(norm):
+    # Newton's method takes many iterations. Of 40 equal shares 39.96 are needed.
+    series = 4.0 ** -np.arange(40)
+    x, w = series[::-1].copy(), series
+    found = steps(norm, x[None], w[None], np.array([-0.001 * (w @ x)]))
+    np.testing.assert_allclose(found, [[*-x[:-1], -0.96]], rtol=1e-9)
+
+
+@pytest.mark.parametrize("norm", Norm)
+def test_out_of_reach(norm):
+    x = np.array([[0.2, 0.7, 0.5, 0.0], [0.2, 0.7, 0.5, 0.0]])
+    w = np.array([[1.0, -2.0, 0.0, 1.0], [1.0, -2.0, 0.0, 1.0]])
+    # Below 0 and above 0 on the whole box, which then is left at no feature of weight.
+    found = x + steps(norm, x, w, np.array([-9.0, 9.0]))
+    np.testing.assert_allclose(found, [[1, 0, 0.5, 1], [0, 1, 0.5, 0]], atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", Norm)
+def test_no_weights_and_points_on_the_hyperplane(norm):
+    x, w = np.full((2, 3), 0.5), np.array([[0.0, 0.0, 0.0], [1.0, 1.0, -2.0]])
+    np.testing.assert_array_equal(steps(norm, x, w, np.array([3.0, 0.0])), 0 * x)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+@pytest.mark.parametrize("norm", Norm)
+def test_the_scale_of_a_hyperplane_is_nothing(norm, scale):
+    x, w, b = (array.astype("float32") for array in cases(size=20, count=4))
+    scaled = steps(norm, x, w * np.float32(scale), b * np.float32(scale))
+    np.testing.assert_allclose(scaled, steps(norm, x, w, b), atol=1e-5)
+
+
+def test_weights_too_small_for_the_value():
+    x, w = np.array([[0.5, 0.5]], "float32"), np.array([[2e-38, 0.0]], "float32")
+    found = steps(Norm.L2, x, w, np.array([9e9], "float32"))
+    np.testing.assert_array_equal(found, [[-0.5, 0.0]])
+
+
+@pytest.mark.parametrize("norm", Norm)
+def test_images(norm):
+    x, w, b = cases(size=12, count=5)
+    images = steps(norm, x.reshape(5, 2, 2, 3), w.reshape(5, 2, 2, 3), b)
+    np.testing.assert_allclose(images.reshape(5, 12), steps(norm, x, w, b))
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    slope: float
+    traced: list = dataclasses.field(default_factory=list, compare=False)
+
+    def at(self, state, offset):
+        self.traced.append(state["x"].shape)
+        return {"y": self.slope * state["x"] + offset}
+
+
+def test_a_method_is_compiled_once_for_each_shape():
+    line = Line(3.0)
+    for x in ([1.0, 2.0], [4.0, 5.0], [6.0]):
+        y = fused(line.at, {"x": tf.constant(x)}, tf.constant(1.0))["y"]
+        np.testing.assert_allclose(y, 3 * np.array(x) + 1)
+    assert line.traced == [(2,), (1,)]
+
+
+def test_it_is_a_kernel_of_its_own_in_a_graph():
+    graph = tf.function(lambda x: fused(Line(2.0).at, {"x": x}, x)["y"])
+    x = tf.constant([1.0, 2.0])
+    np.testing.assert_allclose(graph(x), [3, 6])
+    calls = [
+        node
+        for node in graph.get_concrete_function(x).graph.as_graph_def().node
+        if node.attr["_XlaMustCompile"].b
+    ]
+    assert len(calls) == 1

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.attacks.geometry import Norm, length, per_image
 from advrush_tf.attacks.iterative import Batch, IterativeAttack, StepResult
-from advrush_tf.attacks.victim import BatchedClassifier
 
 
 def brightness(images):

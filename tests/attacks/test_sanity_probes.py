@@ -5,9 +5,9 @@ import tensorflow as tf
 
 from advrush_tf.attacks import sanity_checks as checks
 from advrush_tf.attacks import sanity_probes as probes
+from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.attacks.geometry import Norm
 from advrush_tf.attacks.sanity_checks import Code
-from advrush_tf.attacks.victim import BatchedClassifier
 
 CLASSES, SHAPE = 4, (4, 4, 1)
 AMPLITUDE = 0.1

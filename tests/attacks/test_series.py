@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from advrush_tf.attacks.base import Outcome
+from advrush_tf.attacks.base import BatchedClassifier, Outcome
 from advrush_tf.attacks.series import CLEAN, ROBUST, Progress, is_right, run_series
-from advrush_tf.attacks.victim import BatchedClassifier
 
 X = np.linspace(0.1, 0.6, 6, dtype=np.float32).reshape(6, 1, 1, 1)
 # The last image is brighter than the model allows for class 0.

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.attacks.geometry import Norm
 from advrush_tf.attacks.iterative import Batch
 from advrush_tf.attacks.randomness import seeds_of
 from advrush_tf.attacks.square import Square
-from advrush_tf.attacks.victim import BatchedClassifier
 
 SHAPES = [(8, 8, 1), (6, 7, 3)]
 
