@@ -2,8 +2,10 @@
 
 import enum
 import functools
+import math
 from collections.abc import Callable
-from typing import Any
+from fractions import Fraction
+from typing import Any, Self
 
 import tensorflow as tf
 
@@ -19,6 +21,45 @@ class Norm(enum.StrEnum):
 
     LINF = "Linf"
     L2 = "L2"
+
+
+class Radius(float):
+    """The radius of a ball in [0, 1] units, a float that remembers how it was written.
+
+    `str` gives the text back, such as "8/255"; everything else is the float's.
+
+    Args:
+        value: a number, or a text that is one or a fraction.
+
+    Raises:
+        ValueError: it is not a number, negative or infinite.
+    """
+
+    _text: str
+
+    def __new__(cls, value: str | float) -> Self:
+        text = str(value).strip()
+        number = value if isinstance(value, float) else _read_number(text)
+        if not 0 <= number < math.inf:
+            raise ValueError(f"a radius must be 0 or more and finite, not {text}")
+        radius = super().__new__(cls, number)
+        radius._text = text
+        return radius
+
+    def __str__(self) -> str:
+        return self._text
+
+    def __getnewargs__(self) -> tuple[str]:  # type: ignore[override]
+        return (self._text,)
+
+
+def _read_number(text: str) -> float:
+    try:
+        return float(Fraction(text)) if "/" in text else float(text)
+    except (ValueError, ArithmeticError):
+        raise ValueError(
+            f"a radius must be a number or a fraction such as 8/255, not '{text}'"
+        ) from None
 
 
 def per_image(values: tf.Tensor) -> tf.Tensor:

@@ -1,4 +1,7 @@
+import copy
 import dataclasses
+import json
+import pickle
 
 import numpy as np
 import pytest
@@ -7,6 +10,7 @@ from scipy.optimize import linprog, lsq_linear
 
 from advrush_tf.attacks.geometry import (
     Norm,
+    Radius,
     fused,
     length,
     nearest,
@@ -21,6 +25,49 @@ RANDOM = np.random.default_rng(0)
 def images(*values):
     """One image a row of values, of one channel in a line."""
     return tf.constant(np.reshape(values, (len(values), 1, -1, 1)), tf.float64)
+
+
+@pytest.mark.parametrize(
+    ("value", "number", "text"),
+    [
+        ("8/255", 8 / 255, "8/255"),
+        (" 0.031 ", 0.031, "0.031"),
+        ("1e-2", 0.01, "1e-2"),
+        (0.1, 0.1, "0.1"),
+        (8 / 255, 8 / 255, "0.03137254901960784"),
+        (0, 0.0, "0"),
+        (np.float32(0.5), 0.5, "0.5"),
+        (Radius("8/255"), 8 / 255, "8/255"),
+    ],
+)
+def test_a_radius_is_a_number_that_remembers_its_text(value, number, text):
+    radius = Radius(value)
+    assert (float(radius), str(radius), f"{radius}") == (number, text, text)
+    assert (radius == number, hash(radius)) == (True, hash(number))
+    assert json.loads(json.dumps({"epsilon": radius})) == {"epsilon": number}
+    for same in (pickle.loads(pickle.dumps(radius)), copy.deepcopy(radius)):
+        assert (type(same), same, str(same)) == (Radius, number, text)
+
+
+def test_a_radius_computes_as_its_float():
+    x = tf.constant([0.25, 0.5])
+    np.testing.assert_array_equal(x - Radius("8/255"), x - 8 / 255)
+    assert type(2 * Radius("8/255")) is float
+    assert sorted([Radius("8/255"), Radius("0.01")]) == [0.01, 8 / 255]
+
+
+@pytest.mark.parametrize("value", ["", "eight", "8/", "1/0", "8//255", "0.1,0.2", None])
+def test_a_radius_that_is_no_number_is_refused(value):
+    with pytest.raises(ValueError, match=f"such as 8/255, not '{value}'"):
+        Radius(value)
+
+
+@pytest.mark.parametrize(
+    "value", ["nan", "-8/255", "inf", -0.1, float("nan"), float("inf"), "1e999"]
+)
+def test_a_radius_out_of_range_is_refused(value):
+    with pytest.raises(ValueError, match=f"0 or more and finite, not {value}"):
+        Radius(value)
 
 
 def test_lengths_by_hand():

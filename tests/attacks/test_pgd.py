@@ -1,7 +1,11 @@
+import json
+
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from advrush_tf.attacks.geometry import Radius
 from advrush_tf.attacks.pgd import SignAscent, Start
 from advrush_tf.losses import cross_entropy
 from advrush_tf.official import weights as official
@@ -94,6 +98,14 @@ def _live_operations(function):
             seen.add(name)
             waiting.extend(nodes[name].input)
     return [nodes[name].op for name in seen]
+
+
+def test_a_radius_goes_through_unchanged_and_is_saved_as_a_number():
+    attack = SignAscent(Radius("8/255"))
+    assert str(attack.epsilon) == "8/255"
+    config = json.loads(json.dumps(keras.saving.serialize_keras_object(attack)))
+    assert config["config"]["epsilon"] == 8 / 255
+    assert keras.saving.deserialize_keras_object(config) == attack
 
 
 @pytest.mark.parametrize(
