@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from advrush_tf.attacks import losses
 from advrush_tf.attacks.base import LogitsFn
-from advrush_tf.attacks.geometry import fused, per_image, project, steepest
+from advrush_tf.attacks.geometry import fused, per_image, project, projected_step
 from advrush_tf.attacks.iterative import Batch, IterativeAttack, State, StepResult
 from advrush_tf.losses import cross_entropy
 from advrush_tf.nn.constants import constant
@@ -169,8 +169,7 @@ class APGD(IterativeAttack):
 
     def _move(self, slots, index, origin, gradient, state) -> tf.Tensor:
         size = per_image(state["step_size"])
-        ahead = origin + size * steepest(self.norm, gradient)
-        ahead = project(self.norm, ahead, slots.x, self.epsilon)
+        ahead = projected_step(self.norm, origin, gradient, size, slots.x, self.epsilon)
         # The first step has no momentum.
         share = per_image(tf.where(index == 0, tf.ones_like(state["loss"]), _MOMENTUM))
         moved = (

@@ -11,7 +11,14 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.attacks.base import BatchedClassifier, LogitsFn
-from advrush_tf.attacks.geometry import Norm, fused, length, nearest, per_image
+from advrush_tf.attacks.geometry import (
+    Norm,
+    fused,
+    length,
+    nearest,
+    per_image,
+    with_gradient,
+)
 from advrush_tf.attacks.iterative import Batch, IterativeAttack, StepResult
 from advrush_tf.attacks.losses import is_wrong, pick
 from advrush_tf.attacks.randomness import seeds_of
@@ -230,11 +237,11 @@ def _repeat(count: int, body, *values):
 
 
 def _difference(logits_fn: LogitsFn, images, y, classes) -> tuple[tf.Tensor, tf.Tensor]:
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(images)
+    def difference(images):
         logits = logits_fn(images)
-        values = pick(logits, classes) - pick(logits, y)
-    return values, tape.gradient(values, images, unconnected_gradients="zero")
+        return pick(logits, classes) - pick(logits, y)
+
+    return with_gradient(difference, images)
 
 
 def _dual_length(norm: Norm, w: tf.Tensor) -> tf.Tensor:

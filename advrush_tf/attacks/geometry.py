@@ -123,6 +123,45 @@ def project(
     return tf.clip_by_value(images, 0.0, 1.0)
 
 
+def projected_step(
+    norm: Norm,
+    images: tf.Tensor,
+    gradient: tf.Tensor,
+    step_size: float | tf.Tensor,
+    x: tf.Tensor,
+    epsilon: float | tf.Tensor,
+) -> tf.Tensor:
+    """A step of projected gradient ascent, inside the ball and [0, 1].
+
+    Args:
+        norm: of the ball, and what the length of the step is measured in.
+        images: (batch, height, width, channels), where the step begins.
+        gradient: of the loss at `images`, of the same shape.
+        step_size: length of the step, in [0, 1] units; broadcasts to `images`.
+        x: the clean images, of the same shape, in [0, 1].
+        epsilon: radius of the ball around `x`.
+
+    Source: Madry et al., arXiv 1706.06083, section 2.1.
+    """
+    return project(norm, images + step_size * steepest(norm, gradient), x, epsilon)
+
+
+def with_gradient(
+    loss_fn: Callable[[tf.Tensor], tf.Tensor], images: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Losses and their gradient in the images, 0 where none depends on them.
+
+    Args:
+        loss_fn: maps images to losses (batch,), each of its own image alone. No
+            gradient in weights is computed.
+        images: (batch, height, width, channels).
+    """
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(images)
+        losses = loss_fn(images)
+    return losses, tape.gradient(losses, images, unconnected_gradients="zero")
+
+
 def nearest(norm: Norm, points: tf.Tensor, w: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """The smallest steps from points onto hyperplanes <w, z> + b = 0 in the box.
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from advrush_tf.attacks import sanity_checks
 from advrush_tf.attacks.base import BatchedClassifier
-from advrush_tf.attacks.geometry import Norm, project, steepest
+from advrush_tf.attacks.geometry import Norm, project, projected_step
 from advrush_tf.attacks.losses import margin
 from advrush_tf.losses import cross_entropy
 
@@ -161,9 +161,8 @@ def _descent(slope, norm: Norm):
     def descend(x, y, start, epsilon, step_size, steps):
         def step(index, images, least):
             margins, gradient = slope(images, y, tf.constant(True))
-            moved = images - step_size * steepest(norm, gradient)
-            moved = project(norm, moved, x, epsilon)
-            return index + 1, moved, tf.minimum(least, margins)
+            images = projected_step(norm, images, -gradient, step_size, x, epsilon)
+            return index + 1, images, tf.minimum(least, margins)
 
         def goes_on(index, images, least):
             del images

@@ -15,8 +15,10 @@ from advrush_tf.attacks.geometry import (
     length,
     nearest,
     project,
+    projected_step,
     steepest,
     unit,
+    with_gradient,
 )
 
 RANDOM = np.random.default_rng(0)
@@ -112,6 +114,23 @@ def test_projections_are_inside_and_stay_where_they_are(norm):
     if norm is Norm.LINF:
         np.testing.assert_array_equal(project(norm, inside, x, 0.3), inside)
     np.testing.assert_allclose(project(norm, inside, x, 0.3), inside, atol=1e-7)
+
+
+def test_projected_steps_by_hand():
+    x, gradient = images([0.5, 0.5], [0.9, 0.5]), images([3.0, -4.0], [8.0, 0.0])
+    linf = projected_step(Norm.LINF, x, gradient, 0.3, x, 0.2)
+    np.testing.assert_allclose(linf, images([0.7, 0.3], [1.0, 0.5]))
+    l2 = projected_step(Norm.L2, x, gradient, 0.3, x, 0.2)
+    np.testing.assert_allclose(l2, images([0.62, 0.34], [1.0, 0.5]))
+
+
+def test_losses_with_their_gradient():
+    x = images([0.5, 0.25], [1.0, 0.0])
+    losses, gradient = with_gradient(lambda z: tf.reduce_sum(z**2, [1, 2, 3]), x)
+    np.testing.assert_allclose(losses, [0.3125, 1.0])
+    np.testing.assert_allclose(gradient, 2 * x)
+    _, none = with_gradient(lambda z: tf.zeros(2), x)
+    np.testing.assert_array_equal(none, 0 * x)
 
 
 def test_an_unknown_norm_names_the_known_ones():
