@@ -1,9 +1,9 @@
-"""What every attack shares: its classifier, its hyper-parameters and its outcomes."""
+"""The parts that all attacks share: classifier, hyper-parameters and outcomes."""
 
 import abc
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -21,14 +21,14 @@ class StoppedError(RuntimeError):
 
 
 def as_logits_fn(model: Any) -> LogitsFn:
-    """A function from images to logits: a Keras model's inference mode, or itself."""
+    """Returns a Keras model's logits in inference mode, or the function itself."""
     if isinstance(model, keras.Layer):
         return lambda images: model(images, training=False)
     return model
 
 
 class BatchedClassifier:
-    """A classifier that is attacked: its logits, compiled once for one batch size.
+    """The logits of the classifier under attack, compiled once for one batch size.
 
     Args:
         model: a Keras classifier or a function of TensorFlow operations: images in
@@ -76,7 +76,7 @@ class BatchedClassifier:
     def stop(self) -> None:
         """Ends all attacks on the model, also in other threads.
 
-        That is within a few steps, or of CleverHans' attacks within a batch.
+        They end within a few steps, those of CleverHans within a batch.
         """
         self._stopped = True
 
@@ -95,21 +95,22 @@ class BatchedClassifier:
 
     def filled(self, images: np.ndarray) -> tf.Tensor:
         """A full batch that begins with these images, at most `batch_size`."""
-        rows = np.minimum(np.arange(self.batch_size), len(images) - 1)
-        return tf.constant(images[rows])
+        indices = np.minimum(np.arange(self.batch_size), len(images) - 1)
+        return tf.constant(images[indices])
 
 
-class Outcome(NamedTuple):
-    """What became of one image.
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """The result of an attack on one image.
 
     Attributes:
-        row: where it stands in what was attacked.
+        index: of the image among the attacked ones.
         image: (height, width, channels), in the ball around the given one and in
-            [0, 1]: adversarial if broken, else the given one or what was tried last.
+            [0, 1]: adversarial if broken, else the given one or the last one tried.
         broken: whether it is adversarial.
     """
 
-    row: int
+    index: int
     image: np.ndarray
     broken: bool
 
@@ -149,7 +150,7 @@ class Attack(abc.ABC):
         seed: int,
         indices: np.ndarray | None = None,
     ) -> Iterator[Outcome]:
-        """Attacks images and yields each one's outcome as soon as it is known.
+        """Attacks images and yields each outcome as soon as it is known.
 
         Args:
             classifier: the model.
@@ -180,8 +181,8 @@ class Attack(abc.ABC):
         """
         check_images(x)
         x = np.array(x, np.float32)
-        crafted = x.copy()
+        images = x.copy()
         classifier = BatchedClassifier(model, x.shape[1:], **options)
         for outcome in self.outcomes(classifier, x, np.asarray(y), seed):
-            crafted[outcome.row] = outcome.image
-        return crafted
+            images[outcome.index] = outcome.image
+        return images

@@ -73,7 +73,7 @@ class SignAscent:
         return self.ascend(loss_fn, x, x + self.noise(x, seed))
 
     def noise(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """What `craft` adds to the images before the first step."""
+        """The noise that `craft` adds to the images before the first step."""
         size = tf.shape(x)
 
         def draw(rows):

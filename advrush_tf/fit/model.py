@@ -27,11 +27,11 @@ _EVALUATION_SEED = (20, 20)
 class AdvRushFitModel(ReplicatedModel):
     """Fits the weights of a classifier under an objective, in `fit`.
 
-    The network is what is saved and attacked afterwards; this model only fits it.
+    The network is saved and attacked afterwards; this model only fits it.
 
     Args:
         network: a Keras model of images in [0, 1] that gives logits.
-        objective: what is minimised, see `advrush_tf.objectives`.
+        objective: the losses to minimise, see `advrush_tf.fit.objectives`.
         auxiliary_weight: of the loss of a `CellNetwork`'s auxiliary head; 0 leaves the
             head out.
         awp_gamma: length of the adversarial weight perturbation over the length of
@@ -141,7 +141,7 @@ class AdvRushFitModel(ReplicatedModel):
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Puts the averaged weights into the network for a while, if there are any."""
+        """Puts the averaged weights, if any, into the network inside a `with`."""
         with self.average.in_use() if self.average else contextlib.nullcontext():
             yield
 
@@ -203,12 +203,12 @@ class AdvRushFitModel(ReplicatedModel):
 
     @property
     def _changing(self) -> list[keras.Variable]:
-        """What a step changes beside the running statistics."""
+        """The variables that a step changes besides the running statistics."""
         averages = self.average.variables if self.average else []
         return [*self.trainable_variables, *self.optimizer.variables, *averages]
 
     def _agree_on_statistics(self) -> None:
-        """Averages what each replica recorded of its own examples."""
+        """Averages per-replica running statistics."""
         if not getattr(self.network, "synchronized", False):
             states = self.network.non_trainable_variables
             replication.average([v for v in states if v.value.dtype.is_floating])

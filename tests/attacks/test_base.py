@@ -62,7 +62,7 @@ def test_what_is_no_classifier_is_refused(outputs):
         BatchedClassifier(lambda images: tf.zeros(outputs), (2, 2, 1), 4)
 
 
-def test_a_stopped_victim_does_not_answer():
+def test_a_stopped_classifier_does_not_answer():
     classifier = BatchedClassifier(tiny_network(), (8, 8, 1), 6)
     x = tf.constant(tiny_batch()[0])
     classifier.check_stop()

@@ -57,9 +57,9 @@ def outcomes(attack, model=MODEL, x=X, y=Y, batch_size=3, seed=0, indices=None):
 
 def against(classifier, attack, x=X, y=Y, seed=0, indices=None):
     found = sorted(
-        attack.outcomes(classifier, x, y, seed, indices), key=lambda o: o.row
+        attack.outcomes(classifier, x, y, seed, indices), key=lambda o: o.index
     )
-    assert [outcome.row for outcome in found] == list(range(len(x)))
+    assert [outcome.index for outcome in found] == list(range(len(x)))
     images = np.stack([outcome.image for outcome in found])
     return images, np.array([outcome.broken for outcome in found])
 
