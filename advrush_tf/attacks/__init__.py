@@ -8,7 +8,7 @@ from advrush_tf.attacks.apgd import APGD
 from advrush_tf.attacks.autoattack import AutoAttack
 from advrush_tf.attacks.base import Attack
 from advrush_tf.attacks.fab import FAB
-from advrush_tf.attacks.geometry import Norm
+from advrush_tf.attacks.geometry import Norm, Radius
 from advrush_tf.attacks.square import Square
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "Attack",
     "AutoAttack",
     "Norm",
+    "Radius",
     "Square",
 ]

@@ -10,10 +10,9 @@ import math
 import tensorflow as tf
 
 from advrush_tf.attacks import losses
-from advrush_tf.attacks.fused import fused
-from advrush_tf.attacks.geometry import per_image, project, steepest
+from advrush_tf.attacks.base import LogitsFn
+from advrush_tf.attacks.geometry import fused, per_image, project, projected_step
 from advrush_tf.attacks.iterative import Batch, IterativeAttack, State, StepResult
-from advrush_tf.attacks.victim import LogitsFn
 from advrush_tf.losses import cross_entropy
 from advrush_tf.nn.constants import constant
 
@@ -23,7 +22,7 @@ _RISES = 0.75
 
 
 class Loss(enum.StrEnum):
-    """What APGD raises."""
+    """The loss that APGD raises."""
 
     CE = "ce"
     DLR = "dlr"
@@ -35,7 +34,7 @@ class APGD(IterativeAttack):
     """Auto-PGD on one of three losses.
 
     Attributes:
-        loss: what is raised.
+        loss: the one to raise.
         iterations: steps of a run.
         restarts: runs from random starts; with `targets`, of each target.
         targets: how many of the classes with the highest clean logits the targeted
@@ -69,15 +68,15 @@ class APGD(IterativeAttack):
         # The start is looked at as well.
         return self.iterations + 1
 
-    def start(self, slots):
-        images = slots.in_ball(self.norm, self.epsilon)
-        lowest = tf.fill(tf.shape(slots.y), slots.x.dtype.min)
-        zero = tf.zeros_like(slots.y)
+    def start(self, batch):
+        images = batch.in_ball(self.norm, self.epsilon)
+        lowest = tf.fill(tf.shape(batch.y), batch.x.dtype.min)
+        zero = tf.zeros_like(batch.y)
         return {
             "images": images,
             "before": images,
             "step_size": tf.fill(
-                tf.shape(slots.y), tf.cast(2 * self.epsilon, slots.x.dtype)
+                tf.shape(batch.y), tf.cast(2 * self.epsilon, batch.x.dtype)
             ),
             "loss": lowest,
             "best_loss": lowest,
@@ -85,20 +84,20 @@ class APGD(IterativeAttack):
             "best_gradient": tf.zeros_like(images),
             "rises": zero,
             "checked_loss": lowest,
-            "was_halved": tf.ones_like(slots.y, tf.bool),
+            "was_halved": tf.ones_like(batch.y, tf.bool),
         }
 
     def strongest(self, state):
         return state["best_images"]
 
-    def step(self, logits_fn, slots, index, draws, state):
+    def step(self, logits_fn, batch, index, draws, state):
         del draws
         images = state["images"]
-        loss, gradient, logits = self._evaluate(logits_fn, slots, images)
-        state = fused(self._update, slots, index, state, loss, gradient)
-        return StepResult(state, images, losses.is_wrong(logits, slots.y))
+        loss, gradient, logits = self._evaluate(logits_fn, batch, images)
+        state = fused(self._update, batch, index, state, loss, gradient)
+        return StepResult(state, images, losses.is_wrong(logits, batch.y))
 
-    def _update(self, slots, index, state, loss, gradient) -> State:
+    def _update(self, batch, index, state, loss, gradient) -> State:
         """The state after a look at its images, with the next ones to look at."""
         images, better = state["images"], loss > state["best_loss"]
         rises = state["rises"] + tf.cast((loss > state["loss"]) & (index > 0), tf.int32)
@@ -114,17 +113,17 @@ class APGD(IterativeAttack):
         state, halve = self._adapt(index, state)
         origin = tf.where(per_image(halve), state["best_images"], images)
         gradient = tf.where(per_image(halve), state["best_gradient"], gradient)
-        moved = self._move(slots, index, origin, gradient, state)
-        return state | {"before": origin, "images": moved}
+        images = self._move(batch, index, origin, gradient, state)
+        return state | {"before": origin, "images": images}
 
-    def _evaluate(self, logits_fn: LogitsFn, slots: Batch, images: tf.Tensor):
+    def _evaluate(self, logits_fn: LogitsFn, batch: Batch, images: tf.Tensor):
         """Losses, gradients and logits at the images, averaged over `eot` calls."""
 
         def once():
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(images)
                 logits = logits_fn(images)
-                loss = self._losses(slots, logits)
+                loss = self._losses(batch, logits)
             gradient = tape.gradient(loss, images, unconnected_gradients="zero")
             return loss, gradient, logits
 
@@ -142,13 +141,13 @@ class APGD(IterativeAttack):
         )
         return tuple(total / self.eot for total in sums)
 
-    def _losses(self, slots: Batch, logits: tf.Tensor) -> tf.Tensor:
+    def _losses(self, batch: Batch, logits: tf.Tensor) -> tf.Tensor:
         if self.loss is Loss.CE:
-            return cross_entropy(slots.y, logits)
+            return cross_entropy(batch.y, logits)
         if self.loss is Loss.DLR:
-            return losses.dlr(logits, slots.y)
-        ranks = slots.run % min(self.targets, logits.shape[-1] - 1)
-        return losses.targeted_dlr(logits, slots.y, slots.target(ranks))
+            return losses.dlr(logits, batch.y)
+        ranks = batch.run % min(self.targets, logits.shape[-1] - 1)
+        return losses.targeted_dlr(logits, batch.y, batch.target(ranks))
 
     def _adapt(self, index: tf.Tensor, state: State) -> tuple[State, tf.Tensor]:
         """Halves the step size where a checkpoint finds too little progress."""
@@ -168,16 +167,15 @@ class APGD(IterativeAttack):
             "was_halved": tf.where(check, halve, state["was_halved"]),
         }, halve
 
-    def _move(self, slots, index, origin, gradient, state) -> tf.Tensor:
+    def _move(self, batch, index, origin, gradient, state) -> tf.Tensor:
         size = per_image(state["step_size"])
-        ahead = origin + size * steepest(self.norm, gradient)
-        ahead = project(self.norm, ahead, slots.x, self.epsilon)
+        ahead = projected_step(self.norm, origin, gradient, size, batch.x, self.epsilon)
         # The first step has no momentum.
         share = per_image(tf.where(index == 0, tf.ones_like(state["loss"]), _MOMENTUM))
         moved = (
             origin + share * (ahead - origin) + (1 - share) * (origin - state["before"])
         )
-        return project(self.norm, moved, slots.x, self.epsilon)
+        return project(self.norm, moved, batch.x, self.epsilon)
 
 
 def checkpoints(iterations: int) -> list[int]:
@@ -195,7 +193,7 @@ def checkpoints(iterations: int) -> list[int]:
 
 
 def _intervals(iterations: int) -> list[int]:
-    """For each step the length of the interval that it ends, 0 for none."""
+    """The length of the interval that each step ends, 0 for none."""
     lengths, before = [0] * (iterations + 1), 0
     for step in checkpoints(iterations):
         lengths[step], before = step - before, step

@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from advrush_tf.attacks.apgd import APGD, Loss
-from advrush_tf.attacks.base import Attack
+from advrush_tf.attacks.base import Attack, BatchedClassifier
 from advrush_tf.attacks.fab import FAB
 from advrush_tf.attacks.geometry import Norm
 from advrush_tf.attacks.series import CLEAN, Progress, run_series
 from advrush_tf.attacks.square import Square
-from advrush_tf.attacks.victim import BatchedClassifier
 from advrush_tf.nn.checks import check_images
 
 
@@ -69,7 +68,7 @@ def make_members(
         version: `standard`: APGD-CE, APGD-T, FAB-T, Square, each with one restart;
             `plus`: also APGD-DLR and untargeted FAB, of each and of APGD-CE 5
             restarts; `rand`: APGD-CE and APGD-DLR, each step with 20 gradients.
-        members: those to take in place of the version's, in this order.
+        members: the attacks to run in place of the version's, in this order.
 
     Returns:
         The attacks by name.
@@ -96,11 +95,11 @@ def make_members(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Verdicts:
-    """What became of each image.
+    """The verdict on each image.
 
     Attributes:
         robust: (images,), bool, right before and after all attacks.
-        broken_by: (images,), the name of what broke it, "clean" if the model was wrong
+        broken_by: (images,), the attack that broke it, "clean" if the model was wrong
             before any attack, None if robust.
         accuracy_after: by name, in order: "clean" and each attack.
     """
@@ -111,10 +110,10 @@ class Verdicts:
 
 
 class Evaluation(NamedTuple):
-    """Adversarial images, as given where robust, and what became of each image."""
+    """Adversarial images, as given where robust, and the verdict on each image."""
 
     images: np.ndarray
-    points: Verdicts
+    verdicts: Verdicts
 
 
 class AutoAttack:
@@ -181,21 +180,21 @@ class AutoAttack:
                 f"labels must be integers from 0 to {classifier.num_classes - 1}, as "
                 f"the model has {classifier.num_classes} classes"
             )
-        ledger = Progress(x, list(self.members))
-        run_series(classifier, self.members, x, y, self._seed, ledger)
-        return Evaluation(ledger.images, points_of(ledger))
+        progress = Progress(x, list(self.members))
+        run_series(classifier, self.members, x, y, self._seed, progress)
+        return Evaluation(progress.images, verdicts_of(progress))
 
 
-def points_of(ledger: Progress) -> Verdicts:
-    """What a finished cascade's ledger says of each image."""
-    names: dict[int, str | None] = dict(enumerate(ledger.attacks))
+def verdicts_of(progress: Progress) -> Verdicts:
+    """Returns the verdict of a finished series on each image."""
+    names: dict[int, str | None] = dict(enumerate(progress.attacks))
     names[CLEAN] = "clean"
     accuracies = {
-        name: float(ledger.survived(count).mean())
-        for count, name in enumerate(("clean", *ledger.attacks))
+        name: float(progress.survived(count).mean())
+        for count, name in enumerate(("clean", *progress.attacks))
     }
     return Verdicts(
-        ledger.survived(len(ledger.attacks)),
-        tuple(names.get(int(cause)) for cause in ledger.broken_by),
+        progress.survived(len(progress.attacks)),
+        tuple(names.get(int(cause)) for cause in progress.broken_by),
         accuracies,
     )

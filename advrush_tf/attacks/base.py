@@ -1,28 +1,116 @@
-"""What every attack is: hyper-parameters, and outcomes for a model's images."""
+"""The parts that all attacks share: classifier, hyper-parameters and outcomes."""
 
 import abc
 import dataclasses
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+import keras
 import numpy as np
+import tensorflow as tf
 
 from advrush_tf.attacks.geometry import Norm
-from advrush_tf.attacks.victim import BatchedClassifier
 from advrush_tf.nn.checks import check_images
+from advrush_tf.training.loss_scaling import attackable
+
+LogitsFn = Callable[[tf.Tensor], tf.Tensor]
 
 
-class Outcome(NamedTuple):
-    """What became of one image.
+class StoppedError(RuntimeError):
+    """An attack was ended by `BatchedClassifier.stop`."""
+
+
+def as_logits_fn(model: Any) -> LogitsFn:
+    """Returns a Keras model's logits in inference mode, or the function itself."""
+    if isinstance(model, keras.Layer):
+        return lambda images: model(images, training=False)
+    return model
+
+
+class BatchedClassifier:
+    """The logits of the classifier under attack, compiled once for one batch size.
+
+    Args:
+        model: a Keras classifier or a function of TensorFlow operations: images in
+            [0, 1] to logits.
+        image_shape: (height, width, channels).
+        batch_size: images at a time.
+
+    Raises:
+        ValueError: it does not take such images or does not give logits.
+    """
+
+    def __init__(self, model: Any, image_shape: Sequence[int], batch_size: int = 128):
+        logits_fn = as_logits_fn(model)
+        if getattr(model, "compute_dtype", None) == "float16":
+            logits_fn = attackable(logits_fn)
+        self.model = model
+        self.image_shape = tuple(image_shape)
+        self.batch_size = batch_size
+
+        self._stopped = False
+
+        @tf.function(autograph=False)
+        def logits(images: tf.Tensor) -> tf.Tensor:
+            return tf.cast(logits_fn(images), images.dtype)
+
+        self._logits = logits
+        spec = tf.TensorSpec((batch_size, *self.image_shape), tf.float32)
+        shape = self._logits.get_concrete_function(spec).output_shapes
+        if shape.rank != 2 or (shape[1] or 0) < 2:
+            raise ValueError(
+                "the model must give logits of shape (batch, classes), with two "
+                f"classes or more, not {shape}"
+            )
+        self.num_classes = int(shape[1])
+
+    def logits(self, images: tf.Tensor) -> tf.Tensor:
+        """Logits of a batch of images, (batch, classes), in their arithmetic.
+
+        Raises:
+            StoppedError: as `check_stop`; only outside of graphs.
+        """
+        self.check_stop()
+        return self._logits(images)
+
+    def stop(self) -> None:
+        """Ends all attacks on the model, also in other threads.
+
+        They end within a few steps, those of CleverHans within a batch.
+        """
+        self._stopped = True
+
+    def check_stop(self) -> None:
+        """Raises StoppedError after `stop`: for attacks whose steps are graphs."""
+        if self._stopped:
+            raise StoppedError
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """Logits of any number of images, (images, classes)."""
+        outputs = [np.zeros((0, self.num_classes), np.float32)]
+        for first in range(0, len(images), self.batch_size):
+            part = images[first : first + self.batch_size]
+            outputs.append(self.logits(self.filled(part)).numpy()[: len(part)])
+        return np.concatenate(outputs)
+
+    def filled(self, images: np.ndarray) -> tf.Tensor:
+        """A full batch that begins with these images, at most `batch_size`."""
+        indices = np.minimum(np.arange(self.batch_size), len(images) - 1)
+        return tf.constant(images[indices])
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """The result of an attack on one image.
 
     Attributes:
-        row: where it stands in what was attacked.
+        index: of the image among the attacked ones.
         image: (height, width, channels), in the ball around the given one and in
-            [0, 1]: adversarial if broken, else the given one or what was tried last.
+            [0, 1]: adversarial if broken, else the given one or the last one tried.
         broken: whether it is adversarial.
     """
 
-    row: int
+    index: int
     image: np.ndarray
     broken: bool
 
@@ -62,7 +150,7 @@ class Attack(abc.ABC):
         seed: int,
         indices: np.ndarray | None = None,
     ) -> Iterator[Outcome]:
-        """Attacks images and yields each one's outcome as soon as it is known.
+        """Attacks images and yields each outcome as soon as it is known.
 
         Args:
             classifier: the model.
@@ -93,8 +181,8 @@ class Attack(abc.ABC):
         """
         check_images(x)
         x = np.array(x, np.float32)
-        crafted = x.copy()
+        images = x.copy()
         classifier = BatchedClassifier(model, x.shape[1:], **options)
         for outcome in self.outcomes(classifier, x, np.asarray(y), seed):
-            crafted[outcome.row] = outcome.image
-        return crafted
+            images[outcome.index] = outcome.image
+        return images

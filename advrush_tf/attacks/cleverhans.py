@@ -11,7 +11,7 @@ from cleverhans.tf2.attacks.basic_iterative_method import basic_iterative_method
 from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
 from cleverhans.tf2.attacks.momentum_iterative_method import momentum_iterative_method
 
-from advrush_tf.attacks.base import Attack, Outcome
+from advrush_tf.attacks.base import Attack, BatchedClassifier, Outcome
 from advrush_tf.attacks.cleverhans_compat import (
     CarliniWagnerL2,
     pgd_from,
@@ -19,9 +19,8 @@ from advrush_tf.attacks.cleverhans_compat import (
 )
 from advrush_tf.attacks.geometry import Norm, project, unit
 from advrush_tf.attacks.randomness import normal, seeds_of, uniform
-from advrush_tf.attacks.victim import BatchedClassifier
 
-# (images, labels, seeds (batch, 2), number of the run) to images, row by row.
+# (images, labels, seeds (batch, 2), number of the run) to images, one by one.
 Crafter = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, int], tf.Tensor]
 
 _ORDERS = {Norm.LINF: np.inf, Norm.L2: 2}
@@ -49,7 +48,7 @@ class CleverHansAttack(Attack):
 
     @abc.abstractmethod
     def crafter(self, classifier: BatchedClassifier) -> Crafter:
-        """What crafts one full batch of the classifier's after the other."""
+        """Returns the function that crafts one full batch after the other."""
 
     @property
     def runs(self) -> int:
@@ -62,24 +61,24 @@ class CleverHansAttack(Attack):
 
     def outcomes(self, classifier, x, y, seed, indices=None):
         # An image is that of the first run that broke the model, else of the last.
-        rows = np.arange(len(x))
-        seeds = seeds_of(seed, rows if indices is None else indices)
+        left = np.arange(len(x))
+        seeds = seeds_of(seed, left if indices is None else indices)
         arrays = (x, y.astype(np.int32), seeds.numpy())
         crafter = self.crafter(classifier)
         for run in range(self.runs):
             survivors: list[int] = []
-            for outcome in self._run(classifier, crafter, arrays, rows, run):
+            for outcome in self._run(classifier, crafter, arrays, left, run):
                 if outcome.broken or run == self.runs - 1:
                     yield outcome
                 else:
-                    survivors.append(outcome.row)
-            rows = np.array(survivors, int)
+                    survivors.append(outcome.index)
+            left = np.array(survivors, int)
 
-    def _run(self, classifier, crafter, arrays, rows, run) -> Iterator[Outcome]:
-        """Attacks these rows of images, labels and seeds once, batch by batch."""
+    def _run(self, classifier, crafter, arrays, indices, run) -> Iterator[Outcome]:
+        """Attacks images (of images, labels and seeds) once, batch by batch."""
         size = self.images_at_once(classifier)
-        for first in range(0, len(rows), size):
-            part = rows[first : first + size]
+        for first in range(0, len(indices), size):
+            part = indices[first : first + size]
             x, y, seeds = (array[part] for array in arrays)
             filled = map(classifier.filled, (x, y, seeds))
             crafted = crafter(*filled, run)[: len(part)]
@@ -88,7 +87,7 @@ class CleverHansAttack(Attack):
             yield from map(Outcome, part.tolist(), images, broken.tolist())
 
     def _settings(self, y: tf.Tensor) -> dict[str, Any]:
-        """What CleverHans' gradient attacks are all told."""
+        """The arguments of all of CleverHans' gradient attacks."""
         return {
             "norm": _ORDERS[self.norm],
             "eps": self.epsilon,
@@ -103,8 +102,8 @@ class FGSM(CleverHansAttack):
     """Fast gradient method: one step of length epsilon up the cross-entropy.
 
     In L2 CleverHans divides a gradient by its length or by 1e-6, whichever is more:
-    of a model that is very sure of its answer the step is shorter. So it is in all
-    attacks here that follow the gradient.
+    for a model that is very sure of its answer the step is shorter. The same holds
+    for all attacks here that follow the gradient.
 
     Source: Goodfellow et al., arXiv 1412.6572, section 4.
     """
@@ -194,7 +193,7 @@ class MIM(_Iterated):
     """Momentum iterative method: steps along a sum of normalised gradients.
 
     Attributes: those of the base and
-        decay: what the sum is multiplied by in each step, at least 0.
+        decay: factor of the sum in each step, at least 0.
 
     Source: Dong et al., arXiv 1710.06081, algorithm 1.
     """
@@ -216,8 +215,8 @@ class MIM(_Iterated):
 class CarliniWagner(CleverHansAttack):
     """Carlini and Wagner's search for the nearest adversarial image in L2.
 
-    Epsilon plays no part in the search; what it found is then moved into the ball.
-    Where nothing was found it is the given image. A batch is never left early, which
+    Epsilon plays no part in the search; the image found is then moved into the ball.
+    Where none was found it is the given image. A batch is never left early, which
     would depend on all its images.
 
     Attributes: those of the base and

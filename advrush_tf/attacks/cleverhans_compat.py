@@ -1,9 +1,9 @@
-"""CleverHans' attacks mended: for Keras 3, and with random numbers from outside.
+"""CleverHans' attacks adapted to Keras 3, and with random numbers from outside.
 
-CleverHans 4.0.0 was written for Keras 2. Its code runs here as it is but for a few
-global names that mean something else to it: what Keras 3 lacks, one wrong shape, and
-random numbers, which would come from TensorFlow's global state. The library itself is
-left as it was for other users.
+CleverHans 4.0.0 was written for Keras 2. Its code runs here unchanged but for a few
+global names that mean something else to it: classes that Keras 3 lacks, one wrong
+shape, and random numbers, which would come from TensorFlow's global state. The library
+itself is not modified for other users.
 """
 
 import types
@@ -42,7 +42,7 @@ def pgd_from(start: tf.Tensor) -> Callable:
     """CleverHans' `projected_gradient_descent` with a given random start.
 
     Args:
-        start: (batch, height, width, channels), what is added to the images first.
+        start: (batch, height, width, channels), added to the images first.
     """
     return _with_names(
         projected_gradient_descent.projected_gradient_descent,
@@ -66,7 +66,7 @@ class CarliniWagnerL2(carlini_wagner_l2.CarliniWagnerL2):
 
 
 class _Adam:
-    """Adam with what CleverHans uses of Keras 2's.
+    """Adam with the part of Keras 2's interface that CleverHans uses.
 
     Keras 3's knows only the variable that it saw first, and CleverHans has a new one
     for each batch.

@@ -10,13 +10,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from advrush_tf.attacks.fused import fused
-from advrush_tf.attacks.geometry import Norm, length, per_image
-from advrush_tf.attacks.hyperplanes import nearest
+from advrush_tf.attacks.base import BatchedClassifier, LogitsFn
+from advrush_tf.attacks.geometry import (
+    Norm,
+    fused,
+    length,
+    nearest,
+    per_image,
+    with_gradient,
+)
 from advrush_tf.attacks.iterative import Batch, IterativeAttack, StepResult
 from advrush_tf.attacks.losses import is_wrong, pick
 from advrush_tf.attacks.randomness import seeds_of
-from advrush_tf.attacks.victim import BatchedClassifier, LogitsFn
 from advrush_tf.nn.checks import check_images
 
 _TINY = 1e-12
@@ -71,23 +76,23 @@ class FAB(IterativeAttack):
     def steps(self):
         return self.iterations
 
-    def start(self, slots):
-        return {"images": self._first(slots, self.epsilon)}
+    def start(self, batch):
+        return {"images": self._first(batch, self.epsilon)}
 
-    def step(self, logits_fn, slots, index, draws, state):
+    def step(self, logits_fn, batch, index, draws, state):
         del index, draws
-        found = self._search_on(logits_fn, slots, state["images"])
-        inside = length(self.norm, found.images - slots.x) <= self.epsilon
+        found = self._search_on(logits_fn, batch, state["images"])
+        inside = length(self.norm, found.images - batch.x) <= self.epsilon
         return found._replace(wrong=found.wrong & inside)
 
     def _search_on(
-        self, logits_fn: LogitsFn, slots: Batch, images: tf.Tensor
+        self, logits_fn: LogitsFn, batch: Batch, images: tf.Tensor
     ) -> StepResult:
         """A step of the search, whose image may be anywhere."""
-        values, w = self._boundary(logits_fn, slots, images)
-        moved = fused(self._move, images, slots.x, values, w)
-        wrong = is_wrong(logits_fn(moved), slots.y)
-        following = fused(self._step_back, slots.x, moved, wrong)
+        values, w = self._boundary(logits_fn, batch, images)
+        moved = fused(self._move, images, batch.x, values, w)
+        wrong = is_wrong(logits_fn(moved), batch.y)
+        following = fused(self._step_back, batch.x, moved, wrong)
         return StepResult({"images": following}, moved, wrong)
 
     def _step_back(self, x, moved, wrong) -> tf.Tensor:
@@ -124,14 +129,14 @@ class FAB(IterativeAttack):
         for first in range(0, len(x), size):
             # The last batch is filled up with its last image.
             rows = np.arange(first, first + size).clip(max=len(x) - 1)
-            slots = Batch(
+            batch = Batch(
                 tf.constant(x[rows]),
                 tf.constant(y[rows]),
                 tf.constant(logits[rows]),
                 tf.constant(seeds[rows]),
                 tf.zeros(size, tf.int32),
             )
-            best = search(slots)
+            best = search(batch)
             images[rows], distances[rows] = best.images, best.distances
         return images, distances
 
@@ -139,22 +144,22 @@ class FAB(IterativeAttack):
         """How many classes runs aim at, one each."""
         return min(self.targets, num_classes - 1) if self.targeted else 1
 
-    def _first(self, slots: Batch, radius: Any) -> tf.Tensor:
-        restart = per_image(slots.run >= self._aims(slots.logits.shape[-1]))
-        return tf.where(restart, slots.in_ball(self.norm, radius / 2), slots.x)
+    def _first(self, batch: Batch, radius: Any) -> tf.Tensor:
+        restart = per_image(batch.run >= self._aims(batch.logits.shape[-1]))
+        return tf.where(restart, batch.in_ball(self.norm, radius / 2), batch.x)
 
-    def _boundary(self, logits_fn: LogitsFn, slots: Batch, images: tf.Tensor):
+    def _boundary(self, logits_fn: LogitsFn, batch: Batch, images: tf.Tensor):
         """A class's logit less the label's, and the gradient of this difference."""
-        num_classes = slots.logits.shape[-1]
+        num_classes = batch.logits.shape[-1]
         if self.targeted:
-            target = slots.target(slots.run % self._aims(num_classes))
-            return _difference(logits_fn, images, slots.y, target)
+            target = batch.target(batch.run % self._aims(num_classes))
+            return _difference(logits_fn, images, batch.y, target)
         others = num_classes - 1
-        classes = (slots.y[:, None] + tf.range(1, num_classes)) % num_classes
+        classes = (batch.y[:, None] + tf.range(1, num_classes)) % num_classes
         values, w = _difference(
             logits_fn,
             tf.repeat(images, others, 0),
-            tf.repeat(slots.y, others),
+            tf.repeat(batch.y, others),
             tf.reshape(classes, [-1]),
         )
         distances = tf.abs(values) / (_dual_length(self.norm, w) + _TINY)
@@ -182,25 +187,25 @@ class FAB(IterativeAttack):
     def _search(self, logits_fn: LogitsFn):
         """A compiled function from slots to the nearest images of all runs."""
 
-        def run(number, slots, best):
-            slots = slots._replace(run=tf.fill(tf.shape(slots.y), number))
+        def run(number, batch, best):
+            batch = batch._replace(run=tf.fill(tf.shape(batch.y), number))
             radius = per_image(tf.minimum(best.distances, self.epsilon))
 
             def step(index, images, best):
-                found = self._search_on(logits_fn, slots, images)
-                best = best.improved(self.norm, slots.x, found)
+                found = self._search_on(logits_fn, batch, images)
+                best = best.improved(self.norm, batch.x, found)
                 return index + 1, found.state["images"], best
 
-            *_, best = _repeat(self.steps, step, self._first(slots, radius), best)
-            return number + 1, slots, best
+            *_, best = _repeat(self.steps, step, self._first(batch, radius), best)
+            return number + 1, batch, best
 
         @tf.function(autograph=False)
-        def search(slots: Batch) -> _Nearest:
-            wrong = is_wrong(slots.logits, slots.y)
+        def search(batch: Batch) -> _Nearest:
+            wrong = is_wrong(batch.logits, batch.y)
             distances = tf.where(wrong, 0.0, tf.fill(tf.shape(wrong), np.inf))
-            best = _Nearest(slots.x, tf.cast(distances, slots.x.dtype))
-            runs = self.runs(slots.logits.shape[-1])
-            return _repeat(runs, run, slots, best)[-1]
+            best = _Nearest(batch.x, tf.cast(distances, batch.x.dtype))
+            runs = self.runs(batch.logits.shape[-1])
+            return _repeat(runs, run, batch, best)[-1]
 
         return search
 
@@ -232,11 +237,11 @@ def _repeat(count: int, body, *values):
 
 
 def _difference(logits_fn: LogitsFn, images, y, classes) -> tuple[tf.Tensor, tf.Tensor]:
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(images)
+    def difference(images):
         logits = logits_fn(images)
-        values = pick(logits, classes) - pick(logits, y)
-    return values, tape.gradient(values, images, unconnected_gradients="zero")
+        return pick(logits, classes) - pick(logits, y)
+
+    return with_gradient(difference, images)
 
 
 def _dual_length(norm: Norm, w: tf.Tensor) -> tf.Tensor:

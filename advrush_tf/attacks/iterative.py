@@ -1,7 +1,7 @@
-"""The one structure of all our attacks: runs of steps on the images in a batch's slots.
+"""The structure of our attacks: runs of steps on the images in the slots of a batch.
 
-An attack is its hyper-parameters and two hooks, `start` and `step`. What they find is
-checked here: only an image inside the ball counts. A slot whose image is broken, or
+An attack is its hyper-parameters and two hooks, `start` and `step`. Here their results
+are checked: only an image inside the ball counts. A slot whose image is broken, or
 whose run has ended, takes the next job; shapes never change, so nothing is traced again
 as fewer images survive.
 """
@@ -15,13 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from advrush_tf.attacks.base import Attack, Outcome
-from advrush_tf.attacks.fused import fused
-from advrush_tf.attacks.geometry import Norm, length, per_image, project
+from advrush_tf.attacks.base import Attack, LogitsFn, Outcome
+from advrush_tf.attacks.geometry import Norm, fused, length, per_image, project
 from advrush_tf.attacks.losses import target_classes
 from advrush_tf.attacks.queue import Attempt, Queue
 from advrush_tf.attacks.randomness import normal, seeds_of, uniform
-from advrush_tf.attacks.victim import LogitsFn
 
 State = dict[str, tf.Tensor]
 
@@ -30,14 +28,14 @@ _TOLERANCE = 1e-6
 
 
 class Batch(NamedTuple):
-    """What each slot of a batch works on; every field has one row a slot.
+    """The work of a batch: one image and run a slot; every field has one row a slot.
 
     Attributes:
-        x: (slots, height, width, channels), the image as it was given.
-        y: (slots,), int32, its label.
-        logits: (slots, classes), of `x`.
-        seed: (slots, 2), of the image, see `seeds_of`.
-        run: (slots,), int32, which run of the attack this is.
+        x: (batch, height, width, channels), the given image.
+        y: (batch,), int32, its label.
+        logits: (batch, classes), of `x`.
+        seed: (batch, 2), of the image, see `seeds_of`.
+        run: (batch,), int32, which run of the attack this is.
     """
 
     x: tf.Tensor
@@ -47,15 +45,15 @@ class Batch(NamedTuple):
     run: tf.Tensor
 
     def target(self, rank: tf.Tensor) -> tf.Tensor:
-        """The wrong class of the highest clean logit but `rank`, (slots,)."""
+        """The wrong class with the (rank + 1)-th highest clean logit, (batch,)."""
         return target_classes(self.logits, self.y, rank)
 
     def uniform(self, shape: tuple[int, ...], *salts: Any) -> tf.Tensor:
-        """Uniform numbers in [0, 1) of each slot's image and run, (slots, *shape)."""
+        """Uniform numbers in [0, 1) of each slot's image and run, (batch, *shape)."""
         return uniform(self.seed, shape, self._numbers(salts))
 
     def normal(self, shape: tuple[int, ...], *salts: Any) -> tf.Tensor:
-        """N(0, 1) numbers of each slot's image and run, (slots, *shape)."""
+        """N(0, 1) numbers of each slot's image and run, (batch, *shape)."""
         return normal(self.seed, shape, self._numbers(salts))
 
     def _numbers(self, salts: tuple[Any, ...]) -> tf.Tensor:
@@ -80,9 +78,9 @@ class StepResult(NamedTuple):
     """A step's outcome.
 
     Attributes:
-        state: what the next step needs.
-        images: (slots, height, width, channels), images whose logits the step saw.
-        wrong: (slots,), bool, whether the model did not give those their label.
+        state: of the next step.
+        images: (batch, height, width, channels), images whose logits the step saw.
+        wrong: (batch,), bool, whether the model did not give those their label.
     """
 
     state: State
@@ -118,14 +116,14 @@ class IterativeAttack(Attack):
         """Steps of a run; each looks at the model's logits at least once."""
 
     @abc.abstractmethod
-    def start(self, slots: Batch) -> State:
+    def start(self, batch: Batch) -> State:
         """The state before a run's first step; the model is not called here."""
 
     @abc.abstractmethod
     def step(
         self,
         logits_fn: LogitsFn,
-        slots: Batch,
+        batch: Batch,
         index: tf.Tensor,
         draws: tf.Tensor,
         state: State,
@@ -134,9 +132,9 @@ class IterativeAttack(Attack):
 
         Args:
             logits_fn: images to logits.
-            slots: what each slot works on.
-            index: (slots,), int32, each slot's number of steps so far in its run.
-            draws: (slots, `draws`), uniform numbers of this step.
+            batch: images and runs of the slots.
+            index: (batch,), int32, each slot's number of steps so far in its run.
+            draws: (batch, `draws`), uniform numbers of this step.
             state: of `start` or of the last step.
         """
 
@@ -151,10 +149,9 @@ class IterativeAttack(Attack):
 
     def outcomes(self, classifier, x, y, seed, indices=None):
         if len(x):
-            rows = np.arange(len(x)) if indices is None else indices
-            yield from _Runner(
-                self, classifier, x, y, seeds_of(seed, rows).numpy()
-            ).run()
+            indices = np.arange(len(x)) if indices is None else indices
+            seeds = seeds_of(seed, indices).numpy()
+            yield from _Runner(self, classifier, x, y, seeds).run()
 
 
 class _Progress(NamedTuple):
@@ -170,24 +167,24 @@ class _Runner:
     """One pass of an attack over images."""
 
     def __init__(self, attack, classifier, x, y, seeds):
-        self._attack, self._victim, self._x = attack, classifier, x
+        self._attack, self._classifier, self._x = attack, classifier, x
         self._y, self._seeds = y.astype(np.int32), seeds
         self._logits = classifier.predict(x)
         self._size = _even(
             len(x) * attack.runs(classifier.num_classes), classifier.batch_size
         )
-        self._schedule = Queue(len(x), attack.runs(classifier.num_classes))
-        # Of images of which earlier runs go on: what was made, and if it broke them.
+        self._queue = Queue(len(x), attack.runs(classifier.num_classes))
+        # Image and verdict so far, where an earlier run is still going on.
         self._made: dict[int, tuple[np.ndarray, bool]] = {}
 
     def run(self) -> Iterator[Outcome]:
-        jobs: list[Attempt | None] = [self._schedule.next() for _ in range(self._size)]
-        slots = self._slots(jobs)
-        begin, renew, advance = _compiled(self._attack, self._victim.logits, slots)
-        progress = begin(slots)
+        jobs: list[Attempt | None] = [self._queue.next() for _ in range(self._size)]
+        batch = self._batch(jobs)
+        begin, renew, advance = _compiled(self._attack, self._classifier.logits, batch)
+        progress = begin(batch)
         while any(jobs):
-            self._victim.check_stop()
-            progress = advance(slots, progress)
+            self._classifier.check_stop()
+            progress = advance(batch, progress)
             index, broken = progress.index.numpy(), progress.broken.numpy()
             ended = index >= self._attack.steps
             if not self._attack.persistent:
@@ -195,39 +192,39 @@ class _Runner:
             if any(jobs[slot] for slot in np.flatnonzero(ended)):
                 yield from self._collect(jobs, ended, broken, progress.images)
                 fresh = self._refill(jobs, ended)
-                slots = self._slots(jobs)
-                progress = renew(slots, progress, tf.constant(fresh))
+                batch = self._batch(jobs)
+                progress = renew(batch, progress, tf.constant(fresh))
 
     def _collect(self, jobs, ended, broken, images) -> Iterator[Outcome]:
         for slot in np.flatnonzero(ended):
             job = jobs[slot]
-            if job is None or not self._schedule.is_needed(job):
+            if job is None or not self._queue.is_needed(job):
                 continue
             if broken[slot] or job.image not in self._made:
                 keep = broken[slot] or self._attack.persistent
                 image = images[slot].numpy() if keep else self._x[job.image]
                 self._made[job.image] = image, bool(broken[slot])
-            if self._schedule.end(job, broken[slot]):
+            if self._queue.end(job, broken[slot]):
                 yield Outcome(job.image, *self._made.pop(job.image))
 
     def _refill(self, jobs: list[Attempt | None], ended: np.ndarray) -> np.ndarray:
         """Gives the slots that are free new jobs; True for each that was free."""
         fresh = np.zeros(len(jobs), bool)
         for slot, job in enumerate(jobs):
-            if job and (ended[slot] or not self._schedule.is_needed(job)):
-                jobs[slot] = self._schedule.next()
+            if job and (ended[slot] or not self._queue.is_needed(job)):
+                jobs[slot] = self._queue.next()
                 fresh[slot] = True
         return fresh
 
-    def _slots(self, jobs: list[Attempt | None]) -> Batch:
-        # A slot without a job repeats an image; its outcome is not looked at.
-        rows = [0 if job is None else job.image for job in jobs]
+    def _batch(self, jobs: list[Attempt | None]) -> Batch:
+        # A slot without a job repeats an image; its outcome is ignored.
+        images = [0 if job is None else job.image for job in jobs]
         runs = [0 if job is None else job.run for job in jobs]
         return Batch(
-            tf.constant(self._x[rows]),
-            tf.constant(self._y[rows]),
-            tf.constant(self._logits[rows]),
-            tf.constant(self._seeds[rows]),
+            tf.constant(self._x[images]),
+            tf.constant(self._y[images]),
+            tf.constant(self._logits[images]),
+            tf.constant(self._seeds[images]),
             tf.constant(runs, tf.int32),
         )
 
@@ -238,42 +235,42 @@ def _even(jobs: int, most: int) -> int:
     return math.ceil(jobs / rounds)
 
 
-def _compiled(attack: IterativeAttack, logits_fn: LogitsFn, slots: Batch):
-    """The three functions of a sweep over such slots, each traced once, here."""
+def _compiled(attack: IterativeAttack, logits_fn: LogitsFn, batch: Batch):
+    """The three functions of a pass over such batches, each traced once, here."""
 
     @tf.function(autograph=False)
-    def begin(slots: Batch) -> _Progress:
-        count = tf.shape(slots.y)
+    def begin(batch: Batch) -> _Progress:
+        count = tf.shape(batch.y)
         return _Progress(
             tf.zeros(count, tf.int32),
             tf.zeros(count, tf.bool),
-            slots.x,
-            attack.start(slots),
+            batch.x,
+            attack.start(batch),
         )
 
     @tf.function(autograph=False)
-    def renew(slots: Batch, progress: _Progress, fresh: tf.Tensor) -> _Progress:
-        return _where(fresh, begin(slots), progress)
+    def renew(batch: Batch, progress: _Progress, fresh: tf.Tensor) -> _Progress:
+        return _where(fresh, begin(batch), progress)
 
     @tf.function(autograph=False)
-    def advance(slots: Batch, progress: _Progress) -> _Progress:
-        draws = _block_draws(attack, slots, progress.index)
+    def advance(batch: Batch, progress: _Progress) -> _Progress:
+        draws = _block_draws(attack, batch, progress.index)
 
         def one(number, progress):
             active = progress.index < attack.steps
             if not attack.persistent:
                 active &= ~progress.broken
-            # What a slot that waits for its next job goes on to do is not looked at.
+            # A slot that waits for its next job goes on; its results are ignored.
             index = tf.minimum(progress.index, attack.steps - 1)
-            found = attack.step(
-                logits_fn, slots, index, draws[:, number], progress.state
+            result = attack.step(
+                logits_fn, batch, index, draws[:, number], progress.state
             )
-            hit = active & found.wrong
+            hit = active & result.wrong
             return number + 1, _Progress(
                 progress.index + tf.cast(active, tf.int32),
                 progress.broken | hit,
-                fused(_where, hit, found.images, progress.images),
-                found.state,
+                fused(_where, hit, result.images, progress.images),
+                result.state,
             )
 
         _, progress = tf.while_loop(
@@ -283,35 +280,35 @@ def _compiled(attack: IterativeAttack, logits_fn: LogitsFn, slots: Batch):
             maximum_iterations=attack.block,
             parallel_iterations=1,
         )
-        return _checked(attack, slots, progress)
+        return _checked(attack, batch, progress)
 
-    begun = begin.get_concrete_function(slots)
-    fresh, progress = tf.fill(tf.shape(slots.y), True), begun(slots)
+    begun = begin.get_concrete_function(batch)
+    fresh, progress = tf.fill(tf.shape(batch.y), True), begun(batch)
     return (
         begun,
-        renew.get_concrete_function(slots, progress, fresh),
-        advance.get_concrete_function(slots, progress),
+        renew.get_concrete_function(batch, progress, fresh),
+        advance.get_concrete_function(batch, progress),
     )
 
 
-def _checked(attack: IterativeAttack, slots: Batch, progress: _Progress) -> _Progress:
-    """Takes back what was found outside the ball, whatever the attack says."""
+def _checked(attack: IterativeAttack, batch: Batch, progress: _Progress) -> _Progress:
+    """Counts as broken only by images inside the ball, whatever the attack says."""
     if attack.persistent:
         strongest = attack.strongest(progress.state)
         images = _where(progress.broken, progress.images, strongest)
         progress = progress._replace(images=images)
-    images = project(attack.norm, progress.images, slots.x, attack.epsilon)
-    # What had to be moved is another image than the one that was measured.
-    moved = length(attack.norm, images - progress.images) > _TOLERANCE
-    return progress._replace(broken=progress.broken & ~moved, images=images)
+    images = project(attack.norm, progress.images, batch.x, attack.epsilon)
+    # A projected image is another one than the model answered to.
+    changed = length(attack.norm, images - progress.images) > _TOLERANCE
+    return progress._replace(broken=progress.broken & ~changed, images=images)
 
 
-def _block_draws(attack: IterativeAttack, slots: Batch, index: tf.Tensor) -> tf.Tensor:
-    """The uniform numbers of a block's steps, (slots, block, draws)."""
-    count = attack.draws(slots.x.shape[1:])
+def _block_draws(attack: IterativeAttack, batch: Batch, index: tf.Tensor) -> tf.Tensor:
+    """The uniform numbers of a block's steps, (batch, block, draws)."""
+    count = attack.draws(batch.x.shape[1:])
     if not count:
         return tf.zeros([tf.shape(index)[0], attack.block, 0])
-    return slots.uniform((attack.block, count), 1, index)
+    return batch.uniform((attack.block, count), 1, index)
 
 
 def _where(mask: tf.Tensor, chosen: Any, other: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What attacks maximise: losses of (logits, labels, targets), one an image."""
+"""Losses that attacks maximise: of (logits, labels, targets), one an image."""
 
 import tensorflow as tf
 
@@ -22,7 +22,7 @@ def margin(logits: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
 
 
 def is_wrong(logits: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """Whether a model does not give an image its label: what all attacks look for.
+    """True where a model does not give an image its label: the goal of all attacks.
 
     The first of equal logits is its answer; logits that are not finite are none.
 
@@ -82,7 +82,7 @@ def _positive(scale: tf.Tensor) -> tf.Tensor:
 
 
 def target_classes(logits: tf.Tensor, y: tf.Tensor, rank: tf.Tensor) -> tf.Tensor:
-    """The wrong class whose logit is the highest but `rank`.
+    """The wrong class with the (rank + 1)-th highest logit.
 
     Args:
         logits: (batch, classes), of the clean images.

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from advrush_tf import replication
+from advrush_tf.attacks.geometry import Norm, projected_step, with_gradient
 from advrush_tf.version import PACKAGE
 
 LossFn = Callable[[tf.Tensor], tf.Tensor]
@@ -72,7 +73,7 @@ class SignAscent:
         return self.ascend(loss_fn, x, x + self.noise(x, seed))
 
     def noise(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """What `craft` adds to the images before the first step."""
+        """The noise that `craft` adds to the images before the first step."""
         size = tf.shape(x)
 
         def draw(rows):
@@ -95,13 +96,12 @@ class SignAscent:
         Args and returns are those of `craft`; `start` has the shape of `x`.
         """
         x, start = tf.convert_to_tensor(x), tf.convert_to_tensor(start)
-        lower = tf.maximum(x - self.epsilon, 0.0)
-        upper = tf.minimum(x + self.epsilon, 1.0)
 
         def step(index, images):
-            direction = tf.sign(_gradient(loss_fn, images))
-            images = images + self.step_size * direction
-            return index + 1, tf.clip_by_value(images, lower, upper)
+            _, gradient = with_gradient(loss_fn, images)
+            return index + 1, projected_step(
+                Norm.LINF, images, gradient, self.step_size, x, self.epsilon
+            )
 
         # A loop, not an unrolled graph, which would be as many times larger.
         _, images = tf.while_loop(
@@ -121,10 +121,3 @@ class SignAscent:
     def from_config(cls, config: dict[str, Any]) -> "SignAscent":
         """The attack with these numbers."""
         return cls(**config)
-
-
-def _gradient(loss_fn: LossFn, images: tf.Tensor) -> tf.Tensor:
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(images)
-        losses = loss_fn(images)
-    return tape.gradient(losses, images, unconnected_gradients="zero")

@@ -1,4 +1,4 @@
-"""Which image is attacked next, and by which of an attack's runs."""
+"""The order in which an attack's runs on images are taken up."""
 
 from typing import NamedTuple
 
@@ -14,9 +14,9 @@ class Queue:
     """Hands out all runs on the first image, then those on the next, and so on.
 
     The runs on an image go on side by side: images are finished one by one, which
-    shows progress and can be kept, and no place in a batch stays empty before the end.
-    What counts is the first run, in order, that breaks the image, as if they followed
-    each other; the later ones are then given up.
+    shows progress and can be saved, and no slot of a batch stays empty before the end.
+    The first run, in order, that breaks the image counts, as if the runs followed each
+    other; the later ones are then given up.
 
     Args:
         images: how many there are.
@@ -35,11 +35,11 @@ class Queue:
         return next((job for job in self._jobs if self.is_needed(job)), None)
 
     def is_needed(self, job: Attempt) -> bool:
-        """Whether no run before this one broke the image."""
+        """True if no run before this one broke the image."""
         return job.run < self._first_broken[job.image]
 
     def end(self, job: Attempt, broken: bool) -> bool:
-        """Notes that a run that is needed ended; True if the image is thereby finished.
+        """Records the end of a needed run; True if the image is thereby finished.
 
         Args:
             job: the run and its image.

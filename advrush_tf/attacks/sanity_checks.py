@@ -1,7 +1,7 @@
 """Self-checks of an evaluation of robustness: signs that its numbers mislead.
 
-Each check is a function of what was measured. It returns a `Finding`, or None if it has
-none. `probes` measures what the checks of the model itself need.
+Each check is a function of measurements and returns a `Finding` or None.
+`sanity_probes` measures the model for the checks of the model itself.
 
 Source: Carlini et al., arXiv 1902.06705, sections 3 and 5; Pintor et al., arXiv
 2106.09947; Croce & Hein, arXiv 2003.01690.
@@ -30,7 +30,7 @@ _HALF_WIDTH = 0.03
 
 
 class Code(enum.StrEnum):
-    """What is doubted; these values stay the same in all versions."""
+    """Kinds of findings; the values stay the same in all versions."""
 
     RANDOM_MODEL = "random_model"
     PROBABILITIES = "probabilities"
@@ -46,10 +46,10 @@ class Code(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """A reason not to trust an evaluation as it stands.
+    """A reason not to trust an evaluation.
 
     Attributes:
-        code: which.
+        code: its kind.
         sentence: for the user, with the numbers.
     """
 
@@ -58,7 +58,7 @@ class Finding:
 
 
 def random_model(passes: np.ndarray) -> Finding | None:
-    """Doubts a model that gives the same images other logits each time.
+    """Warns if repeated forward passes give different logits.
 
     Args:
         passes: (passes, images, classes), logits.
@@ -79,7 +79,7 @@ def random_model(passes: np.ndarray) -> Finding | None:
 
 
 def not_finite(logits: np.ndarray) -> Finding | None:
-    """Doubts a model that gives NaN or infinity, which count as wrong answers.
+    """Warns of logits that are NaN or infinite, which count as wrong answers.
 
     Args:
         logits: (images, classes).
@@ -95,7 +95,7 @@ def not_finite(logits: np.ndarray) -> Finding | None:
 
 
 def probabilities(logits: np.ndarray) -> Finding | None:
-    """Doubts a model whose outputs are those of a softmax.
+    """Warns if the outputs look like those of a softmax.
 
     Args:
         logits: (images, classes).
@@ -114,10 +114,10 @@ def probabilities(logits: np.ndarray) -> Finding | None:
 
 
 def zero_gradients(cross_entropy: np.ndarray, margin: np.ndarray) -> Finding | None:
-    """Doubts a model whose cross-entropy has no gradient at a tenth of the images.
+    """Warns if the cross-entropy has no gradient at a tenth of the images.
 
-    The margin of the logits tells a model that is not differentiable from one so
-    confident that its probabilities underflow.
+    The margin of the logits distinguishes a model that is not differentiable from one
+    so confident that its probabilities underflow.
 
     Args:
         cross_entropy, margin: (images,), the largest absolute derivative of each loss.
@@ -139,7 +139,7 @@ def zero_gradients(cross_entropy: np.ndarray, margin: np.ndarray) -> Finding | N
 def black_box_wins(
     broken: Mapping[str, np.ndarray], black_box: Collection[str]
 ) -> Finding | None:
-    """Doubts gradients that find less than attacks which do not use any.
+    """Warns if black-box attacks break images that no gradient attack breaks.
 
     Args:
         broken: of each attack, (images,), bool, the images that it broke; a black-box
@@ -165,7 +165,7 @@ def black_box_wins(
 def accuracy_over_epsilon(
     epsilons: Sequence[float], accuracies: Sequence[float]
 ) -> Finding | None:
-    """Doubts attacks that do not gain by a larger ball, or fail in one that is huge.
+    """Warns if PGD does not gain by a larger ball, or fails in a huge one.
 
     Args:
         epsilons: L-infinity radii in ascending order; in the last ball, any image can
@@ -192,7 +192,7 @@ def accuracy_over_epsilon(
 def rising_curve(
     attack: str, epsilons: Sequence[float], right: Sequence[np.ndarray]
 ) -> Finding | None:
-    """Doubts an attack that breaks fewer images in a larger ball.
+    """Warns if an attack breaks fewer images in a larger ball.
 
     Args:
         attack: its name.
@@ -216,10 +216,10 @@ def rising_curve(
 def steps_do_not_help(
     clean: np.ndarray, one_step: np.ndarray, many_steps: np.ndarray
 ) -> Finding | None:
-    """Doubts gradients that lead one long step further than many short ones.
+    """Warns if one long step of PGD does more than many short ones.
 
-    Compares how many images remain right and, each capped at what it was, how much is
-    left of their distances to the decision boundary, counted in logits.
+    Compares how many images remain right, and the share that is left of their margins,
+    each at most 1.
 
     Args:
         clean, one_step, many_steps: (images,), the logit of the label minus the best
@@ -238,7 +238,7 @@ def steps_do_not_help(
 
 
 def images_outside_box(low: float, high: float) -> Finding | None:
-    """Doubts images that are not in [0, 1], given their extreme values."""
+    """Warns of images that are not in [0, 1], given their extreme values."""
     if low >= 0 and high <= 1:
         return None
     return Finding(
@@ -249,7 +249,7 @@ def images_outside_box(low: float, high: float) -> Finding | None:
 
 
 def few_classes(num_classes: int) -> Finding | None:
-    """Doubts the targeted DLR loss where there are no four logits."""
+    """Warns of the targeted DLR loss where there are fewer than four logits."""
     if num_classes >= 4:
         return None
     return Finding(
@@ -260,7 +260,7 @@ def few_classes(num_classes: int) -> Finding | None:
 
 
 def few_images(accuracy: float, total: int) -> Finding | None:
-    """Doubts an accuracy known to no more than 3 points, by Wilson's 95 % interval.
+    """Warns if Wilson's 95 % interval of an accuracy is wider than 3 points each way.
 
     Args:
         accuracy: from 0 to 1, a share of `total`.
@@ -285,14 +285,14 @@ def few_images(accuracy: float, total: int) -> Finding | None:
     )
 
 
-def review(
+def check_results(
     robust: np.ndarray,
     broken: Mapping[str, np.ndarray],
     black_box: Collection[str],
     num_classes: int,
     targeted_dlr: bool,
 ) -> list[Finding]:
-    """The doubts that an evaluation's outcome raises.
+    """Checks the results of an evaluation.
 
     Args:
         robust: (images,), bool, the images that the model got right and no attack
@@ -301,9 +301,9 @@ def review(
         num_classes: of the model.
         targeted_dlr: whether an attack used that loss.
     """
-    found = [
+    findings = [
         black_box_wins(broken, black_box),
         few_classes(num_classes) if targeted_dlr else None,
         few_images(float(robust.mean()), len(robust)),
     ]
-    return [doubt for doubt in found if doubt]
+    return [finding for finding in findings if finding]

@@ -1,4 +1,4 @@
-"""What the self-checks of an evaluation measure on the model, with a few images."""
+"""Measurements on the model for the self-checks of an evaluation, with few images."""
 
 import math
 from collections.abc import Iterator
@@ -7,9 +7,9 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.attacks import sanity_checks
-from advrush_tf.attacks.geometry import Norm, project, steepest
+from advrush_tf.attacks.base import BatchedClassifier
+from advrush_tf.attacks.geometry import Norm, project, projected_step
 from advrush_tf.attacks.losses import margin
-from advrush_tf.attacks.victim import BatchedClassifier
 from advrush_tf.losses import cross_entropy
 
 _IMAGES = 64
@@ -27,7 +27,7 @@ _START_NOISE = 8 / 255
 _REACH = 2.5
 
 
-def probe(
+def check_model(
     classifier: BatchedClassifier,
     x: np.ndarray,
     y: np.ndarray,
@@ -35,10 +35,10 @@ def probe(
     epsilon: float,
     seed: int,
 ) -> list[sanity_checks.Finding]:
-    """Probes a model with the first 64 images, and PGD on those that it gets right.
+    """Checks a model on the first 64 images, with PGD on those that it gets right.
 
     Images outside [0, 1], which PGD would clip, or logits that are not finite are the
-    only doubt, if there are any.
+    only finding, if there are any.
 
     Args:
         classifier: the model.
@@ -51,9 +51,12 @@ def probe(
         return [outside]
     x, y = x[:_IMAGES], y[:_IMAGES].astype(np.int32)
     passes = np.stack([classifier.predict(x) for _ in range(_PASSES)])
-    if doubt := sanity_checks.not_finite(passes[0]):
-        return [doubt]
-    found = [sanity_checks.random_model(passes), sanity_checks.probabilities(passes[0])]
+    if finding := sanity_checks.not_finite(passes[0]):
+        return [finding]
+    findings = [
+        sanity_checks.random_model(passes),
+        sanity_checks.probabilities(passes[0]),
+    ]
     clean = -margin(tf.constant(passes[0]), tf.constant(y)).numpy()
     if (right := clean > 0).any():
         prober = _Prober(classifier, x[right], y[right], seed)
@@ -61,12 +64,12 @@ def probe(
         many_steps = prober.from_noise(norm, epsilon, _STEPS)
         # The cube inside the ball.
         cube = epsilon / (math.sqrt(x[0].size) if norm is Norm.L2 else 1)
-        found += [
+        findings += [
             sanity_checks.zero_gradients(*prober.derivatives()),
             sanity_checks.accuracy_over_epsilon(*prober.curve(cube)),
             sanity_checks.steps_do_not_help(clean[right], one_step, many_steps),
         ]
-    return [doubt for doubt in found if doubt]
+    return [finding for finding in findings if finding]
 
 
 class _Prober:
@@ -79,7 +82,7 @@ class _Prober:
     def __init__(
         self, classifier: BatchedClassifier, x: np.ndarray, y: np.ndarray, seed: int
     ):
-        self._victim, self._x, self._y = classifier, x, y
+        self._classifier, self._x, self._y = classifier, x, y
         self._random = np.random.default_rng(seed)
         self._slope = _slope(classifier)
         self._descend = {norm: _descent(self._slope, norm) for norm in Norm}
@@ -130,10 +133,10 @@ class _Prober:
 
     def _batches(self, *arrays: np.ndarray) -> Iterator[tuple[int, list[tf.Tensor]]]:
         """Full batches of all arrays, each with its number of rows that count."""
-        size = self._victim.batch_size
+        size = self._classifier.batch_size
         for first in range(0, len(self._x), size):
             parts = [array[first : first + size] for array in arrays]
-            yield len(parts[0]), [self._victim.filled(part) for part in parts]
+            yield len(parts[0]), [self._classifier.filled(part) for part in parts]
 
 
 # A network's gradient takes long to trace: all that is measured shares this graph.
@@ -161,9 +164,8 @@ def _descent(slope, norm: Norm):
     def descend(x, y, start, epsilon, step_size, steps):
         def step(index, images, least):
             margins, gradient = slope(images, y, tf.constant(True))
-            moved = images - step_size * steepest(norm, gradient)
-            moved = project(norm, moved, x, epsilon)
-            return index + 1, moved, tf.minimum(least, margins)
+            images = projected_step(norm, images, -gradient, step_size, x, epsilon)
+            return index + 1, images, tf.minimum(least, margins)
 
         def goes_on(index, images, least):
             del images

@@ -1,5 +1,6 @@
 """Attacks one after the other, each on the images that survived those before."""
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -7,8 +8,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from advrush_tf.attacks.base import Attack, Outcome
-from advrush_tf.attacks.victim import BatchedClassifier
+from advrush_tf.attacks.base import Attack, BatchedClassifier, Outcome
 from advrush_tf.files import replacing
 
 # In `Progress.broken_by`: by no attack so far, and wrong before any attack.
@@ -18,7 +18,7 @@ ROBUST, CLEAN = -1, -2
 def is_right(
     classifier: BatchedClassifier, images: np.ndarray, y: np.ndarray
 ) -> np.ndarray:
-    """Whether the model gives each image its label: what every accuracy is made of.
+    """Compares the model's answers with the labels: the basis of every accuracy.
 
     Args:
         classifier: the model.
@@ -26,27 +26,27 @@ def is_right(
         y: (images,), integer labels.
 
     Returns:
-        (images,), bool.
+        (images,), bool, True where the model gives the label.
     """
     logits = classifier.predict(images)
     return (np.argmax(logits, -1) == y) & np.isfinite(logits).all(-1)
 
 
 class Progress:
-    """What a cascade has done: each image's adversarial form and what broke it.
+    """The state of a series: adversarial images and the attacks that broke them.
 
     Args:
-        x: (images, height, width, channels), the images as they were given.
+        x: (images, height, width, channels), the given images.
         attacks: names of the attacks, in order.
-        evaluation: what the ledger is part of, as JSON types.
+        evaluation: description of the evaluation, of JSON types; saved alongside.
 
     Attributes:
-        images: as `x`, what the attacks made of them.
-        broken_by: (images,), the place of the attack in `attacks`, ROBUST or CLEAN.
+        images: as `x`, after the attacks so far.
+        broken_by: (images,), the index of the attack in `attacks`, ROBUST or CLEAN.
         done: (attacks, images), whether that attack is through with that image.
         finished: how many attacks are through with all images; -1 before the clean
             images were looked at.
-        seconds: wall time, without what was lost by interruptions.
+        seconds: wall time, without the time lost by interruptions.
     """
 
     def __init__(
@@ -63,16 +63,16 @@ class Progress:
         self.seconds = 0.0
 
     def note(self, attack: int, outcome: Outcome) -> None:
-        """Keeps what an attack made of an image: the first one, or what broke it."""
+        """Records an outcome, with its image if adversarial or the first attack's."""
         if outcome.broken or attack == 0:
-            self.images[outcome.row] = outcome.image
-        self.done[attack, outcome.row] = True
+            self.images[outcome.index] = outcome.image
+        self.done[attack, outcome.index] = True
 
     def settle(self, right: np.ndarray) -> None:
         """Ends an attack, or the look at the clean images.
 
         Args:
-            right: (images,), whether the model is right about the images as they are.
+            right: (images,), whether the model is right about the present images.
         """
         cause = CLEAN if self.finished < 0 else self.finished
         self.broken_by[(self.broken_by == ROBUST) & ~right] = cause
@@ -83,35 +83,36 @@ class Progress:
         broken = (self.broken_by >= 0) & (self.broken_by < attacks)
         return ~broken & (self.broken_by != CLEAN)
 
-    def take(self, rows: slice, share: "Progress") -> None:
-        """Takes over what a finished cascade did to these rows of the images.
+    def take(self, indices: slice, share: "Progress") -> None:
+        """Takes over the results of a finished series on these images.
 
-        The shares' cascades ran at the same time: it took as long as the longest.
+        The series ran at the same time: together they took as long as the longest.
         """
-        self.images[rows], self.broken_by[rows] = share.images, share.broken_by
-        self.done[:, rows] = share.done
+        self.images[indices], self.broken_by[indices] = share.images, share.broken_by
+        self.done[:, indices] = share.done
         self.finished = share.finished
         self.seconds = max(self.seconds, share.seconds)
 
     def save(self, path: Path) -> None:
-        """Writes the ledger in one step.
+        """Writes the state in one step.
 
         Raises:
             OSError: it could not be written; an earlier one is untouched.
         """
         names = ("attacks", "evaluation", "finished", "seconds")
-        notes = json.dumps({name: getattr(self, name) for name in names})
+        metadata = json.dumps({name: getattr(self, name) for name in names})
         with replacing(path) as file:
             np.savez(
                 file,
                 images=self.images,
                 broken_by=self.broken_by,
                 done=self.done,
-                notes=np.asarray(notes),
+                # The name in files of all versions.
+                notes=np.asarray(metadata),
             )
 
     def restore(self, path: Path | BinaryIO) -> None:
-        """Takes over a saved ledger of the same images and attacks.
+        """Takes over a saved state of the same images and attacks.
 
         Raises:
             ValueError: it is damaged or of another evaluation.
@@ -119,13 +120,13 @@ class Progress:
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in ("images", "broken_by", "done")}
-                notes = json.loads(file["notes"].item())
-            whose = tuple(notes["attacks"]), notes["evaluation"]
-            finished, seconds = int(notes["finished"]), float(notes["seconds"])
+                metadata = json.loads(file["notes"].item())
+            identity = tuple(metadata["attacks"]), metadata["evaluation"]
+            finished, seconds = int(metadata["finished"]), float(metadata["seconds"])
         except Exception as error:  # A damaged archive raises nearly everything.
             raise ValueError(f"{path} is damaged ({type(error).__name__})") from None
         same = all(getattr(self, n).shape == a.shape for n, a in arrays.items())
-        if not same or whose != (self.attacks, self.evaluation):
+        if not same or identity != (self.attacks, self.evaluation):
             raise ValueError(f"{path} belongs to another evaluation")
         vars(self).update(arrays, finished=finished, seconds=seconds)
 
@@ -136,16 +137,16 @@ def run_series(
     x: np.ndarray,
     y: np.ndarray,
     seed: int,
-    ledger: Progress,
+    progress: Progress,
     all_images: bool = False,
-    numbers: np.ndarray | None = None,
+    indices: np.ndarray | None = None,
     watch: Callable[[str, int, Any], Any] = lambda name, total, outcomes: outcomes,
 ) -> None:
-    """Runs attacks in order, from where the ledger stands, on what still survives.
+    """Runs attacks in order, from the progress made so far, on the surviving images.
 
-    Every image's outcome depends on the seed and its number alone, so that a cascade
-    that was interrupted ends as one that was not. What an attack says it broke counts
-    only if the model, asked again, is wrong.
+    Every image's outcome depends on the seed and its index alone, so that an
+    interrupted series ends like an uninterrupted one. An image counts as broken only
+    if the model, asked again, is wrong.
 
     Args:
         classifier: the model.
@@ -153,25 +154,27 @@ def run_series(
         x: (images, height, width, channels), float32 in [0, 1].
         y: (images,), integer labels.
         seed: of all random numbers.
-        ledger: of these images and attacks; it is updated.
+        progress: of these images and attacks; it is updated.
         all_images: whether the first attack also gets the images that the model is
-            wrong about: for what other models make of them.
-        numbers: (images,), those of the images in their data set, see
-            `Attack.outcomes`; by default 0, 1, 2, ...
-        watch: given an attack's name, its number of images and its outcomes, gives
-            the outcomes on: for progress bars, and to save the ledger meanwhile.
+            wrong about, for a transfer to other models.
+        indices: (images,), of the images in their data set, see `Attack.outcomes`;
+            by default 0, 1, 2, ...
+        watch: given an attack's name, its number of images and its outcomes, passes
+            the outcomes on: for progress bars, and to save the progress meanwhile.
     """
-    numbers = np.arange(len(x)) if numbers is None else numbers
-    if ledger.finished < 0:
-        ledger.settle(is_right(classifier, ledger.images, y))
-    for place, (name, attack) in enumerate(attacks.items()):
-        if place < ledger.finished:
+    indices = np.arange(len(x)) if indices is None else indices
+    if progress.finished < 0:
+        progress.settle(is_right(classifier, progress.images, y))
+    for index, (name, attack) in enumerate(attacks.items()):
+        if index < progress.finished:
             continue
-        attacked = ledger.broken_by == ROBUST
-        if all_images and place == 0:
-            attacked |= ledger.broken_by == CLEAN
-        rows = np.flatnonzero(attacked & ~ledger.done[place])
-        outcomes = attack.outcomes(classifier, x[rows], y[rows], seed, numbers[rows])
-        for outcome in watch(name, len(rows), outcomes):
-            ledger.note(place, outcome._replace(row=rows[outcome.row]))
-        ledger.settle(is_right(classifier, ledger.images, y))
+        attacked = progress.broken_by == ROBUST
+        if all_images and index == 0:
+            attacked |= progress.broken_by == CLEAN
+        left = np.flatnonzero(attacked & ~progress.done[index])
+        outcomes = attack.outcomes(classifier, x[left], y[left], seed, indices[left])
+        for outcome in watch(name, len(left), outcomes):
+            progress.note(
+                index, dataclasses.replace(outcome, index=left[outcome.index])
+            )
+        progress.settle(is_right(classifier, progress.images, y))

@@ -10,8 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.attacks import losses
-from advrush_tf.attacks.fused import fused
-from advrush_tf.attacks.geometry import Norm, per_image, project
+from advrush_tf.attacks.geometry import Norm, fused, per_image, project
 from advrush_tf.attacks.iterative import Batch, IterativeAttack, StepResult
 from advrush_tf.nn.constants import constant
 
@@ -77,55 +76,55 @@ class Square(IterativeAttack):
         odd = np.maximum(sides, 3) | 1
         return np.minimum(odd, (min(height, width) - 1) | 1)
 
-    def start(self, slots):
+    def start(self, batch):
         first = _stripes if self.norm is Norm.LINF else _tiles
-        candidate = slots.x + first(slots, self.epsilon)
+        candidate = batch.x + first(batch, self.epsilon)
         return {
-            "candidate": project(self.norm, candidate, slots.x, self.epsilon),
-            "best": slots.x,
-            "margin": tf.fill(tf.shape(slots.y), slots.x.dtype.min),
+            "candidate": project(self.norm, candidate, batch.x, self.epsilon),
+            "best": batch.x,
+            "margin": tf.fill(tf.shape(batch.y), batch.x.dtype.min),
         }
 
     def strongest(self, state):
         return state["best"]
 
-    def step(self, logits_fn, slots, index, draws, state):
+    def step(self, logits_fn, batch, index, draws, state):
         candidate = state["candidate"]
         logits = logits_fn(candidate)
-        margin = losses.margin(logits, slots.y)
-        state = fused(self._update, slots, index, draws, state, margin)
-        return StepResult(state, candidate, losses.is_wrong(logits, slots.y))
+        margin = losses.margin(logits, batch.y)
+        state = fused(self._update, batch, index, draws, state, margin)
+        return StepResult(state, candidate, losses.is_wrong(logits, batch.y))
 
-    def _update(self, slots, index, draws, state, margin):
+    def _update(self, batch, index, draws, state, margin):
         """The state after a look at its candidate, with the next one."""
         better = margin > state["margin"]
         best = tf.where(per_image(better), state["candidate"], state["best"])
-        sides = constant(tuple(self.sides(*slots.x.shape[1:3]).tolist()))
+        sides = constant(tuple(self.sides(*batch.x.shape[1:3]).tolist()))
         change = _stamp if self.norm is Norm.LINF else _move_mass
-        changed = change(slots.x, best, self.epsilon, tf.gather(sides, index), draws)
+        changed = change(batch.x, best, self.epsilon, tf.gather(sides, index), draws)
         return {
-            "candidate": project(self.norm, changed, slots.x, self.epsilon),
+            "candidate": project(self.norm, changed, batch.x, self.epsilon),
             "best": best,
             "margin": tf.where(better, margin, state["margin"]),
         }
 
 
-def _stripes(slots: Batch, epsilon: float) -> tf.Tensor:
+def _stripes(batch: Batch, epsilon: float) -> tf.Tensor:
     """The Linf start: vertical stripes of +-epsilon, one sign a column and channel."""
-    _, width, channels = slots.x.shape[1:]
-    return epsilon * _signs(slots.uniform((1, width, channels)))
+    _, width, channels = batch.x.shape[1:]
+    return epsilon * _signs(batch.uniform((1, width, channels)))
 
 
-def _tiles(slots: Batch, epsilon: float) -> tf.Tensor:
+def _tiles(batch: Batch, epsilon: float) -> tf.Tensor:
     """The L2 start: a grid of patterns, each of random direction and signs."""
-    height, width, channels = slots.x.shape[1:]
+    height, width, channels = batch.x.shape[1:]
     side = max(min(height, width) // _TILES, 1)
     # From the corner of the grid, which is in the middle of the image.
     rows = tf.range(height)[:, None] - (height - _TILES * side) // 2
     columns = tf.range(width) - (width - _TILES * side) // 2
     row, column = rows // side, columns // side
     inside = (row >= 0) & (row < _TILES) & (column >= 0) & (column < _TILES)
-    draws = slots.uniform((_TILES**2, channels + 1))
+    draws = batch.uniform((_TILES**2, channels + 1))
     draws = tf.gather(draws, tf.where(inside, row * _TILES + column, 0), axis=1)
     upright = _eta(rows % side, columns % side, side, side)[..., None]
     turned = _eta(columns % side, rows % side, side, side)[..., None]
@@ -164,7 +163,7 @@ def _signs(draws: tf.Tensor) -> tf.Tensor:
 
 
 def _mass(delta: tf.Tensor) -> tf.Tensor:
-    """The squared L2 norm of each channel, (slots, 1, 1, channels)."""
+    """The squared L2 norm of each channel, (batch, 1, 1, channels)."""
     return tf.reduce_sum(delta**2, [1, 2], True)
 
 
@@ -176,10 +175,10 @@ class _Window(NamedTuple):
     """A square in each slot's image.
 
     Attributes:
-        side: (slots, 1, 1, 1), int32.
-        rows: (slots, height, 1, 1), int32, counted from the square's first.
-        columns: (slots, 1, width, 1), int32, likewise.
-        inside: (slots, height, width, 1), bool.
+        side: (batch, 1, 1, 1), int32.
+        rows: (batch, height, 1, 1), int32, counted from the square's first.
+        columns: (batch, 1, width, 1), int32, likewise.
+        inside: (batch, height, width, 1), bool.
     """
 
     side: tf.Tensor
@@ -188,7 +187,7 @@ class _Window(NamedTuple):
     inside: tf.Tensor
 
     def pattern(self, turned: tf.Tensor) -> tf.Tensor:
-        """Equation 2 or its transpose in the square, (slots, height, width, 1)."""
+        """Equation 2 or its transpose in the square, (batch, height, width, 1)."""
         most = max(self.inside.shape[1:3])
         upright = _eta(self.rows, self.columns, self.side, most)
         transposed = _eta(self.columns, self.rows, self.side, most)
@@ -196,7 +195,7 @@ class _Window(NamedTuple):
 
 
 def _window(places: tf.Tensor, side: tf.Tensor, shape: tf.TensorShape) -> _Window:
-    """The square of that side, (slots,), at a random place, (slots, 2) in [0, 1)."""
+    """The square of that side, (batch,), at a random place, (batch, 2) in [0, 1)."""
 
     def offsets(place, size):
         free = tf.cast(size + 1 - side, place.dtype)

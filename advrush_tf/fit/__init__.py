@@ -1,4 +1,4 @@
-"""Fit: AdvRushFitModel and the objectives that it minimises.
+"""Fit: AdvRushFitModel and its objectives.
 
 May import `attacks`, `training`, `nn` and what those may. Begin with `objectives`.
 """

@@ -9,9 +9,8 @@ import tensorflow as tf
 
 from advrush_tf import replication
 from advrush_tf.attacks.pgd import SignAscent
-from advrush_tf.fit.averaging import WeightAverage
 from advrush_tf.fit.objectives import Objective
-from advrush_tf.fit.weight_perturbation import kept, moved
+from advrush_tf.fit.weights import WeightAverage, perturbed, restored_afterwards
 from advrush_tf.losses import cross_entropy
 from advrush_tf.nn.cell_network import CellNetwork
 from advrush_tf.nn.checks import as_labels, check_images
@@ -28,11 +27,11 @@ _EVALUATION_SEED = (20, 20)
 class AdvRushFitModel(ReplicatedModel):
     """Fits the weights of a classifier under an objective, in `fit`.
 
-    The network is what is saved and attacked afterwards; this model only fits it.
+    The network is saved and attacked afterwards; this model only fits it.
 
     Args:
         network: a Keras model of images in [0, 1] that gives logits.
-        objective: what is minimised, see `advrush_tf.objectives`.
+        objective: the losses to minimise, see `advrush_tf.fit.objectives`.
         auxiliary_weight: of the loss of a `CellNetwork`'s auxiliary head; 0 leaves the
             head out.
         awp_gamma: length of the adversarial weight perturbation over the length of
@@ -142,7 +141,7 @@ class AdvRushFitModel(ReplicatedModel):
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Puts the averaged weights into the network for a while, if there are any."""
+        """Puts the averaged weights, if any, into the network inside a `with`."""
         with self.average.in_use() if self.average else contextlib.nullcontext():
             yield
 
@@ -185,12 +184,12 @@ class AdvRushFitModel(ReplicatedModel):
         crafted = self.objective.craft(self._attacked, *batch[:2], seed)
         if self.awp_gamma:
             # This pass must leave no trace in the running statistics.
-            with kept(self.network.non_trainable_variables):
+            with restored_afterwards(self.network.non_trainable_variables):
                 ascent = replication.all_reduce_sum(
                     self._gradients(*batch, crafted)[-1]
                 )
                 ascent = self.loss_scale.finite(ascent)
-            with moved(self.trainable_variables, ascent, self.awp_gamma):
+            with perturbed(self.trainable_variables, ascent, self.awp_gamma):
                 results = self._gradients(*batch, crafted)
         else:
             results = self._gradients(*batch, crafted)
@@ -204,12 +203,12 @@ class AdvRushFitModel(ReplicatedModel):
 
     @property
     def _changing(self) -> list[keras.Variable]:
-        """What a step changes beside the running statistics."""
+        """The variables that a step changes besides the running statistics."""
         averages = self.average.variables if self.average else []
         return [*self.trainable_variables, *self.optimizer.variables, *averages]
 
     def _agree_on_statistics(self) -> None:
-        """Averages what each replica recorded of its own examples."""
+        """Averages per-replica running statistics."""
         if not getattr(self.network, "synchronized", False):
             states = self.network.non_trainable_variables
             replication.average([v for v in states if v.value.dtype.is_floating])

@@ -1,7 +1,7 @@
-"""What a fit minimises: losses of (model_fn, x, y), most of them adversarial.
+"""Objectives of a fit: losses of (model_fn, x, y), most of them adversarial.
 
 An objective crafts adversarial images with batch normalisation in inference mode, then
-gives each example's loss from the logits of the images that it asks for. `model_fn`
+gives each example's loss from the logits of the images it needs. `model_fn`
 maps (images, training) to logits.
 """
 
@@ -25,7 +25,7 @@ ModelFn = Callable[[tf.Tensor, bool], tf.Tensor]
 class Objective(abc.ABC):
     """Base of the objectives: hyper-parameters only.
 
-    A subclass says whose logits its `losses` need, and how it crafts.
+    A subclass declares which images' logits its `losses` need, and how it crafts.
 
     Attributes:
         label_smoothing: in [0, 1), of the cross-entropy.
@@ -59,11 +59,10 @@ class Objective(abc.ABC):
         Returns:
             (batch,), with batch normalisation in training mode.
         """
-        crafted = self.craft(model_fn, x, y, seed)
+        images = self.craft(model_fn, x, y, seed)
         clean = model_fn(x, True) if self.needs_clean else None
-        return self.losses(
-            y, clean, model_fn(crafted, True) if self.adversarial else None
-        )
+        crafted = model_fn(images, True) if self.adversarial else None
+        return self.losses(y, clean, crafted)
 
     @abc.abstractmethod
     def craft(
@@ -106,7 +105,7 @@ class Objective(abc.ABC):
 @keras.saving.register_keras_serializable(PACKAGE)
 @dataclasses.dataclass(frozen=True)
 class Standard(Objective):
-    """Cross-entropy of the images as they are."""
+    """Cross-entropy of the given images."""
 
     needs_clean: ClassVar[bool] = True
     adversarial: ClassVar[bool] = False
@@ -156,9 +155,7 @@ class PGD(Objective):
 @keras.saving.register_keras_serializable(PACKAGE)
 @dataclasses.dataclass(frozen=True)
 class TRADES(PGD):
-    """Clean cross-entropy, plus beta times how far the answer moves.
-
-    It moves by KL(f(x) || f(x')), which the crafted images x' raise.
+    """Clean cross-entropy plus beta * KL(f(x) || f(x')), which crafted images x' raise.
 
     Attributes:
         beta: weight of the divergence.
@@ -187,7 +184,7 @@ class TRADES(PGD):
 @keras.saving.register_keras_serializable(PACKAGE)
 @dataclasses.dataclass(frozen=True)
 class MART(PGD):
-    """Boosted cross-entropy, plus a divergence that misclassified images count more in.
+    """Boosted cross-entropy plus a divergence weighted by the clean error probability.
 
     Attributes:
         beta: weight of the divergence (the paper's lambda).
@@ -209,9 +206,9 @@ class MART(PGD):
         others = tf.reduce_max(tf.nn.softmax(crafted) * (1 - true), -1)
         # Where another class has all probability, its logarithm has no bound.
         margin = -tf.math.log(tf.maximum(1 - others, _SMALLEST_PROBABILITY))
-        doubt = 1 - tf.reduce_sum(tf.nn.softmax(clean) * true, -1)
+        error = 1 - tf.reduce_sum(tf.nn.softmax(clean) * true, -1)
         boosted = self._cross_entropy(y, crafted) + margin
-        return boosted + self.beta * doubt * kl_divergence(clean, crafted)
+        return boosted + self.beta * error * kl_divergence(clean, crafted)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from advrush_tf.attacks.victim import LogitsFn, as_logits_fn
+from advrush_tf.attacks.base import LogitsFn, as_logits_fn
 from advrush_tf.errors import NonFiniteLossError
 from advrush_tf.landscape.lanczos import Ritz, lanczos, ritz
 from advrush_tf.landscape.second_derivatives import check_second_derivatives

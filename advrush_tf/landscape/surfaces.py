@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from advrush_tf.attacks.base import BatchedClassifier, as_logits_fn
 from advrush_tf.attacks.pgd import SignAscent, Start
 from advrush_tf.attacks.randomness import seeds_of, uniform
-from advrush_tf.attacks.victim import BatchedClassifier, as_logits_fn
 from advrush_tf.losses import cross_entropy
 from advrush_tf.nn.checks import check_images
 from advrush_tf.search.penalty import input_gradient

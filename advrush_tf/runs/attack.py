@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.attacks.catalogue import named_attack
-from advrush_tf.attacks.sanity_probes import probe
+from advrush_tf.attacks.sanity_probes import check_model
 from advrush_tf.attacks.series import is_right
-from advrush_tf.attacks.victim import BatchedClassifier
 from advrush_tf.data.dataset import ImageDataset, load_dataset
 from advrush_tf.data.examples import Examples
 from advrush_tf.errors import UserError
@@ -142,7 +142,7 @@ def _evaluate(
     if settings.checks:
         say("checking the model ...")
         radius = settings.radius(settings.epsilon)
-        doubts = probe(measured, x, y, settings.norm, radius, settings.seed)
+        doubts = check_model(measured, x, y, settings.norm, radius, settings.seed)
     for doubt in doubts:
         say(f"warning: {doubt.sentence}")
     crafted = [crafter.craft(*planned) for planned in _plan(settings)]

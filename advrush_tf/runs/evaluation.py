@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from advrush_tf.attacks.autoattack import points_of
+from advrush_tf.attacks.autoattack import verdicts_of
+from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.attacks.catalogue import BLACK_BOX
-from advrush_tf.attacks.sanity_checks import Finding, review, rising_curve
+from advrush_tf.attacks.sanity_checks import Finding, check_results, rising_curve
 from advrush_tf.attacks.series import Progress
-from advrush_tf.attacks.victim import BatchedClassifier
 from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.jsonable import freeze, thaw
 from advrush_tf.runs.attack_settings import AttackSettings
@@ -91,7 +91,9 @@ class Evaluation:
         broken, blind = self._broken_by_attack()
         members = {name for c in self.attacked for name in c.ledger.attacks}
         classes = self.classifier.num_classes
-        outcome = review(self.robust, broken, blind, classes, "apgd-t" in members)
+        outcome = check_results(
+            self.robust, broken, blind, classes, "apgd-t" in members
+        )
         rising = [rising_curve(name, *self.curve(name)) for name in self._curves()]
         return [*self.probed, *outcome, *(doubt for doubt in rising if doubt)]
 
@@ -168,7 +170,7 @@ def _share(right: np.ndarray) -> dict[str, Any]:
 
 def _attack(evaluated: Evaluation, crafted: AttackResult) -> dict[str, Any]:
     ledger, settings = crafted.ledger, evaluated.settings
-    points = points_of(ledger)
+    points = verdicts_of(ledger)
     models = (settings.model, *settings.source_model)
     return {
         "attack": crafted.attack,

@@ -12,9 +12,9 @@ from typing import Any
 import keras
 from tqdm import tqdm
 
+from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.attacks.sanity_checks import probabilities
 from advrush_tf.attacks.series import is_right
-from advrush_tf.attacks.victim import BatchedClassifier
 from advrush_tf.data.dataset import ImageDataset, load_dataset
 from advrush_tf.errors import UserError
 from advrush_tf.files import write_text

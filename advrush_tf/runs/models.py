@@ -9,7 +9,7 @@ from pathlib import Path
 
 import keras
 
-from advrush_tf.attacks.victim import BatchedClassifier
+from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.errors import UserError, one_line
 from advrush_tf.files import replacing

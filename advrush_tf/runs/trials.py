@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from advrush_tf.attacks.apgd import APGD
-from advrush_tf.attacks.base import Attack
+from advrush_tf.attacks.base import Attack, BatchedClassifier
 from advrush_tf.attacks.series import Progress, run_series
 from advrush_tf.attacks.square import Square
-from advrush_tf.attacks.victim import BatchedClassifier
 from advrush_tf.runs.progress import progress_bar
 
 _SAVE_SECONDS = 60.0

@@ -82,9 +82,9 @@ def test_iterates_are_those_of_algorithm_1(norm, loss):
         return hidden @ kernels[2] + kernels[3]
 
     clean = logits_fn(x)
-    slots = Batch(x, y, clean, seeds_of(0, range(4)), tf.zeros(4, tf.int32))
-    state, seen = attack.start(slots), []
-    step = tf.function(lambda i, s: attack.step(logits_fn, slots, i, tf.zeros(0), s))
+    batch = Batch(x, y, clean, seeds_of(0, range(4)), tf.zeros(4, tf.int32))
+    state, seen = attack.start(batch), []
+    step = tf.function(lambda i, s: attack.step(logits_fn, batch, i, tf.zeros(0), s))
     for index in range(attack.steps):
         found = step(tf.fill([4], index), state)
         state = found.state
@@ -167,15 +167,15 @@ def test_gradients_are_averaged_over_a_random_model():
     shares = []
     for eot in (1, 30):
         attack = APGD(epsilon=epsilon, iterations=1, eot=eot)
-        slots = Batch(
+        batch = Batch(
             tf.constant(x),
             tf.constant(y, tf.int32),
             model(tf.constant(x)),
             seeds_of(0, range(40)),
             tf.zeros(40, tf.int32),
         )
-        state, zero = attack.start(slots), tf.zeros(40, tf.int32)
-        state = attack.step(noisy, slots, zero, tf.zeros(0), state).state
+        state, zero = attack.start(batch), tf.zeros(40, tf.int32)
+        state = attack.step(noisy, batch, zero, tf.zeros(0), state).state
         shares.append(np.mean(np.argmax(model(state["images"]), -1) != y))
     assert shares[1] > shares[0] + 0.1
 

@@ -47,32 +47,32 @@ def test_finds_what_is_there_on_a_linear_model(norm, classes):
     y = np.where(np.arange(len(y)) < 4, (y + 1) % classes, y)
     away = distances(weights, x, y, Norm(norm))
     epsilon = float(np.median(away))
-    images, points = AutoAttack(model, norm, epsilon, members=SHORT).run(x, y)
+    images, verdicts = AutoAttack(model, norm, epsilon, members=SHORT).run(x, y)
     robust = away > epsilon
-    np.testing.assert_array_equal(points.robust, robust)
+    np.testing.assert_array_equal(verdicts.robust, robust)
     wrong = np.argmax(model(tf.constant(images)), -1) != y
     np.testing.assert_array_equal(wrong, ~robust)
     np.testing.assert_array_equal(images[robust], x[robust])
-    assert points.broken_by[:4] == ("clean",) * 4
-    assert {points.broken_by[row] for row in np.flatnonzero(robust)} == {None}
+    assert verdicts.broken_by[:4] == ("clean",) * 4
+    assert {verdicts.broken_by[row] for row in np.flatnonzero(robust)} == {None}
     sizes = np.linalg.norm(
         (images - x).reshape(len(x), -1), np.inf if norm == "Linf" else 2, axis=1
     )
     assert sizes.max() <= epsilon + 1e-6
-    assert list(points.accuracy_after) == ["clean", *SHORT]
-    assert points.accuracy_after["clean"] == pytest.approx(26 / 30)
-    assert points.accuracy_after["apgd-t"] == pytest.approx(robust.mean())
+    assert list(verdicts.accuracy_after) == ["clean", *SHORT]
+    assert verdicts.accuracy_after["clean"] == pytest.approx(26 / 30)
+    assert verdicts.accuracy_after["apgd-t"] == pytest.approx(robust.mean())
 
 
 def test_one_image_all_wrong_and_none_broken():
     model, _ = linear()
     x, y = grey(model)
     attack = AutoAttack(model, epsilon=1e-6, members=SHORT)
-    assert attack.run(x[:1], y[:1]).points.robust.tolist() == [True]
-    assert attack.run(x, y).points.robust.all()
+    assert attack.run(x[:1], y[:1]).verdicts.robust.tolist() == [True]
+    assert attack.run(x, y).verdicts.robust.all()
     wrong = attack.run(x, (y + 1) % 3)
-    assert set(wrong.points.broken_by) == {"clean"}
-    assert set(wrong.points.accuracy_after.values()) == {0.0}
+    assert set(wrong.verdicts.broken_by) == {"clean"}
+    assert set(wrong.verdicts.accuracy_after.values()) == {0.0}
     np.testing.assert_array_equal(wrong.images, x)
 
 
@@ -85,8 +85,8 @@ def test_a_keras_model_and_every_member():
         name: type(member)(**(vars(member) | _SHORTER[type(member)]))
         for name, member in attack.members.items()
     }
-    points = attack.run(x, y).points
-    accuracies = list(points.accuracy_after.values())
+    verdicts = attack.run(x, y).verdicts
+    accuracies = list(verdicts.accuracy_after.values())
     assert accuracies == sorted(accuracies, reverse=True)
     assert 0 < accuracies[-1] < accuracies[0]
 
@@ -123,6 +123,6 @@ def test_a_tie_that_is_a_wrong_answer_is_found(member):
     attack = AutoAttack(model, epsilon=0.03, members=[member])
     if member == "square":
         attack.members = {member: Square(epsilon=0.03, queries=50)}
-    images, points = attack.run(x, np.array([1, 1]))
-    assert points.robust.tolist() == [False, True]
+    images, verdicts = attack.run(x, np.array([1, 1]))
+    assert verdicts.robust.tolist() == [False, True]
     np.testing.assert_array_equal(model(tf.constant(images[:1])), [[0.0, 0.0]])

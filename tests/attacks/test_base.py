@@ -1,11 +1,76 @@
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from advrush_tf.attacks.base import Attack, Outcome
+from advrush_tf.attacks.base import (
+    Attack,
+    BatchedClassifier,
+    Outcome,
+    StoppedError,
+    as_logits_fn,
+)
 from advrush_tf.attacks.geometry import Norm
+from support.small_networks import tiny_batch, tiny_network
+
+
+def test_predictions_are_the_models_in_inference_mode_whatever_the_number():
+    net, (x, _) = tiny_network(), tiny_batch(size=10)
+    classifier = BatchedClassifier(net, (8, 8, 1), batch_size=4)
+    assert classifier.num_classes == 3
+    for count in (10, 4, 1):
+        expected = net(x[:count], training=False)
+        np.testing.assert_allclose(classifier.predict(x[:count]), expected, atol=1e-6)
+    assert classifier.predict(x[:0]).shape == (0, 3)
+
+
+def test_the_model_is_traced_once():
+    traces = []
+
+    def model(images):
+        traces.append(images.shape)
+        return tf.reduce_sum(images, [1, 2])
+
+    classifier = BatchedClassifier(model, (2, 2, 3), batch_size=5)
+    for count in (12, 5, 2):
+        classifier.predict(np.zeros((count, 2, 2, 3), np.float32))
+    assert traces == [(5, 2, 2, 3)]
+
+
+def test_batch_normalisation_is_in_inference_mode():
+    layer = keras.layers.BatchNormalization()
+    model = keras.Sequential([keras.Input((1, 1, 4)), layer, keras.layers.Flatten()])
+    x = np.random.default_rng(0).random((6, 1, 1, 4), np.float32)
+    np.testing.assert_allclose(
+        as_logits_fn(model)(x), x.reshape(6, 4) / np.sqrt(1 + layer.epsilon), rtol=1e-5
+    )
+
+
+def test_a_full_batch_begins_with_the_images():
+    x = np.arange(3, dtype=np.float32).reshape(3, 1, 1, 1)
+    classifier = BatchedClassifier(
+        lambda images: tf.zeros((images.shape[0], 2)), (1, 1, 1), 5
+    )
+    np.testing.assert_array_equal(np.ravel(classifier.filled(x)), [0, 1, 2, 2, 2])
+
+
+@pytest.mark.parametrize("outputs", [(4,), (4, 1), (4, 2, 2)])
+def test_what_is_no_classifier_is_refused(outputs):
+    with pytest.raises(ValueError, match="logits of shape"):
+        BatchedClassifier(lambda images: tf.zeros(outputs), (2, 2, 1), 4)
+
+
+def test_a_stopped_classifier_does_not_answer():
+    classifier = BatchedClassifier(tiny_network(), (8, 8, 1), 6)
+    x = tf.constant(tiny_batch()[0])
+    classifier.check_stop()
+    classifier.logits(x)
+    classifier.stop()
+    for look in (classifier.check_stop, lambda: classifier.logits(x)):
+        with pytest.raises(StoppedError):
+            look()
 
 
 def halves(images):

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from cleverhans.tf2 import utils
 
+from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.attacks.cleverhans import (
     BIM,
     FGSM,
@@ -18,7 +19,6 @@ from advrush_tf.attacks.cleverhans import (
     CleverHansAttack,
 )
 from advrush_tf.attacks.geometry import Norm
-from advrush_tf.attacks.victim import BatchedClassifier
 from support.attacked import distances, grey, linear
 
 LINF, L2 = Norm.LINF, Norm.L2
@@ -57,9 +57,9 @@ def outcomes(attack, model=MODEL, x=X, y=Y, batch_size=3, seed=0, indices=None):
 
 def against(classifier, attack, x=X, y=Y, seed=0, indices=None):
     found = sorted(
-        attack.outcomes(classifier, x, y, seed, indices), key=lambda o: o.row
+        attack.outcomes(classifier, x, y, seed, indices), key=lambda o: o.index
     )
-    assert [outcome.row for outcome in found] == list(range(len(x)))
+    assert [outcome.index for outcome in found] == list(range(len(x)))
     images = np.stack([outcome.image for outcome in found])
     return images, np.array([outcome.broken for outcome in found])
 

@@ -131,7 +131,7 @@ def test_steps_against_numpy(norm, targeted):
     x = np.random.default_rng(4).random((6, 1, 1, SIZE))
     logits = bent(x)
     y, run = np.argmax(logits, -1), np.arange(6) % 3
-    slots = Batch(
+    batch = Batch(
         tf.constant(x),
         tf.constant(y, tf.int32),
         logits,
@@ -139,10 +139,10 @@ def test_steps_against_numpy(norm, targeted):
         tf.constant(run if targeted else 0 * run, tf.int32),
     )
     attack = FAB(norm, 100.0, targeted=targeted, alpha_max=0.3)
-    state, expected = attack.start(slots), x.reshape(6, SIZE)
+    state, expected = attack.start(batch), x.reshape(6, SIZE)
     seen = set()
     for _ in range(4):
-        found = attack.step(bent, slots, None, None, state)
+        found = attack.step(bent, batch, None, None, state)
         rows = zip(expected, x.reshape(6, SIZE), y, run, strict=True)
         steps = [one_step(attack, *row) for row in rows]
         expected, moved, wrong = (np.array(part) for part in zip(*steps, strict=True))
@@ -165,8 +165,8 @@ def test_restarts_begin_at_half_of_epsilon(norm):
     x = tf.fill((4, 1, 1, SIZE), 0.5)
     run = tf.constant([0, 1, 2, 3])
     seed = tf.zeros((4, 2), tf.int32)
-    slots = Batch(x, tf.zeros(4, tf.int32), tf.zeros((4, 3)), seed, run)
-    start = FAB(norm, 0.2).start(slots)["images"]
+    batch = Batch(x, tf.zeros(4, tf.int32), tf.zeros((4, 3)), seed, run)
+    start = FAB(norm, 0.2).start(batch)["images"]
     # Two targets of three classes, so that runs 2 and 3 are restarts.
     expected = [0.0, 0.0, 0.1, 0.1]
     np.testing.assert_allclose(sizes(norm, start - x), expected, atol=1e-6)

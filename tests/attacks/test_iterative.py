@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.attacks.geometry import Norm, length, per_image
 from advrush_tf.attacks.iterative import Batch, IterativeAttack, StepResult
-from advrush_tf.attacks.victim import BatchedClassifier
 
 
 def brightness(images):
@@ -32,16 +32,16 @@ class Brighten(IterativeAttack):
     def steps(self):
         return 25
 
-    def start(self, slots):
-        return {"images": slots.x, "last": slots.x}
+    def start(self, batch):
+        return {"images": batch.x, "last": batch.x}
 
     def strongest(self, state):
         return state["last"]
 
-    def step(self, logits_fn, slots, index, draws, state):
+    def step(self, logits_fn, batch, index, draws, state):
         images = state["images"]
-        wrong = tf.argmax(logits_fn(images), -1, tf.int32) != slots.y
-        useful = tf.cast(slots.run == self.attempts - 1, tf.float32)
+        wrong = tf.argmax(logits_fn(images), -1, tf.int32) != batch.y
+        useful = tf.cast(batch.run == self.attempts - 1, tf.float32)
         brighter = images + 0.01 * per_image(useful)
         return StepResult({"images": brighter, "last": images}, images, wrong)
 
@@ -58,8 +58,8 @@ LABELS = np.zeros(5, np.int64)
 def outcomes(attack, x=DARK, y=LABELS, batch_size=2, model=brightness):
     classifier = BatchedClassifier(model, x.shape[1:], batch_size)
     found = list(attack.outcomes(classifier, x, y, 0))
-    assert sorted(outcome.row for outcome in found) == list(range(len(x)))
-    return sorted(found, key=lambda outcome: outcome.row)
+    assert sorted(outcome.index for outcome in found) == list(range(len(x)))
+    return sorted(found, key=lambda outcome: outcome.index)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 100])

@@ -1,7 +1,12 @@
+import json
+
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from advrush_tf.attacks.cleverhans_compat import pgd_from
+from advrush_tf.attacks.geometry import Radius
 from advrush_tf.attacks.pgd import SignAscent, Start
 from advrush_tf.losses import cross_entropy
 from advrush_tf.official import weights as official
@@ -30,6 +35,21 @@ def test_pgd_20_of_the_official_evaluation():
     np.testing.assert_allclose(crafted, expected, rtol=0, atol=1e-8)
     wrong = np.argmax(net(crafted, training=False), -1) != DATA["y"]
     assert wrong.sum() == DATA["pgd20/err_adv"]
+
+
+def test_the_attack_is_cleverhans_pgd_without_its_rounding():
+    net = tiny_network()
+    x, y = tiny_batch(size=16)
+    start = np.random.default_rng(1).uniform(-0.1, 0.1, x.shape).astype(np.float32)
+    start = np.clip(x + start, 0, 1) - x
+    expected = pgd_from(tf.constant(start))(
+        net, x, 0.1, 0.03, 5, np.inf, None, 0.0, 1.0, tf.constant(y), rand_init=True
+    )
+    crafted = SignAscent(0.1, 0.03, 5).ascend(
+        lambda z: cross_entropy(y, net(z, training=False)), x, x + start
+    )
+    # A sign may turn where rounding decides it.
+    assert np.mean(np.abs(crafted - expected) < 1e-6) > 0.99
 
 
 def test_two_steps_by_hand():
@@ -94,6 +114,14 @@ def _live_operations(function):
             seen.add(name)
             waiting.extend(nodes[name].input)
     return [nodes[name].op for name in seen]
+
+
+def test_a_radius_goes_through_unchanged_and_is_saved_as_a_number():
+    attack = SignAscent(Radius("8/255"))
+    assert str(attack.epsilon) == "8/255"
+    config = json.loads(json.dumps(keras.saving.serialize_keras_object(attack)))
+    assert config["config"]["epsilon"] == 8 / 255
+    assert keras.saving.deserialize_keras_object(config) == attack
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from advrush_tf.attacks import sanity_checks as checks
 from advrush_tf.attacks.sanity_checks import Code
 
 
-def code_of(doubt):
-    return doubt and doubt.code
+def code_of(finding):
+    return finding and finding.code
 
 
 def test_random_model():
@@ -17,15 +17,15 @@ def test_random_model():
     assert checks.random_model(passes) is None
     assert checks.random_model(np.full((2, 3, 4), np.nan)) is None
     passes[1, 1] = [2.0, 1.5]
-    doubt = checks.random_model(passes)
-    assert doubt.code is Code.RANDOM_MODEL
+    finding = checks.random_model(passes)
+    assert finding.code is Code.RANDOM_MODEL
     # 2 - 1 of 2, and the second of two predictions.
-    assert "3 passes" in doubt.sentence and "up to 0.5 of" in doubt.sentence
-    assert "1 of 2 predictions" in doubt.sentence
+    assert "3 passes" in finding.sentence and "up to 0.5 of" in finding.sentence
+    assert "1 of 2 predictions" in finding.sentence
 
 
 @pytest.mark.parametrize(
-    ("logits", "doubted"),
+    ("logits", "found_one"),
     [
         ([[0.25, 0.75], [1.0, 0.0]], True),
         ([[0.25, 0.754], [1.0, 0.0]], True),  # of a softmax in half precision
@@ -34,9 +34,9 @@ def test_random_model():
         ([[-0.1, -2.4]], False),  # logarithms of probabilities will do
     ],
 )
-def test_probabilities(logits, doubted):
+def test_probabilities(logits, found_one):
     found = checks.probabilities(np.array(logits))
-    assert code_of(found) is (Code.PROBABILITIES if doubted else None)
+    assert code_of(found) is (Code.PROBABILITIES if found_one else None)
 
 
 def test_zero_gradients_of_more_than_a_tenth():
@@ -44,11 +44,11 @@ def test_zero_gradients_of_more_than_a_tenth():
     cross_entropy[:2] = 0
     assert checks.zero_gradients(cross_entropy, margin) is None
     cross_entropy[2], margin[1:3] = np.nan, (0, np.nan)
-    doubt = checks.zero_gradients(cross_entropy, margin)
-    assert doubt.code is Code.ZERO_GRADIENTS
-    assert "no gradient at 3 of 20" in doubt.sentence
-    assert "at 1 the model is so confident" in doubt.sentence
-    assert "at 2 the model passes no gradient" in doubt.sentence
+    finding = checks.zero_gradients(cross_entropy, margin)
+    assert finding.code is Code.ZERO_GRADIENTS
+    assert "no gradient at 3 of 20" in finding.sentence
+    assert "at 1 the model is so confident" in finding.sentence
+    assert "at 2 the model passes no gradient" in finding.sentence
 
 
 def test_black_box_wins():
@@ -60,9 +60,9 @@ def test_black_box_wins():
     # Two of a thousand more are not many.
     assert checks.black_box_wins(broken, {"square", "transfer"}) is None
     broken["transfer"] = np.arange(1000) >= 999
-    doubt = checks.black_box_wins(broken, {"square", "transfer"})
-    assert doubt.code is Code.BLACK_BOX_WINS
-    assert "3 of 1000" in doubt.sentence
+    finding = checks.black_box_wins(broken, {"square", "transfer"})
+    assert finding.code is Code.BLACK_BOX_WINS
+    assert "3 of 1000" in finding.sentence
     only = {"square": broken["square"]}
     assert checks.black_box_wins(only, {"square"}) is None
     assert checks.black_box_wins(broken, set()) is None
@@ -75,9 +75,9 @@ def test_not_finite():
     logits = np.ones((4, 3))
     assert checks.not_finite(logits) is None
     logits[1, 0], logits[2, 1] = np.nan, np.inf
-    doubt = checks.not_finite(logits)
-    assert doubt.code is Code.NOT_FINITE
-    assert "for 2 of 4 images" in doubt.sentence
+    finding = checks.not_finite(logits)
+    assert finding.code is Code.NOT_FINITE
+    assert "for 2 of 4 images" in finding.sentence
     assert checks.probabilities(logits) is None
 
 
@@ -85,10 +85,10 @@ def test_rising_curve():
     right = [np.arange(10) < count for count in (9, 5, 5, 2)]
     epsilons = [0.0, 0.1, 0.2, 0.3]
     assert checks.rising_curve("pgd20", epsilons, right) is None
-    doubt = checks.rising_curve("pgd20", epsilons[:3], [right[0], right[3], right[1]])
-    assert doubt.code is Code.ACCURACY_OVER_EPSILON
-    assert "under pgd20 rises" in doubt.sentence
-    assert "20% at 0.1, 50% at 0.2" in doubt.sentence
+    finding = checks.rising_curve("pgd20", epsilons[:3], [right[0], right[3], right[1]])
+    assert finding.code is Code.ACCURACY_OVER_EPSILON
+    assert "under pgd20 rises" in finding.sentence
+    assert "20% at 0.1, 50% at 0.2" in finding.sentence
 
 
 @pytest.mark.parametrize(
@@ -102,16 +102,16 @@ def test_rising_curve():
     ],
 )
 def test_accuracy_over_epsilon(accuracies, fault):
-    doubt = checks.accuracy_over_epsilon([0.05, 0.1, 0.2, 0.5], accuracies)
+    finding = checks.accuracy_over_epsilon([0.05, 0.1, 0.2, 0.5], accuracies)
     if fault is None:
-        assert doubt is None
+        assert finding is None
     else:
-        assert doubt.code is Code.ACCURACY_OVER_EPSILON
-        assert fault in doubt.sentence and "90% at 0.05, " in doubt.sentence
+        assert finding.code is Code.ACCURACY_OVER_EPSILON
+        assert fault in finding.sentence and "90% at 0.05, " in finding.sentence
 
 
 @pytest.mark.parametrize(
-    ("one_step", "many_steps", "doubted"),
+    ("one_step", "many_steps", "found_one"),
     [
         ([1.0, 2.0, -3.0, 6.0], [1.0, 2.0, -1.0, 6.0], False),
         ([-9.0, -9.0, -9.0, -9.0], [-0.1, -0.1, -0.1, -0.1], False),
@@ -122,10 +122,10 @@ def test_accuracy_over_epsilon(accuracies, fault):
         ([9.0, 4.0, 6.0, 8.0], [9.0, 99.0, 6.0, 8.0], False),
     ],
 )
-def test_steps_do_not_help(one_step, many_steps, doubted):
+def test_steps_do_not_help(one_step, many_steps, found_one):
     clean = np.array([2.0, 4.0, 6.0, 8.0])
     found = checks.steps_do_not_help(clean, np.array(one_step), np.array(many_steps))
-    assert code_of(found) is (Code.STEPS_DO_NOT_HELP if doubted else None)
+    assert code_of(found) is (Code.STEPS_DO_NOT_HELP if found_one else None)
 
 
 def test_steps_that_do_not_help_in_numbers():
@@ -153,22 +153,22 @@ def test_few_images():
     # Wilson's half width of a half is z / (2 sqrt(n + z^2)), z = 1.96: for 0.03,
     # n = z^2 / 0.0036 - z^2 = 1063.2.
     assert checks.few_images(0.5, 1064) is None
-    doubt = checks.few_images(0.5, 100)
-    assert doubt.code is Code.FEW_IMAGES
-    assert "50.0% on 100" in doubt.sentence and "9.6 percentage" in doubt.sentence
-    assert "1064 images" in doubt.sentence
+    finding = checks.few_images(0.5, 100)
+    assert finding.code is Code.FEW_IMAGES
+    assert "50.0% on 100" in finding.sentence and "9.6 percentage" in finding.sentence
+    assert "1064 images" in finding.sentence
     # Of none or all, z^2 / (2 (n + z^2)): 60.2.
     assert checks.few_images(0.0, 61) is None
     for accuracy in (0.0, 1.0):
         assert "; 61 images" in checks.few_images(accuracy, 60).sentence
 
 
-def test_review():
+def test_results_are_checked():
     robust = np.arange(2000) % 2 == 0
     broken = {"apgd-ce": ~robust, "square": ~robust}
-    assert checks.review(robust, broken, {"square"}, 4, targeted_dlr=True) == []
-    assert checks.review(robust, broken, {"square"}, 3, targeted_dlr=False) == []
+    assert checks.check_results(robust, broken, {"square"}, 4, targeted_dlr=True) == []
+    assert checks.check_results(robust, broken, {"square"}, 3, targeted_dlr=False) == []
     few, wins = robust[:10], {"apgd-ce": robust[:10] & False, "square": ~robust[:10]}
-    found = checks.review(few, wins, {"square"}, 3, targeted_dlr=True)
+    found = checks.check_results(few, wins, {"square"}, 3, targeted_dlr=True)
     expected = [Code.BLACK_BOX_WINS, Code.FEW_CLASSES, Code.FEW_IMAGES]
-    assert [doubt.code for doubt in found] == expected
+    assert [finding.code for finding in found] == expected

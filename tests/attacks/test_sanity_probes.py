@@ -5,9 +5,9 @@ import tensorflow as tf
 
 from advrush_tf.attacks import sanity_checks as checks
 from advrush_tf.attacks import sanity_probes as probes
+from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.attacks.geometry import Norm
 from advrush_tf.attacks.sanity_checks import Code
-from advrush_tf.attacks.victim import BatchedClassifier
 
 CLASSES, SHAPE = 4, (4, 4, 1)
 AMPLITUDE = 0.1
@@ -31,10 +31,10 @@ def linear(images):
 
 
 def codes(model, norm=Norm.LINF, epsilon=0.03, size=64):
-    found = probes.probe(
+    found = probes.check_model(
         BatchedClassifier(model, SHAPE, 32), *blobs(size), norm, epsilon, 0
     )
-    return [doubt.code for doubt in found]
+    return [finding.code for finding in found]
 
 
 def fitted_network():
@@ -55,11 +55,11 @@ def fitted_network():
 
 @pytest.mark.parametrize("norm", Norm)
 @pytest.mark.parametrize("epsilon", [1e-6, 0.03, 0.7])
-def test_a_linear_model_raises_no_doubt(norm, epsilon):
+def test_a_linear_model_gives_no_finding(norm, epsilon):
     assert codes(linear, norm, epsilon) == []
 
 
-def test_a_fitted_network_raises_no_doubt():
+def test_a_fitted_network_gives_no_finding():
     network = fitted_network()
     assert codes(network, Norm.LINF, 0.05) == []
     assert codes(network, Norm.L2, 0.3) == []
@@ -128,8 +128,8 @@ def test_gradients_that_mislead_small_steps():
 def test_images_outside_the_box_are_not_probed():
     x, y = blobs()
     classifier = BatchedClassifier(linear, SHAPE, 32)
-    (doubt,) = probes.probe(classifier, 255 * x, y, Norm.LINF, 0.03, 0)
-    assert doubt.code is Code.IMAGES_OUTSIDE_BOX
+    (finding,) = probes.check_model(classifier, 255 * x, y, Norm.LINF, 0.03, 0)
+    assert finding.code is Code.IMAGES_OUTSIDE_BOX
 
 
 def test_a_model_that_is_always_wrong_is_not_attacked():
@@ -159,7 +159,7 @@ def test_what_the_checks_are_given(monkeypatch, batch_size, norm, epsilon):
             checks, name, lambda *arrays, name=name: seen.update({name: arrays})
         )
     classifier = BatchedClassifier(model, SHAPE, batch_size)
-    assert probes.probe(classifier, x, y, norm, epsilon, 0) == []
+    assert probes.check_model(classifier, x, y, norm, epsilon, 0) == []
 
     kept = np.arange(64) % 4 > 0
     score, label = scores[:64][kept], y[:64][kept]

@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from advrush_tf.attacks.base import Outcome
+from advrush_tf.attacks.base import BatchedClassifier, Outcome
 from advrush_tf.attacks.series import CLEAN, ROBUST, Progress, is_right, run_series
-from advrush_tf.attacks.victim import BatchedClassifier
 
 X = np.linspace(0.1, 0.6, 6, dtype=np.float32).reshape(6, 1, 1, 1)
 # The last image is brighter than the model allows for class 0.
@@ -34,33 +33,33 @@ class Lift:
             yield Outcome(row, lifted if broken else image, broken or not self.honest)
 
 
-def run(classifier, attacks, ledger=None, **options):
-    ledger = ledger or Progress(X, list(attacks))
-    run_series(classifier, attacks, X, Y, 0, ledger, **options)
-    return ledger
+def run(classifier, attacks, progress=None, **options):
+    progress = progress or Progress(X, list(attacks))
+    run_series(classifier, attacks, X, Y, 0, progress, **options)
+    return progress
 
 
 def test_each_attack_gets_the_survivors_of_those_before(classifier):
     attacks = {"first": Lift(0.1), "second": Lift(0.3)}
-    ledger = run(classifier, attacks)
+    progress = run(classifier, attacks)
     assert attacks["first"].seen == [0, 1, 2, 3, 4]
     assert attacks["second"].seen == [0, 1, 2, 3]
     expected = [ROBUST, ROBUST, 1, 1, 0, CLEAN]
-    np.testing.assert_array_equal(ledger.broken_by, expected)
+    np.testing.assert_array_equal(progress.broken_by, expected)
     lifted = X.ravel() + np.array([0, 0, 0.3, 0.3, 0.1, 0])
-    np.testing.assert_allclose(ledger.images.ravel(), lifted, rtol=1e-6)
-    assert ledger.finished == 2
-    assert ledger.survived(0).tolist() == [True] * 5 + [False]
-    assert ledger.survived(1).tolist() == [True] * 4 + [False] * 2
-    assert ledger.survived(2).tolist() == [True] * 2 + [False] * 4
+    np.testing.assert_allclose(progress.images.ravel(), lifted, rtol=1e-6)
+    assert progress.finished == 2
+    assert progress.survived(0).tolist() == [True] * 5 + [False]
+    assert progress.survived(1).tolist() == [True] * 4 + [False] * 2
+    assert progress.survived(2).tolist() == [True] * 2 + [False] * 4
 
 
 def test_what_an_attack_says_counts_only_if_the_model_is_wrong(classifier):
     attacks = {"liar": Lift(0.0, honest=False), "second": Lift(0.1)}
-    ledger = run(classifier, attacks)
+    progress = run(classifier, attacks)
     assert attacks["second"].seen == [0, 1, 2, 3, 4]
-    assert ledger.survived(1).sum() == 5
-    assert ledger.survived(2).sum() == 4
+    assert progress.survived(1).sum() == 5
+    assert progress.survived(2).sum() == 4
 
 
 def test_an_interrupted_cascade_goes_on_where_it_was(classifier, tmp_path):
@@ -74,12 +73,12 @@ def test_an_interrupted_cascade_goes_on_where_it_was(classifier, tmp_path):
             yield outcome
 
     whole = run(classifier, {"first": Lift(0.1), "second": Lift(0.3)})
-    ledger = Progress(X, ["first", "second"])
+    progress = Progress(X, ["first", "second"])
     with pytest.raises(StoppedError):
-        run(classifier, {"first": Lift(0.1), "second": Lift(0.3)}, ledger, watch=stop)
-    ledger.save(tmp_path / "ledger.npz")
+        run(classifier, {"first": Lift(0.1), "second": Lift(0.3)}, progress, watch=stop)
+    progress.save(tmp_path / "progress.npz")
     again = Progress(X, ["first", "second"])
-    again.restore(tmp_path / "ledger.npz")
+    again.restore(tmp_path / "progress.npz")
     attacks = {"first": Lift(0.1), "second": Lift(0.3)}
     run(classifier, attacks, again)
     assert attacks["first"].seen == []
@@ -88,8 +87,8 @@ def test_an_interrupted_cascade_goes_on_where_it_was(classifier, tmp_path):
     np.testing.assert_array_equal(again.broken_by, whole.broken_by)
 
 
-def test_a_ledger_of_other_attacks_or_images_is_refused(tmp_path):
-    path = tmp_path / "ledger.npz"
+def test_a_progress_of_other_attacks_or_images_is_refused(tmp_path):
+    path = tmp_path / "progress.npz"
     Progress(X, ["first"]).save(path)
     for other in (Progress(X, ["second"]), Progress(X[:5], ["first"])):
         with pytest.raises(ValueError, match="belongs to another evaluation"):
@@ -112,7 +111,7 @@ def test_attacks_are_told_the_numbers_of_the_images(classifier):
     assert attacks["second"].seen == [7, 17, 27, 37]
 
 
-def test_a_ledger_takes_over_what_was_done_to_some_rows(classifier):
+def test_a_progress_takes_over_what_was_done_to_some_rows(classifier):
     whole = run(classifier, {"first": Lift(0.1), "second": Lift(0.3)})
     together = Progress(X, ["first", "second"])
     for index, seconds in ((0, 5.0), (1, 3.0)):
@@ -152,5 +151,5 @@ def test_what_later_attacks_do_not_break_stays_what_the_first_made(classifier):
             for row, image in enumerate(x):
                 yield Outcome(row, image - self.by, False)
 
-    ledger = run(classifier, {"first": Darken(0.05), "second": Darken(0.09)})
-    np.testing.assert_allclose(ledger.images[:5], X[:5] - 0.05, rtol=1e-6)
+    progress = run(classifier, {"first": Darken(0.05), "second": Darken(0.09)})
+    np.testing.assert_allclose(progress.images[:5], X[:5] - 0.05, rtol=1e-6)

@@ -2,16 +2,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.attacks.geometry import Norm
 from advrush_tf.attacks.iterative import Batch
 from advrush_tf.attacks.randomness import seeds_of
 from advrush_tf.attacks.square import Square
-from advrush_tf.attacks.victim import BatchedClassifier
 
 SHAPES = [(8, 8, 1), (6, 7, 3)]
 
 
-def slots_of(x, y=None):
+def batch_of(x, y=None):
     rows = tf.range(len(x))
     y = tf.zeros_like(rows) if y is None else tf.constant(y, tf.int32)
     logits = tf.zeros([len(x), 2])
@@ -37,7 +37,7 @@ def candidates(attack, x, best, indices, draws):
     }
     indices = tf.constant(indices, tf.int32)
     found = attack.step(
-        lambda z: tf.zeros([len(z), 2]), slots_of(x), indices, tf.constant(draws), state
+        lambda z: tf.zeros([len(z), 2]), batch_of(x), indices, tf.constant(draws), state
     )
     return found.state["candidate"].numpy()
 
@@ -172,7 +172,7 @@ def test_an_l2_candidate_is_that_of_algorithm_3(shape):
 def test_l2_candidates_use_the_whole_budget(shape):
     # Nothing is clipped to [0, 1] from here.
     x, attack = images(shape, 30, 0.45, 0.55), Square(Norm.L2, 0.4)
-    best = attack.start(slots_of(x))["candidate"].numpy()
+    best = attack.start(batch_of(x))["candidate"].numpy()
     for seed in range(5):
         norms = np.sqrt(((best - x) ** 2).sum((1, 2, 3)))
         np.testing.assert_allclose(norms, 0.4, atol=1e-6)
@@ -197,7 +197,7 @@ def test_places_are_uniform(norm):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_linf_start_has_vertical_stripes(shape):
     x = np.full((20, *shape), 0.5, np.float32)
-    start = Square(Norm.LINF, 0.25).start(slots_of(x))["candidate"].numpy()
+    start = Square(Norm.LINF, 0.25).start(batch_of(x))["candidate"].numpy()
     assert set(np.unique(start)) == {0.25, 0.75}
     assert (start == start[:, :1]).all()
     # The sign of each column of each channel is by itself, and even.
@@ -212,7 +212,7 @@ def test_the_linf_start_has_vertical_stripes(shape):
 )
 def test_the_l2_start_is_a_grid_of_patterns(shape, side, corner):
     x = np.full((6, *shape), 0.5, np.float32)
-    delta = Square(Norm.L2, 0.3).start(slots_of(x))["candidate"].numpy() - x
+    delta = Square(Norm.L2, 0.3).start(batch_of(x))["candidate"].numpy() - x
     np.testing.assert_allclose(np.sqrt((delta**2).sum((1, 2, 3))), 0.3, rtol=1e-5)
     tiles = delta[:, corner[0] :, corner[1] :][:, : 5 * side, : 5 * side]
     assert np.count_nonzero(delta) == np.count_nonzero(tiles) == tiles.size
@@ -231,13 +231,13 @@ def test_the_l2_start_is_a_grid_of_patterns(shape, side, corner):
 def test_the_best_margin_never_falls(norm):
     x, attack = images((8, 8, 1), 5), Square(norm, 0.2)
     model = linear(np.random.default_rng(2).normal(size=64))
-    slots = slots_of(x)
-    state, seen = attack.start(slots), []
+    batch = batch_of(x)
+    state, seen = attack.start(batch), []
     for step in range(30):
         tried = model(state["candidate"])[:, 1]
         index = tf.fill([5], step)
         draws = tf.constant(draws_of(attack, x, step))
-        found = attack.step(model, slots, index, draws, state)
+        found = attack.step(model, batch, index, draws, state)
         seen.append(tried)
         state = found.state
         np.testing.assert_array_equal(state["margin"], np.max(seen, 0))
@@ -263,9 +263,9 @@ def test_a_linear_model_is_broken_where_it_can_be(norm, dual, room):
     attack = Square(norm, epsilon, queries=500)
     classifier = BatchedClassifier(linear(weights), (4, 4, 1), 16)
     broken = np.zeros(40, bool)
-    for index, image, is_broken in attack.outcomes(classifier, x, np.zeros(40, int), 0):
-        broken[index] = is_broken
-        assert not is_broken or linear(weights)(image[None])[0, 1] > 0
+    for outcome in attack.outcomes(classifier, x, np.zeros(40, int), 0):
+        broken[outcome.index] = outcome.broken
+        assert not outcome.broken or linear(weights)(outcome.image[None])[0, 1] > 0
     cannot, can = needed > epsilon, needed * room < epsilon
     assert cannot.sum() > 5 and can.sum() > 5
     assert not broken[cannot].any()

@@ -95,15 +95,19 @@ def test_an_adversarial_step_written_out(objective):
         assert_close(ours.network.weights, network.weights)
 
 
-def test_weight_perturbation_written_out():
-    ours = model_of(tiny_network(dtype="float64"), Standard(), awp_gamma=0.1)
+@pytest.mark.parametrize("objective", [Standard(), FAST])
+def test_weight_perturbation_written_out(objective):
+    ours = model_of(tiny_network(dtype="float64"), objective, awp_gamma=0.1)
     network, optimizer = tiny_network(dtype="float64"), MomentumSGD()
     weights = network.trainable_variables
     optimizer.build(weights)
     (x, y), *_ = batches()
+    attacked = objective.craft(
+        lambda images, training: network(images, training=training), x, y, (0, 0)
+    )
 
     def losses():
-        return cross_entropy(y, network(x, training=True))
+        return cross_entropy(y, network(attacked, training=True))
 
     before = network.get_weights()
     upwards = gradients(network, losses)
@@ -119,6 +123,18 @@ def test_weight_perturbation_written_out():
     ours.train_on_batch(x, y)
     assert_close(ours.network.trainable_variables, weights, 1e-7)
     assert_close(ours.network.non_trainable_variables, statistics, 1e-7)
+
+
+def test_the_average_is_of_the_weights_after_each_step():
+    model = model_of(tiny_network(dtype="float64"), Standard(), ema_decay=0.15)
+    expected = model.network.get_weights()
+    for step, (x, y) in enumerate(batches(3)):
+        model.train_on_batch(x, y)
+        decay = min(0.15, (1 + step) / (10 + step))
+        pairs = zip(expected, model.network.get_weights(), strict=True)
+        expected = [decay * mean + (1 - decay) * value for mean, value in pairs]
+    # The decay is a float32.
+    assert_close(model.average.weights, expected, 1e-6)
 
 
 def test_the_auxiliary_head_of_the_official_code():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from advrush_tf.attacks.victim import BatchedClassifier
+from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.errors import NonFiniteLossError
 from advrush_tf.landscape.meter import (
     PROBE_LENGTH,

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.attacks.cleverhans import PGD
-from advrush_tf.attacks.victim import BatchedClassifier
 from advrush_tf.runs import shares
 from advrush_tf.runs.shares import run_shares
 from advrush_tf.runs.trials import AttackJob

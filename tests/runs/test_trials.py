@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from advrush_tf.attacks.apgd import APGD
+from advrush_tf.attacks.base import BatchedClassifier, StoppedError
 from advrush_tf.attacks.square import Square
-from advrush_tf.attacks.victim import BatchedClassifier, StoppedError
 from advrush_tf.runs import trials
 from advrush_tf.runs.trials import AttackJob
 from support.attacked import Endless, fitted

@@ -62,10 +62,10 @@ class Endless(IterativeAttack):
     def runs(self, num_classes):
         return 1
 
-    def start(self, slots):
-        return {"images": slots.x}
+    def start(self, batch):
+        return {"images": batch.x}
 
-    def step(self, logits_fn, slots, index, draws, state):
+    def step(self, logits_fn, batch, index, draws, state):
         logits = logits_fn(state["images"])
         return StepResult(state, state["images"], tf.reduce_any(logits > 1e9, -1))
 

@@ -3,10 +3,9 @@
 import numpy as np
 import tensorflow as tf
 
-from advrush_tf.attacks.base import Outcome
+from advrush_tf.attacks.base import BatchedClassifier, Outcome
 from advrush_tf.attacks.sanity_checks import Code, Finding
 from advrush_tf.attacks.series import Progress
-from advrush_tf.attacks.victim import BatchedClassifier
 from advrush_tf.data.array_examples import ArrayExamples
 from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.runs.attack_settings import AttackSettings

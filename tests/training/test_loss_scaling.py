@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from advrush_tf.attacks.victim import BatchedClassifier
+from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.errors import NonFiniteLossError
 from advrush_tf.fit.model import AdvRushFitModel
 from advrush_tf.fit.objectives import Standard
