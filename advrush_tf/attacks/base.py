@@ -10,8 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.attacks.geometry import Norm
-from advrush_tf.nn.checks import check_images
-from advrush_tf.training.loss_scaling import attackable
+from advrush_tf.nn.checks import check_images, check_precision
 
 LogitsFn = Callable[[tf.Tensor], tf.Tensor]
 
@@ -37,13 +36,13 @@ class BatchedClassifier:
         batch_size: images at a time.
 
     Raises:
-        ValueError: it does not take such images or does not give logits.
+        ValueError: it does not take such images, does not give logits, or computes in
+            float16.
     """
 
     def __init__(self, model: Any, image_shape: Sequence[int], batch_size: int = 128):
+        check_precision(getattr(model, "compute_dtype", "float32"))
         logits_fn = as_logits_fn(model)
-        if getattr(model, "compute_dtype", None) == "float16":
-            logits_fn = attackable(logits_fn)
         self.model = model
         self.image_shape = tuple(image_shape)
         self.batch_size = batch_size

@@ -13,8 +13,7 @@ from advrush_tf.fit.objectives import Objective
 from advrush_tf.fit.weights import WeightAverage, perturbed, restored_afterwards
 from advrush_tf.losses import cross_entropy
 from advrush_tf.nn.cell_network import CellNetwork
-from advrush_tf.nn.checks import as_labels, check_images
-from advrush_tf.training.loss_scaling import LossScaleCheck, attackable, loss_scale_for
+from advrush_tf.nn.checks import as_labels, check_images, check_precision
 from advrush_tf.training.model import ReplicatedModel
 from advrush_tf.training.optimizers import MomentumSGD
 from advrush_tf.version import PACKAGE
@@ -42,13 +41,11 @@ class AdvRushFitModel(ReplicatedModel):
             measures the clean accuracy alone.
         seed: of the attacks' starts.
 
-    Where the network computes in float16 losses are scaled, see `loss_scaling`: a step
-    whose gradients overflow is left out.
-
     Call arguments and output shape are those of the network.
 
     Raises:
-        ValueError: a number is out of range, or there is no auxiliary head to weigh.
+        ValueError: a number is out of range, there is no auxiliary head to weigh, or
+            the network computes in float16.
     """
 
     def __init__(
@@ -65,6 +62,7 @@ class AdvRushFitModel(ReplicatedModel):
         kwargs.setdefault("autocast", False)
         kwargs.setdefault("dtype", network.dtype_policy)
         super().__init__(**kwargs)
+        check_precision(self.compute_dtype)
         for name, value in (
             ("auxiliary_weight", auxiliary_weight),
             ("awp_gamma", awp_gamma),
@@ -87,7 +85,6 @@ class AdvRushFitModel(ReplicatedModel):
         self.average = None
         if ema_decay:
             self.average = WeightAverage(network.weights, ema_decay)
-        self.loss_scale = loss_scale_for(self.compute_dtype)
         self._trackers = {
             name: keras.metrics.Mean(name, self.variable_dtype)
             for name in ("loss", "accuracy", "robust_accuracy")
@@ -154,7 +151,7 @@ class AdvRushFitModel(ReplicatedModel):
         check_images(x)
         if isinstance(callbacks, keras.callbacks.Callback):
             callbacks = [callbacks]
-        callbacks = [_DropPathSchedule(), LossScaleCheck(), *(callbacks or [])]
+        callbacks = [_DropPathSchedule(), *(callbacks or [])]
         return super().fit(x, *args, callbacks=callbacks, **kwargs)
 
     def evaluate(self, x=None, *args, **kwargs):
@@ -181,31 +178,23 @@ class AdvRushFitModel(ReplicatedModel):
         check_images(batch[0])
         step = tf.cast(self.optimizer.iterations, tf.int64)
         seed = tf.stack([tf.constant(self.seed, tf.int64), step])
-        crafted = self.objective.craft(self._attacked, *batch[:2], seed)
+        crafted = self.objective.craft(self._logits, *batch[:2], seed)
         if self.awp_gamma:
             # This pass must leave no trace in the running statistics.
             with restored_afterwards(self.network.non_trainable_variables):
                 ascent = replication.all_reduce_sum(
                     self._gradients(*batch, crafted)[-1]
                 )
-                ascent = self.loss_scale.finite(ascent)
             with perturbed(self.trainable_variables, ascent, self.awp_gamma):
                 results = self._gradients(*batch, crafted)
         else:
             results = self._gradients(*batch, crafted)
         losses, logits, gradients = results
-        with self.loss_scale.guarding(gradients, self._changing):
-            self.optimizer.apply(gradients, self.trainable_variables)
-            self._agree_on_statistics()
-            if self.average:
-                self.average.update(self.optimizer.iterations - 1)
+        self.optimizer.apply(gradients, self.trainable_variables)
+        self._agree_on_statistics()
+        if self.average:
+            self.average.update(self.optimizer.iterations - 1)
         return self._track(losses, batch[1], logits, sample_weight)
-
-    @property
-    def _changing(self) -> list[keras.Variable]:
-        """The variables that a step changes besides the running statistics."""
-        averages = self.average.variables if self.average else []
-        return [*self.trainable_variables, *self.optimizer.variables, *averages]
 
     def _agree_on_statistics(self) -> None:
         """Averages per-replica running statistics."""
@@ -225,10 +214,10 @@ class AdvRushFitModel(ReplicatedModel):
             losses, logits = self._example_losses(x, y, crafted)
             if sample_weight is not None:
                 losses *= tf.cast(sample_weight, losses.dtype)
-            share = self.loss_scale.scaled(replication.mean_contribution(losses))
+            share = replication.mean_contribution(losses)
         zero = tf.UnconnectedGradients.ZERO
         gradients = tape.gradient(share, values, unconnected_gradients=zero)
-        return losses, logits, self.loss_scale.unscaled(gradients)
+        return losses, logits, gradients
 
     def _example_losses(self, x, y, crafted):
         heads: dict[str, list[tf.Tensor]] = {}
@@ -254,11 +243,6 @@ class AdvRushFitModel(ReplicatedModel):
     def _logits(self, x, training):
         return tf.cast(self.network(x, training=training), self.variable_dtype)
 
-    @property
-    def _attacked(self):
-        """The logits' function for attacks, which use the gradient in the images."""
-        return attackable(self._logits) if self.loss_scale.dynamic else self._logits
-
     def _track(self, losses, y, logits, sample_weight):
         self._trackers["loss"].update_state(losses)
         for name, values in logits.items():
@@ -273,7 +257,7 @@ class AdvRushFitModel(ReplicatedModel):
         logits = {"accuracy": self._logits(x, False)}
         if self.evaluation_attack is not None:
             crafted = self.evaluation_attack.craft(
-                lambda z: cross_entropy(y, self._attacked(z, False)),
+                lambda z: cross_entropy(y, self._logits(z, False)),
                 x,
                 _EVALUATION_SEED,
             )

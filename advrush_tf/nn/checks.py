@@ -86,6 +86,19 @@ def normalise(
     return (x - tf.constant(mean, x.dtype)) / tf.constant(std, x.dtype)
 
 
+def check_precision(compute_dtype: str) -> None:
+    """Raises ValueError for float16, in which small gradients vanish.
+
+    Args:
+        compute_dtype: of a Keras model.
+    """
+    if compute_dtype == "float16":
+        raise ValueError(
+            "float16 loses small gradients: use mixed_bfloat16 or float32 instead of "
+            "mixed_float16"
+        )
+
+
 def check_images(x: Any) -> None:
     """Raises ValueError where images are not floats in [0, 1].
 

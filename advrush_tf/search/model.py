@@ -15,23 +15,25 @@ from advrush_tf.nn.checks import (
     check_architecture,
     check_normalisation,
     check_pairs_for_fit,
+    check_precision,
     normalise,
 )
 from advrush_tf.nn.constants import constant
 from advrush_tf.nn.supernet import Supernet
 from advrush_tf.search.step import SearchSteps, example_losses, share_of_norm
 from advrush_tf.training import optimizers
-from advrush_tf.training.loss_scaling import MeanOfFinite, loss_scale_for
 from advrush_tf.training.model import ReplicatedModel
 from advrush_tf.version import PACKAGE
+
+_METRICS = (
+    *("loss", "accuracy", "alpha_loss", "alpha_accuracy"),
+    *("entropy", "penalty", "penalty_share"),
+)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class AdvRushSearchModel(ReplicatedModel):
     """A supernet that `fit` searches: its weights and its alphas are trained in turn.
-
-    In `mixed_float16` losses are scaled, see `loss_scaling`: an update whose
-    gradients overflow is left out.
 
     Args:
         num_classes: number of classes, at least 2.
@@ -55,7 +57,8 @@ class AdvRushSearchModel(ReplicatedModel):
         (batch, num_classes), logits.
 
     Raises:
-        ValueError: a number is out of range or the images are too small.
+        ValueError: a number is out of range, the images are too small, or the dtype
+            policy computes in float16.
 
     Source: Mok et al., AdvRush, ICCV 2021.
     """
@@ -77,6 +80,7 @@ class AdvRushSearchModel(ReplicatedModel):
     ):
         kwargs.setdefault("autocast", False)
         super().__init__(**kwargs)
+        check_precision(self.compute_dtype)
         check_architecture(
             num_classes=num_classes,
             image_shape=image_shape,
@@ -112,18 +116,10 @@ class AdvRushSearchModel(ReplicatedModel):
             synchronized=synchronized,
             name="supernet",
         )
-        self.loss_scale = loss_scale_for(self.compute_dtype)
-        self._build_trackers()
-        self.build((None, *image_shape))
-
-    def _build_trackers(self) -> None:
-        names = "loss", "accuracy", "alpha_loss", "alpha_accuracy", "entropy"
-        dtype = self.variable_dtype
-        bent = MeanOfFinite if self.loss_scale.dynamic else keras.metrics.Mean
         self._trackers = {
-            **{name: keras.metrics.Mean(name, dtype) for name in names},
-            **{name: bent(name, dtype) for name in ("penalty", "penalty_share")},
+            name: keras.metrics.Mean(name, self.variable_dtype) for name in _METRICS
         }
+        self.build((None, *image_shape))
 
     def build(self, input_shape):
         self.supernet.build(input_shape)
@@ -299,7 +295,6 @@ class AdvRushSearchModel(ReplicatedModel):
             "model": self.supernet.weights,
             "optimizer": self.optimizer.variables,
             "alpha_optimizer": self.alpha_optimizer.variables,
-            "loss_scale": self.loss_scale.variables,
         }
 
     def get_compile_config(self):
@@ -370,9 +365,8 @@ class AdvRushSearchModel(ReplicatedModel):
             gradients = [a + b for a, b in zip(gradients, bent, strict=True)]
         # Before the update: a poisoned alpha would spoil everything after it.
         self._check_finite(alpha_loss=alpha_loss)
-        if not self.loss_scale.dynamic:
-            norm = tf.linalg.global_norm(gradients)
-            self._check_finite(penalty=penalty, alpha_gradient_norm=norm)
+        norm = tf.linalg.global_norm(gradients)
+        self._check_finite(penalty=penalty, alpha_gradient_norm=norm)
         self.steps["update_alphas"](gradients)
         loss, accuracy = self.steps["update_weights"](x_w, y_w)
         values = {
@@ -385,7 +379,6 @@ class AdvRushSearchModel(ReplicatedModel):
             "entropy": self.entropy(),
         }
         self._check_finite(loss=loss)
-        self.loss_scale.check()
         self.last_step = values
         return self.steps["track"](values)
 

@@ -25,7 +25,6 @@ def input_gradient(
     model_fn: Callable[[tf.Tensor], tf.Tensor],
     x: tf.Tensor,
     y: tf.Tensor,
-    loss_scale: tf.Tensor | float | None = None,
 ) -> tf.Tensor:
     """Gradient of each example's cross-entropy in its own image.
 
@@ -37,9 +36,6 @@ def input_gradient(
             (batch normalisation in inference mode).
         x: (batch, height, width, channels), float32 or float64.
         y: (batch,), integer labels.
-        loss_scale: multiplies the losses within the backward pass, so that a model in
-            float16 does not lose small gradients. The result depends on it by rounding
-            alone, as long as nothing overflows.
 
     Returns:
         A tensor of the shape and the dtype of `x`.
@@ -48,10 +44,7 @@ def input_gradient(
         tape.watch(x)
         logits = tf.cast(model_fn(x), x.dtype)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
-        if loss_scale is not None:
-            losses *= loss_scale
-    gradient = tape.gradient(losses, x)
-    return gradient if loss_scale is None else gradient / loss_scale
+    return tape.gradient(losses, x)
 
 
 def probe_direction(gradient: tf.Tensor, h: float) -> tf.Tensor:
@@ -76,7 +69,6 @@ def curvature_penalty(
     y: tf.Tensor,
     h: float = 1.5,
     squared: bool = False,
-    loss_scale: tf.Tensor | float | None = None,
 ) -> tf.Tensor:
     """How much each example's input gradient changes along its own sign direction.
 
@@ -90,7 +82,6 @@ def curvature_penalty(
         y: (batch,), integer labels.
         h: length of the probe, in the same units.
         squared: whether to return the norms' squares (CURE's form).
-        loss_scale: see `input_gradient`.
 
     Returns:
         (batch,): the L2 norm of g(x + z) - g(x), where g is the input gradient of the
@@ -101,8 +92,8 @@ def curvature_penalty(
     x = tf.convert_to_tensor(x)
     if x.dtype.size < tf.float32.size:
         x = tf.cast(x, tf.float32)
-    gradient = input_gradient(logits_fn, x, y, loss_scale)
-    far = input_gradient(logits_fn, x + probe_direction(gradient, h), y, loss_scale)
+    gradient = input_gradient(logits_fn, x, y)
+    far = input_gradient(logits_fn, x + probe_direction(gradient, h), y)
     squares = _sum_of_squares(far - gradient)
     return squares if squared else _safe_sqrt(squares)
 

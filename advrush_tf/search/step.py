@@ -65,7 +65,6 @@ class SearchSteps:
                 y,
                 self._penalty["h"],
                 self._penalty["squared"],
-                model.loss_scale.of_one_example(x),
             )
             return [self._penalty["lambda_"] * tf.reduce_mean(values)]
 
@@ -76,13 +75,13 @@ class SearchSteps:
         # Optimizers add up what the replicas give them.
         replicas = replication.num_replicas()
         shares = [gradient / replicas for gradient in gradients]
-        self._apply(self._model.alpha_optimizer, shares, self._model.alphas)
+        self._model.alpha_optimizer.apply(shares, self._model.alphas)
 
     def update_weights(self, x, y):
         """One step of the weights' optimizer; cross-entropy and accuracy before it."""
         weights = self._model.network_weights
         loss, accuracy, gradients = self._gradients(lambda: self._loss(x, y), weights)
-        self._apply(self._model.optimizer, gradients, weights)
+        self._model.optimizer.apply(gradients, weights)
         self._agree_on_statistics()
         return replication.all_reduce_sum((loss, accuracy))
 
@@ -97,27 +96,20 @@ class SearchSteps:
         self, loss_fn: Callable[[], Sequence], variables: Sequence[keras.Variable]
     ):
         """What `loss_fn` returns, a loss first, and the loss' gradients."""
-        scale = self._model.loss_scale
         values = [variable.value for variable in variables]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
             loss, *others = loss_fn()
-            scaled = scale.scaled(loss)
         gradients = tape.gradient(
-            scaled, values, unconnected_gradients=tf.UnconnectedGradients.ZERO
+            loss, values, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
-        return loss, *others, scale.unscaled(gradients)
+        return loss, *others, gradients
 
     def _agree_on_statistics(self) -> None:
         """Averages running statistics that each replica made of its own examples."""
         supernet = self._model.supernet
         if not supernet.synchronized:
             replication.average(supernet.non_trainable_variables)
-
-    def _apply(self, optimizer, shares, variables):
-        changing = [*variables, *optimizer.variables]
-        with self._model.loss_scale.guarding(shares, changing):
-            optimizer.apply(shares, variables)
 
 
 def example_losses(logits: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

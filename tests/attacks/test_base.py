@@ -62,6 +62,11 @@ def test_what_is_no_classifier_is_refused(outputs):
         BatchedClassifier(lambda images: tf.zeros(outputs), (2, 2, 1), 4)
 
 
+def test_a_model_in_float16_is_refused():
+    with pytest.raises(ValueError, match="float16 loses small gradients"):
+        BatchedClassifier(tiny_network(dtype="mixed_float16"), (8, 8, 1), 4)
+
+
 def test_a_stopped_classifier_does_not_answer():
     classifier = BatchedClassifier(tiny_network(), (8, 8, 1), 6)
     x = tf.constant(tiny_batch()[0])

@@ -273,6 +273,11 @@ def test_a_network_without_weights_is_refused():
         AdvRushFitModel(network, Standard())
 
 
+def test_a_network_in_float16_is_refused():
+    with pytest.raises(ValueError, match="use mixed_bfloat16 or float32 instead"):
+        AdvRushFitModel(tiny_network(dtype="mixed_float16"), Standard())
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -168,10 +168,10 @@ def test_kernels_start_within_pytorch_bounds():
 
 @pytest.mark.parametrize("training", [False, True])
 def test_half_precision_keeps_the_variables_in_float32(case, x, training):
-    layer = BLOCKS[case][0](dtype="mixed_float16")
+    layer = BLOCKS[case][0](dtype="mixed_bfloat16")
     layer.build(x.shape)
-    y = layer(tf.cast(x, tf.float16), training=training)
-    assert y.dtype == tf.float16
+    y = layer(tf.cast(x, tf.bfloat16), training=training)
+    assert y.dtype == tf.bfloat16
     assert {v.dtype for v in layer.weights} == {"float32"}
     exact = BLOCKS[case][0](dtype="float32")
     exact.build(x.shape)

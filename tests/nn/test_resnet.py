@@ -150,7 +150,7 @@ def test_a_saved_network_gives_the_same_in_a_new_process(tmp_path):
 
 def test_half_precision_keeps_the_weights_and_logits_in_float32():
     exact = ResNet18(3, (8, 8, 1), 4)
-    net = ResNet18(3, (8, 8, 1), 4, dtype="mixed_float16")
+    net = ResNet18(3, (8, 8, 1), 4, dtype="mixed_bfloat16")
     net.set_weights(exact.get_weights())
     x = np.random.default_rng(0).random((4, 8, 8, 1), np.float32)
     y = net(x, training=False)

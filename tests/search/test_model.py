@@ -229,6 +229,7 @@ def test_endless_pairs_need_steps_per_epoch():
         ({"image_shape": (4, 8, 3)}, "at least 8x8 pixels .* image_shape is .4, 8, 3."),
         ({"image_shape": (8, 8)}, "image_shape is .8, 8."),
         ({"mean": MEAN}, "mean and std must both"),
+        ({"dtype": "mixed_float16"}, "use mixed_bfloat16 or float32 instead of"),
     ],
 )
 def test_impossible_architectures(settings, message):

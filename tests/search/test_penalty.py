@@ -257,10 +257,9 @@ def test_keras_model_is_told_that_it_does_not_train(x, y):
 # Half precision
 
 
-def _mixed_classifier(dtype):
-    model = _keras_classifier(dtype=dtype)
+def _mixed_classifier():
+    model = _keras_classifier(dtype="mixed_bfloat16")
     for variable in model.trainable_variables:
-        # Gradients of about 1e-4, whose squares float16 does not hold.
         variable.assign(0.1 * variable)
     return model
 
@@ -273,10 +272,9 @@ def _own_gradient(model, x, y):
     return tape.gradient(losses, x)
 
 
-@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("images", [tf.float32, tf.bfloat16])
-def test_a_mixed_model_s_differences_and_norms_are_float32(x, y, dtype, images):
-    model, x = _mixed_classifier(dtype), tf.cast(x, images)
+def test_a_mixed_model_s_differences_and_norms_are_float32(x, y, images):
+    model, x = _mixed_classifier(), tf.cast(x, images)
     r = penalty.curvature_penalty(model, x, y, 0.5)
     assert r.dtype == tf.float32
     x = tf.cast(x, tf.float32)
@@ -287,32 +285,3 @@ def test_a_mixed_model_s_differences_and_norms_are_float32(x, y, dtype, images):
     half = tf.cast(difference, model.layers[0].compute_dtype)
     rounded = tf.sqrt(tf.reduce_sum(half * half, 1))
     assert np.all(np.abs(tf.cast(rounded, tf.float32) / r - 1) > 1e-5)
-
-
-def test_the_loss_scale_changes_nothing(network, x, y):
-    results = []
-    for loss_scale in (None, 2.0**-9, tf.constant(2.0**15, tf.float64)):
-        with tf.GradientTape() as tape:
-            r = penalty.curvature_penalty(network, x, y, loss_scale=loss_scale)
-        results.append([r, tape.gradient(r, network.alphas)])
-    for other in results[1:]:
-        for value, expected in zip(other, results[0], strict=True):
-            np.testing.assert_array_equal(value, expected)
-
-
-def test_the_loss_scale_keeps_small_gradients_of_float16(x, y):
-    matrix = tf.cast(
-        np.random.default_rng(3).normal(size=(PIXELS, CLASSES)), tf.float16
-    )
-    x = tf.cast(x, tf.float32)
-
-    def model(x, dtype=tf.float16):
-        hidden = tf.tanh(tf.reshape(tf.cast(x, dtype), (-1, PIXELS)))
-        return 2.0**-12 * (2.0**-11 * (hidden @ tf.cast(matrix, dtype)))
-
-    exact = penalty.curvature_penalty(lambda x: model(x, tf.float64), x, y)
-    lost = penalty.curvature_penalty(model, x, y)
-    assert np.all(np.abs(lost / exact - 1) > 0.1)
-    for loss_scale in (2.0**10, 2.0**14):
-        r = penalty.curvature_penalty(model, x, y, loss_scale=loss_scale)
-        np.testing.assert_allclose(r, exact, rtol=1e-2)

@@ -63,7 +63,9 @@ def main():
         shutil.copytree(ROOT, copy, ignore=ignored)
         (copy / "advrush_tf" / "runs").mkdir(exist_ok=True)
         shutil.copytree(
-            ROOT / "advrush_tf" / "runs", copy / "advrush_tf" / "runs", dirs_exist_ok=True
+            ROOT / "advrush_tf" / "runs",
+            copy / "advrush_tf" / "runs",
+            dirs_exist_ok=True,
         )
         shutil.copytree(ROOT / "tests" / "runs", copy / "tests" / "runs")
         for mutant in MUTANTS:
