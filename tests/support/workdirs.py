@@ -127,6 +127,7 @@ def make_inspection(workdir, sha256="ab"):
         "models": {
             "one/model.keras": {
                 "images": 64,
+                "accuracy": 0.875,
                 "curvature": dict.fromkeys(names, number),
             }
         },
