@@ -78,7 +78,7 @@ class Section:
         kind: of run, in a word.
         workdir: of the run.
         lead: its outline in a sentence.
-        command: what runs it again.
+        command: what runs it again; empty where it is not known.
         settings: by name.
         versions: of libraries, by name.
         figures, tables, warnings: what was found.

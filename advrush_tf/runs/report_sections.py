@@ -14,12 +14,12 @@ from advrush_tf.jsonable import thaw
 from advrush_tf.runs import evaluation, inspection
 from advrush_tf.runs.attack_report import CURVE, MATRIX, TRIPLES
 from advrush_tf.runs.attack_report import RESULTS as EVALUATION
+from advrush_tf.runs.command import read_command
 from advrush_tf.runs.fit_record import CURVES, accuracies, measured
 from advrush_tf.runs.fit_record import REPORT as FIT
 from advrush_tf.runs.inspection_report import RESULTS as INSPECTION
 from advrush_tf.runs.models import sha256
 from advrush_tf.runs.report_parts import Figure, Measurement, Section
-from advrush_tf.runs.reproduction import command
 from advrush_tf.runs.table import Table, accuracy_text, mean_text, share_text
 from advrush_tf.search.history import CELLS, SearchHistory, is_search, read_history
 
@@ -85,7 +85,7 @@ def _search(workdir: Path, history: SearchHistory) -> Section:
         f"{settings['epochs']}, {settings['warmup_epochs']} of them without the "
         f"penalty; supernet of {settings['num_cells']} cells, "
         f"{settings['init_channels']} channels; seed {settings['seed']}.",
-        command("search", settings, workdir),
+        read_command(workdir),
         settings,
         _library(genotype.provenance),
         [*_drawings(genotype), *_history_figures(history)],
@@ -127,7 +127,7 @@ def _fit(workdir: Path, report: Mapping[str, Any]) -> Section:
         f"{len(report['history'])} epochs; {_network(settings)}, "
         f"{report['parameters']:,} parameters; seed {settings['seed']}; "
         f"{report['seconds']:.0f} s.",
-        command("fit", settings, workdir),
+        read_command(workdir),
         settings,
         _library(report),
         [*_own_drawings(workdir), *_pictures(workdir, [CURVES])],
@@ -195,7 +195,7 @@ def _evaluation(workdir: Path, results: Mapping[str, Any]) -> Section:
         f"{model} on the first {results['images']} images of the test split of "
         f"{results['dataset']}; {ball}; seed {settings['seed']}; "
         f"{results['seconds']:.0f} s.",
-        command("attack", settings, workdir),
+        read_command(workdir),
         settings,
         results["versions"],
         _pictures(workdir, [CURVE, MATRIX.format(attack="*"), TRIPLES]),
@@ -228,7 +228,7 @@ def _inspection(workdir: Path, results: Mapping[str, Any]) -> Section:
         f"{len(models)} {'models' if len(models) > 1 else 'model'} on the first "
         f"{_images(models)} images of the test split of {settings['dataset']}; "
         f"epsilon {settings['epsilon']}; seed {settings['seed']}.",
-        command("landscape", settings, workdir),
+        read_command(workdir),
         settings,
         _library(results) | results["versions"],
         # The searches that it drew have sections of their own.

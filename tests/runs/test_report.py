@@ -11,6 +11,7 @@ from advrush_tf.errors import UserError
 from advrush_tf.runs.report import render, write_html
 from support.workdirs import (
     COLOURS,
+    COMMAND,
     make_evaluation,
     make_fit,
     make_inspection,
@@ -128,8 +129,9 @@ def test_a_table_compares_what_was_measured_of_the_same_file(path):
 
 
 def test_settings_commands_and_versions_are_there(page):
-    assert "python launch/search.py" in page.text
-    assert "--save_images=true" in page.text
+    # The search alone was started by a launcher.
+    assert page.text.count("To run it again") == 1
+    assert COMMAND in page.text
     assert "num_nodes 2" in page.text
     assert "jit_compile no" in page.text
     assert "beta not used" in page.text
