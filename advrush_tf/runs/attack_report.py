@@ -8,8 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.figures import attack as figures
-from advrush_tf.files import replacing, write_text
-from advrush_tf.jsonable import json_text
+from advrush_tf.files import replacing, write_json, write_text
 from advrush_tf.runs.evaluation import Evaluation, as_json, markdown
 from advrush_tf.runs.models import short_names
 from advrush_tf.runs.table import share_text
@@ -41,7 +40,7 @@ def write_report(
     table = markdown(results)
     write_text(workdir / TABLE, table + "\n")
     _write_tensorboard(results, table, pictures, workdir / "tensorboard")
-    write_text(workdir / RESULTS, json_text(results) + "\n")
+    write_json(workdir / RESULTS, results)
     tell(results, workdir, say)
     return results
 

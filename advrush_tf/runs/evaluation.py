@@ -14,7 +14,7 @@ from advrush_tf.attacks.sanity_checks import Finding, review, rising_curve
 from advrush_tf.attacks.series import Progress
 from advrush_tf.attacks.victim import BatchedClassifier
 from advrush_tf.data.dataset import ImageDataset
-from advrush_tf.jsonable import freeze, thaw
+from advrush_tf.files import json_copy
 from advrush_tf.runs.attack_settings import AttackSettings
 from advrush_tf.runs.table import Table
 from advrush_tf.statistics import accuracy_per_class, wilson
@@ -150,7 +150,7 @@ def as_json(evaluated: Evaluation) -> dict[str, Any]:
         "warnings": [dataclasses.asdict(doubt) for doubt in evaluated.doubts],
         "seconds": sum(c.ledger.seconds for c in evaluated.crafted),
     }
-    return thaw(freeze(results))
+    return json_copy(results)
 
 
 def _versions() -> dict[str, str]:

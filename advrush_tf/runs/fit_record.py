@@ -12,9 +12,8 @@ import tensorflow as tf
 
 from advrush_tf.errors import NonFiniteLossError, UserError
 from advrush_tf.figures.fit import draw_curves
-from advrush_tf.files import write_text
+from advrush_tf.files import json_copy, write_json
 from advrush_tf.fit.model import AdvRushFitModel
-from advrush_tf.jsonable import freeze, json_text, thaw
 from advrush_tf.runs.checkpoints import CheckpointStore
 from advrush_tf.runs.fit_settings import FitSettings
 from advrush_tf.runs.models import save_model
@@ -203,8 +202,8 @@ def write_report(
         },
         "seconds": record.seconds + time.perf_counter() - started,
     }
-    report = thaw(freeze(report))
-    write_text(workdir / REPORT, json_text(report) + "\n")
+    report = json_copy(report)
+    write_json(workdir / REPORT, report)
     tell(report, workdir, say)
     return report
 

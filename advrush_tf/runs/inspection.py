@@ -10,8 +10,7 @@ import numpy as np
 from scipy import stats
 
 from advrush_tf.correlation import RankCorrelation
-from advrush_tf.files import replacing
-from advrush_tf.jsonable import freeze, thaw
+from advrush_tf.files import json_copy, replacing
 from advrush_tf.landscape.architectures import SampledGenotype
 from advrush_tf.landscape.meter import Curvature
 from advrush_tf.landscape.surfaces import Cut, Surface
@@ -147,7 +146,7 @@ def as_json(
             "found": found.to_dict() if found else None,
             "sampled": [sample.to_dict() for sample in samples],
         }
-    return thaw(freeze(results))
+    return json_copy(results)
 
 
 def _model(path: str, inspected: ModelCurvature, seed: int) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from advrush_tf.errors import UserError, one_line
 from advrush_tf.figures.genotype import draw_cells
 from advrush_tf.figures.search import draw_alphas, draw_history
 from advrush_tf.genotypes.genotype import Genotype
-from advrush_tf.jsonable import thaw
 from advrush_tf.runs import evaluation, inspection
 from advrush_tf.runs.attack_report import CURVE, MATRIX, TRIPLES
 from advrush_tf.runs.attack_report import RESULTS as EVALUATION
@@ -74,7 +73,7 @@ def check_workdir(workdir: Path) -> None:
 
 
 def _search(workdir: Path, history: SearchHistory) -> Section:
-    settings, genotype = thaw(history.settings), history.genotypes[-1]
+    settings, genotype = history.settings, history.genotypes[-1]
     last = {name: values[-1] for name, values in history.metrics.items()}
     rows = [(name.replace("_", " "), f"{value:.4g}") for name, value in last.items()]
     tables = [Table("The last epoch", ("metric", "value"), rows)] if rows else []
