@@ -1,10 +1,13 @@
-"""Files that are either complete or not there."""
+"""Files that are either complete or not there, and JSON."""
 
 import contextlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import numpy as np
 
 
 @contextlib.contextmanager
@@ -43,3 +46,31 @@ def write_text(path: Path, text: str) -> None:
     """Writes a text file in UTF-8, as `replacing` does."""
     with replacing(path) as file:
         file.write(text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a value as indented JSON, as `replacing` does."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def json_copy(value: Any) -> Any:
+    """Copies a value into what JSON reads: dictionaries, lists, text, numbers, None.
+
+    Args:
+        value: what JSON can hold; NumPy arrays and scalars count as lists and numbers.
+
+    Raises:
+        ValueError: JSON cannot hold the value; it has no NaN and no infinity.
+    """
+    try:
+        return json.loads(json.dumps(value, default=_plain, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"JSON cannot hold the value: {error}.") from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"{value!r} is a {type(value).__name__}")

@@ -1,8 +1,11 @@
+import json
 import os
+from types import MappingProxyType
 
+import numpy as np
 import pytest
 
-from advrush_tf.files import write_text
+from advrush_tf.files import json_copy, write_json, write_text
 
 
 def test_writes_and_replaces(tmp_path):
@@ -25,3 +28,28 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         write_text(path, "new")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_json_is_written_and_read(tmp_path):
+    value = {"a": [1, [2.5, None]], "b": {"c": "x", "d": []}, "e": True}
+    write_json(tmp_path / "a.json", value)
+    assert json.loads((tmp_path / "a.json").read_text()) == value
+
+
+def test_a_copy_shares_nothing_with_its_source():
+    source = {"a": [1, [2.5, None]], "b": MappingProxyType({"c": (True, "x")})}
+    found = json_copy(source)
+    source["a"][1][0] = 7
+    assert found == {"a": [1, [2.5, None]], "b": {"c": [True, "x"]}}
+
+
+def test_arrays_and_their_scalars_count_as_lists_and_numbers():
+    table = np.array([[1, 2], [3, 4]], np.float32)
+    found = json_copy({"table": table, "one": np.int64(1)})
+    assert found == {"table": [[1.0, 2.0], [3.0, 4.0]], "one": 1}
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, float("nan"), {(1, 2): 3}])
+def test_what_json_cannot_hold_is_refused(value):
+    with pytest.raises(ValueError, match="JSON cannot hold the value"):
+        json_copy({"x": value})

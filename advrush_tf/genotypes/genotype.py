@@ -1,17 +1,18 @@
 """Genotypes: discrete cells as data, their files, and where they come from."""
 
+import copy
 import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import attrs
 import numpy as np
 
-from advrush_tf.files import write_text
+from advrush_tf.files import json_copy, write_text
 from advrush_tf.genotypes.published import PUBLISHED
 from advrush_tf.genotypes.search_space import (
     ALL_PRIMITIVES,
@@ -23,7 +24,6 @@ from advrush_tf.genotypes.search_space import (
     checked_edges,
     strongest_edges,
 )
-from advrush_tf.jsonable import freeze, json_text, thaw
 
 __all__ = [
     "ALL_PRIMITIVES",
@@ -38,7 +38,7 @@ __all__ = [
 _CELL_KEYS = ("normal", "normal_concat", "reduce", "reduce_concat")
 
 
-@dataclass(frozen=True, repr=False)
+@attrs.frozen(repr=False)
 class Genotype:
     """A normal and a reduction cell, validated and immutable.
 
@@ -51,8 +51,8 @@ class Genotype:
         reduce: As `normal`, for the reduction cell.
         reduce_concat: As `normal_concat`, for the reduction cell.
         provenance: What made the genotype (settings, seed, data set, epoch,
-            library version, alphas): a mapping that JSON can hold. It is copied,
-            made read-only, and does not count for equality.
+            library version, alphas): a mapping that JSON can hold. It is copied on
+            the way in and out, and does not count for equality.
 
     Raises:
         ValueError: If an operation is unknown, a state does not exist, the two
@@ -64,9 +64,11 @@ class Genotype:
     normal_concat: tuple[int, ...]
     reduce: tuple[Edge, ...]
     reduce_concat: tuple[int, ...]
-    provenance: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    _provenance: dict[str, Any] = attrs.field(
+        factory=dict, converter=json_copy, eq=False
+    )
 
-    def __post_init__(self):
+    def __attrs_post_init__(self):
         for kind in ("normal", "reduce"):
             edges = checked_edges(kind, getattr(self, kind))
             concat = getattr(self, f"{kind}_concat")
@@ -78,13 +80,13 @@ class Genotype:
                 f"The normal cell has {len(self.normal) // 2} nodes and the reduction "
                 f"cell {len(self.reduce) // 2}: both need the same number."
             )
-        if not isinstance(self.provenance, Mapping):
-            raise ValueError(f"Provenance is a mapping, not {self.provenance!r}.")
-        object.__setattr__(self, "provenance", freeze(self.provenance))
+        if not isinstance(self._provenance, dict):
+            raise ValueError(f"Provenance is a mapping, not {self._provenance!r}.")
 
-    def __reduce__(self):
-        # A read-only mapping cannot be copied as it is.
-        return type(self), tuple(self.to_dict().values())
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """A copy of what made the genotype."""
+        return copy.deepcopy(self._provenance)
 
     @property
     def num_nodes(self) -> int:
@@ -106,12 +108,12 @@ class Genotype:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the five fields as new plain lists and dictionaries."""
-        cells = {key: thaw(getattr(self, key)) for key in _CELL_KEYS}
-        return {**cells, "provenance": thaw(self.provenance)}
+        cells = {key: getattr(self, key) for key in _CELL_KEYS}
+        return json_copy({**cells, "provenance": self._provenance})
 
     def to_json(self) -> str:
         """Returns the genotype, provenance included, as indented JSON text."""
-        return json_text(self.to_dict()) + "\n"
+        return json.dumps(self.to_dict(), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Genotype":

@@ -1,12 +1,13 @@
 """What every network that is fitted has in common: its input, its seed, its origin."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from advrush_tf.jsonable import freeze, thaw
+from advrush_tf.files import json_copy
 from advrush_tf.nn.checks import check_normalisation, normalise
 
 
@@ -84,12 +85,12 @@ class ImageClassifier(keras.Model):
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What made the weights, as new plain lists and dictionaries."""
-        return thaw(self._provenance)
+        """A copy of what made the weights."""
+        return copy.deepcopy(self._provenance)
 
     @provenance.setter
     def provenance(self, value: Mapping[str, Any]) -> None:
-        self._provenance = freeze(value)
+        self._provenance = json_copy(value)
 
     def prepare(self, x: tf.Tensor) -> tf.Tensor:
         """Normalises images in [0, 1] and casts them to the network's arithmetic."""

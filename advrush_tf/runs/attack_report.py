@@ -8,10 +8,10 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.figures import attack as figures
-from advrush_tf.files import replacing, write_text
-from advrush_tf.jsonable import json_text
+from advrush_tf.files import replacing, write_json, write_text
 from advrush_tf.runs.evaluation import Evaluation, as_json, markdown
 from advrush_tf.runs.models import short_names
+from advrush_tf.runs.table import share_text
 from advrush_tf.statistics import wilson
 
 RESULTS, TABLE = "results.json", "results.md"
@@ -40,7 +40,7 @@ def write_report(
     table = markdown(results)
     write_text(workdir / TABLE, table + "\n")
     _write_tensorboard(results, table, pictures, workdir / "tensorboard")
-    write_text(workdir / RESULTS, json_text(results) + "\n")
+    write_json(workdir / RESULTS, results)
     tell(results, workdir, say)
     return results
 
@@ -146,11 +146,8 @@ def tell(results: Mapping[str, Any], workdir: Path, say: Callable[[str], None]) 
         say: receives the lines.
     """
     say(f"\n{markdown(results)}\n")
-    robust, low_high = results["robust"], results["robust"]["interval"]
-    say(
-        f"Robust accuracy {robust['accuracy']:.2%} ({low_high[0]:.2%} to "
-        f"{low_high[1]:.2%}), clean {results['clean']['accuracy']:.2%}."
-    )
+    robust, clean = share_text(results["robust"]), results["clean"]["accuracy"]
+    say(f"Robust accuracy {robust}, clean {clean:.2%}.")
     say(f"\nResults      {workdir / RESULTS}, {workdir / TABLE}")
     matrices = sorted(workdir.glob(MATRIX.format(attack="*")))
     for path in (workdir / IMAGES, workdir / TRIPLES, workdir / CURVE, *matrices):

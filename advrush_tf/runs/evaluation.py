@@ -2,7 +2,7 @@
 
 import dataclasses
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -14,8 +14,9 @@ from advrush_tf.attacks.catalogue import BLACK_BOX
 from advrush_tf.attacks.sanity_checks import Finding, check_results, rising_curve
 from advrush_tf.attacks.series import Progress
 from advrush_tf.data.dataset import ImageDataset
-from advrush_tf.jsonable import freeze, thaw
+from advrush_tf.files import json_copy
 from advrush_tf.runs.attack_settings import AttackSettings
+from advrush_tf.runs.table import Table
 from advrush_tf.statistics import accuracy_per_class, wilson
 from advrush_tf.version import __version__
 
@@ -151,7 +152,7 @@ def as_json(evaluated: Evaluation) -> dict[str, Any]:
         "warnings": [dataclasses.asdict(doubt) for doubt in evaluated.doubts],
         "seconds": sum(c.ledger.seconds for c in evaluated.crafted),
     }
-    return thaw(freeze(results))
+    return json_copy(results)
 
 
 def _versions() -> dict[str, str]:
@@ -209,67 +210,83 @@ def transfer(evaluated: Evaluation) -> dict[str, Any] | None:
     }
 
 
+def tables(results: Mapping[str, Any]) -> list[Table]:
+    """Returns the accuracies under attack and the transfer between models.
+
+    Args:
+        results: what results.json holds.
+    """
+    transfers = results["transfer"] or {"models": (), "matrices": {}}
+    return [
+        _accuracies(results),
+        *(
+            _transfer_table(attack, transfers["models"], matrix)
+            for attack, matrix in transfers["matrices"].items()
+        ),
+    ]
+
+
+def _accuracies(results: Mapping[str, Any]) -> Table:
+    rows = [_row("clean", "", results["clean"])]
+    for attack in results["attacks"]:
+        name, epsilon = attack["attack"], attack["epsilon"]["given"]
+        own = attack["crafted_on"] == results["settings"]["model"]
+        if own and len(attack["members"]) > 1:
+            rows += [
+                _row(f"{name}: after {member['name']}", epsilon, member)
+                for member in attack["members"]
+            ]
+        place = "" if own else attack["crafted_on"]
+        rows.append(_row(name, epsilon, attack, place, f"{attack['seconds']:.1f}"))
+    rows.append(_row("all", results["epsilon"]["given"], results["robust"]))
+    head = ("attack", "epsilon", "accuracy", "95 % interval", "crafted on", "seconds")
+    return Table("Accuracy under attack", head, rows)
+
+
+def _row(
+    name: str,
+    epsilon: str,
+    share: Mapping[str, Any],
+    place: str = "",
+    seconds: str = "",
+) -> tuple[str, ...]:
+    low, high = share["interval"]
+    interval = f"{low:.2%} to {high:.2%}"
+    return name, epsilon, f"{share['accuracy']:.2%}", interval, place, seconds
+
+
+def _transfer_table(
+    attack: str, models: Sequence[str], matrix: Sequence[Sequence[float]]
+) -> Table:
+    return Table(
+        f"Accuracy under {attack}, crafted on (rows) and measured on (columns)",
+        ("crafted on", *models),
+        [
+            (model, *(f"{accuracy:.2%}" for accuracy in row))
+            for model, row in zip(models, matrix, strict=True)
+        ],
+    )
+
+
 def markdown(results: Mapping[str, Any]) -> str:
-    """The results as Markdown: accuracies, transfer and warnings.
+    """Returns the results as Markdown: accuracies, transfer and warnings.
 
     Args:
         results: what results.json holds.
     """
     settings = results["settings"]
-    lines = [
+    parts = [
         f"# Robustness of {settings['model']}",
-        "",
         f"{results['dataset']}, the first {results['images']} images of the test "
         f"split; {results['norm']}, epsilon {results['epsilon']['given']} "
         f"({results['epsilon']['value']:.6g}); seed {settings['seed']}; SHA-256 "
         f"{settings['sha256'][0]}.",
-        "",
-        *_accuracy_table(results),
+        *(table.markdown() for table in tables(results)),
+        *(f"**Warning** {warning}" for warning in warnings(results)),
     ]
-    if results["transfer"]:
-        lines += _transfer_tables(results["transfer"])
-    for doubt in results["warnings"]:
-        lines += ["", f"**Warning** ({doubt['code']}): {doubt['sentence']}"]
-    return "\n".join(lines)
+    return "\n\n".join(parts)
 
 
-def _accuracy_table(results: Mapping[str, Any]) -> list[str]:
-    rows = [("clean", "", results["clean"], "", "")]
-    for attack in results["attacks"]:
-        epsilon, crafted_on = attack["epsilon"]["given"], attack["crafted_on"]
-        own = crafted_on == results["settings"]["model"]
-        place = "" if own else crafted_on
-        if own and len(attack["members"]) > 1:
-            for member in attack["members"]:
-                name = f"{attack['attack']}: after {member['name']}"
-                rows.append((name, epsilon, member, place, ""))
-        seconds = f"{attack['seconds']:.1f}"
-        rows.append((attack["attack"], epsilon, attack, place, seconds))
-    rows.append(("**all**", results["epsilon"]["given"], results["robust"], "", ""))
-    return [
-        "| attack | epsilon | accuracy | 95 % interval | crafted on | seconds |",
-        "|---|---|---|---|---|---|",
-        *(
-            f"| {name} | {epsilon} | {share['accuracy']:.2%} | "
-            f"{share['interval'][0]:.2%} to {share['interval'][1]:.2%} | {place} | "
-            f"{seconds} |"
-            for name, epsilon, share, place, seconds in rows
-        ),
-    ]
-
-
-def _transfer_tables(transfer: Mapping[str, Any]) -> list[str]:
-    models = transfer["models"]
-    lines = []
-    for attack, matrix in transfer["matrices"].items():
-        lines += [
-            "",
-            f"Accuracy under {attack}, crafted on (rows) and measured on (columns):",
-            "",
-            f"| | {' | '.join(models)} |",
-            "|---" * (1 + len(models)) + "|",
-        ]
-        for model, row in zip(models, matrix, strict=True):
-            cells = " | ".join(f"{accuracy:.2%}" for accuracy in row)
-            lines.append(f"| {model} | {cells} |")
-    return lines
+def warnings(results: Mapping[str, Any]) -> list[str]:
+    """Returns the reasons not to trust an evaluation, with their codes."""
+    return [f"({one['code']}): {one['sentence']}" for one in results["warnings"]]

@@ -14,7 +14,6 @@ from advrush_tf.data.reading import reading_examples
 from advrush_tf.errors import UserError
 from advrush_tf.fit.model import AdvRushFitModel
 from advrush_tf.genotypes.genotype import Genotype, get_genotype
-from advrush_tf.jsonable import json_text
 from advrush_tf.nn.cell_network import CellNetwork
 from advrush_tf.nn.classifier import ImageClassifier
 from advrush_tf.nn.resnet import ResNet18
@@ -265,12 +264,12 @@ def _run_fit(
         record_settings(settings, workdir)
         _record_genotype(genotype, workdir)
         if (report := workdir / REPORT).exists():
-            return json_text(print_existing_summary(report, tell, say, "fit")).encode()
+            return json.dumps(print_existing_summary(report, tell, say, "fit")).encode()
         return b""
 
     def fitted() -> bytes:
         report = write_report(model, data.test(), settings, record, workdir, say)
-        return json_text(report).encode()
+        return json.dumps(report).encode()
 
     try:
         if report := devices.from_chief(finished):

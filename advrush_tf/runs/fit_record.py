@@ -12,15 +12,15 @@ import tensorflow as tf
 
 from advrush_tf.errors import NonFiniteLossError, UserError
 from advrush_tf.figures.fit import draw_curves
-from advrush_tf.files import write_text
+from advrush_tf.files import json_copy, write_json
 from advrush_tf.fit.model import AdvRushFitModel
-from advrush_tf.jsonable import freeze, json_text, thaw
 from advrush_tf.runs.checkpoints import CheckpointStore
 from advrush_tf.runs.fit_settings import FitSettings
 from advrush_tf.runs.models import save_model
 from advrush_tf.runs.profiling import count_parameters
 from advrush_tf.runs.progress import ProgressBar
 from advrush_tf.runs.recipes import Selection
+from advrush_tf.runs.table import Table, accuracy_text
 from advrush_tf.version import __version__
 
 BEST, LAST = "model.keras", "model_last.keras"
@@ -202,8 +202,8 @@ def write_report(
         },
         "seconds": record.seconds + time.perf_counter() - started,
     }
-    report = thaw(freeze(report))
-    write_text(workdir / REPORT, json_text(report) + "\n")
+    report = json_copy(report)
+    write_json(workdir / REPORT, report)
     tell(report, workdir, say)
     return report
 
@@ -227,22 +227,53 @@ def _measure(
         return model.evaluate(test, verbose=0, return_dict=True, callbacks=[bar])
 
 
+def measured(report: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Returns the epoch and the test accuracies of each file of weights.
+
+    Args:
+        report: what fit.json holds.
+
+    Returns:
+        (row of the history, accuracies) of the best weights and, unless they are the
+        same, of the last, by the file's name.
+    """
+    best, last = report["best"], report["history"][-1]
+    found = {BEST: (best, report["test"]["best"])}
+    if last["epoch"] != best["epoch"]:
+        found[LAST] = (last, report["test"]["last"])
+    return found
+
+
+def accuracies(report: Mapping[str, Any]) -> Table:
+    """Returns the accuracies on the test split, as a table.
+
+    Args:
+        report: what fit.json holds.
+    """
+    test, epsilon = report["test"], report["test"]["attack"]["epsilon"]
+    rows = [
+        (
+            name,
+            str(row["epoch"]),
+            accuracy_text(result["accuracy"], test["images"]),
+            accuracy_text(result["robust_accuracy"], test["images"]),
+        )
+        for name, (row, result) in measured(report).items()
+    ]
+    return Table(
+        f"On {test['images']} test images, PGD-{test['attack']['steps']} with epsilon "
+        f"{epsilon:.4g} ({255 * epsilon:.2f}/255), with 95 % intervals",
+        ("weights", "epoch", "clean accuracy", "robust accuracy"),
+        rows,
+    )
+
+
 def tell(report: Mapping[str, Any], workdir: Path, say: Callable[[str], None]) -> None:
     """Says how a fit ended, where its results are and what to do next."""
-    test, epsilon = report["test"], report["test"]["attack"]["epsilon"]
-    steps = test["attack"]["steps"]
-    say(
-        f"\nOn {test['images']} test images, PGD-{steps} with epsilon {epsilon:.4g} "
-        f"({255 * epsilon:.2f}/255):"
-    )
-    epochs = {"best": report["best"], "last": report["history"][-1]}
-    for name, file in (("best", BEST), ("last", LAST)):
-        say(
-            f"{name} (epoch {epochs[name]['epoch']})  "
-            f"clean {test[name]['accuracy']:.2%}  "
-            f"robust {test[name]['robust_accuracy']:.2%}  {workdir / file}"
-        )
-    say(f"\nReport       {workdir / REPORT}")
+    say(f"\n{accuracies(report).markdown()}\n")
+    say(f"Best weights {workdir / BEST}")
+    say(f"Last weights {workdir / LAST}")
+    say(f"Report       {workdir / REPORT}")
     say(f"Curves       {workdir / CURVES}")
     say(f"Checkpoints  {workdir / 'checkpoints'}")
     say(f"\nNext: tensorboard --logdir {workdir / 'tensorboard'}")

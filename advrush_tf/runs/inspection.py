@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from advrush_tf.files import replacing
-from advrush_tf.jsonable import freeze, thaw
+from advrush_tf.files import json_copy, replacing
 from advrush_tf.landscape.architectures import SampledGenotype
 from advrush_tf.landscape.meter import Curvature
 from advrush_tf.landscape.surfaces import Cut, Surface
 from advrush_tf.runs.landscape_settings import LandscapeSettings
+from advrush_tf.runs.table import Table, mean_text
 from advrush_tf.statistics import RankCorrelation
 from advrush_tf.version import __version__
 
@@ -146,7 +146,7 @@ def as_json(
             "found": found.to_dict() if found else None,
             "sampled": [sample.to_dict() for sample in samples],
         }
-    return thaw(freeze(results))
+    return json_copy(results)
 
 
 def _model(path: str, inspected: ModelCurvature, seed: int) -> dict[str, Any]:
@@ -165,34 +165,52 @@ def _model(path: str, inspected: ModelCurvature, seed: int) -> dict[str, Any]:
     }
 
 
-def markdown(results: Mapping[str, Any]) -> str:
-    """The means and their intervals as a Markdown table.
+def tables(results: Mapping[str, Any]) -> list[Table]:
+    """Returns the curvature of the models and what it says of random genotypes.
 
     Args:
         results: what `as_json` gives.
     """
-    lines = [
-        "| model | clean accuracy | top eigenvalue | trace | penalty | gradient norm |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, model in results["models"].items():
-        cells = " | ".join(
-            f"{number['mean']:.3g} ({number['low']:.3g} to {number['high']:.3g})"
-            for number in model["curvature"].values()
-        )
-        lines.append(f"| {name} | {model['accuracy']:.1%} | {cells} |")
+    found = [_curvatures(results["models"])]
     if architectures := results.get("architectures"):
-        lines += [
-            "",
-            f"Over {architectures['count']} random genotypes with the supernet's "
-            "weights, Spearman's rank correlation with the robust accuracy:",
-            "",
-        ]
-        if not architectures["rank_correlations"]:
-            lines.append("none is defined: all have the same robust accuracy.")
-        lines += [
-            f"- {name.replace('_', ' ')}: {found['rho']:.2f} "
-            f"({found['low']:.2f} to {found['high']:.2f})"
-            for name, found in architectures["rank_correlations"].items()
-        ]
-    return "\n".join(lines)
+        found.append(_rank_correlations(architectures))
+    return found
+
+
+def _curvatures(models: Mapping[str, Any]) -> Table:
+    names = list(dict.fromkeys(n for m in models.values() for n in m["curvature"]))
+    rows = [
+        (
+            name,
+            f"{model['accuracy']:.2%}",
+            *(mean_text(model["curvature"][quantity]) for quantity in names),
+        )
+        for name, model in models.items()
+    ]
+    head = ("model", "clean accuracy", *(name.replace("_", " ") for name in names))
+    return Table("Curvature: mean over the images, with 95 % intervals", head, rows)
+
+
+def _rank_correlations(architectures: Mapping[str, Any]) -> Table:
+    rows = [
+        (
+            name.replace("_", " "),
+            f"{found['rho']:.2f} ({found['low']:.2f} to {found['high']:.2f})",
+        )
+        for name, found in architectures["rank_correlations"].items()
+    ]
+    return Table(
+        f"Rank correlation with the robust accuracy, over {architectures['count']} "
+        "random genotypes with the supernet's weights",
+        ("quantity", "Spearman's rho, with 95 % interval"),
+        rows or [("none is defined", "all have the same robust accuracy")],
+    )
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """Returns the results as Markdown tables.
+
+    Args:
+        results: what `as_json` gives.
+    """
+    return "\n\n".join(table.markdown() for table in tables(results))

@@ -13,8 +13,7 @@ from advrush_tf.figures import architectures as architecture_figures
 from advrush_tf.figures import curvature as curvature_figures
 from advrush_tf.figures import surfaces as surface_figures
 from advrush_tf.figures.search import draw_alphas, draw_history
-from advrush_tf.files import write_text
-from advrush_tf.jsonable import json_text
+from advrush_tf.files import write_json, write_text
 from advrush_tf.landscape.architectures import SampledGenotype
 from advrush_tf.landscape.spectrum import mean_spectra
 from advrush_tf.runs.inspection import ModelCurvature, as_json, markdown
@@ -65,7 +64,7 @@ def write_results(
     table = markdown(results)
     write_text(workdir / TABLE, table + "\n")
     _write_tensorboard(models, samples, table, pictures, workdir / "tensorboard")
-    write_text(workdir / RESULTS, json_text(results) + "\n")
+    write_json(workdir / RESULTS, results)
     tell(results, workdir, say)
     return results
 

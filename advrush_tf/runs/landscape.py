@@ -17,9 +17,8 @@ from advrush_tf.attacks.sanity_checks import probabilities
 from advrush_tf.attacks.series import is_right
 from advrush_tf.data.dataset import ImageDataset, load_dataset
 from advrush_tf.errors import UserError
-from advrush_tf.files import write_text
+from advrush_tf.files import write_json
 from advrush_tf.genotypes.genotype import get_genotype
-from advrush_tf.jsonable import json_text
 from advrush_tf.landscape.architectures import ArchitectureSampler, SampledGenotype
 from advrush_tf.landscape.meter import measure_curvature
 from advrush_tf.landscape.path_training import train_paths
@@ -274,7 +273,7 @@ class _Inspection:
             for sample in sampler.draw(count, list(samples)):
                 samples.append(sample)
                 rows = [known.to_dict() for known in samples]
-                write_text(path, json_text(rows) + "\n")
+                write_json(path, rows)
                 bar.update()
         own = search / "genotype.json"
         return samples, sampler.measure(get_genotype(own)) if own.exists() else None

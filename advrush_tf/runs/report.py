@@ -10,8 +10,9 @@ import jinja2
 
 from advrush_tf.files import write_text
 from advrush_tf.runs.models import short_names
-from advrush_tf.runs.report_parts import Section, Table, compare
+from advrush_tf.runs.report_parts import Section, compare
 from advrush_tf.runs.report_sections import read_section
+from advrush_tf.runs.table import Table
 from advrush_tf.version import __version__
 
 _TEMPLATE = "report.html.jinja"

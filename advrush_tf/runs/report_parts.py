@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.image import imsave
 
 from advrush_tf.figures.style import DPI
-from advrush_tf.statistics import wilson
+from advrush_tf.runs.table import Table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,15 +54,6 @@ def _data_uri(content: bytes, kind: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
-    """A table whose first column names the rows; all cells are text."""
-
-    caption: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-@dataclasses.dataclass(frozen=True)
 class Measurement:
     """A number of a model, for the comparison of all models.
 
@@ -87,7 +78,7 @@ class Section:
         kind: of run, in a word.
         workdir: of the run.
         lead: its outline in a sentence.
-        command: what runs it again.
+        command: what runs it again; empty where it is not known.
         settings: by name.
         versions: of libraries, by name.
         figures, tables, warnings: what was found.
@@ -125,26 +116,3 @@ def compare(measurements: Sequence[Measurement], names: Mapping[str, str]) -> Ta
         ("model", *quantities),
         [[row.get(name, "") for name in ("", *quantities)] for row in rows.values()],
     )
-
-
-def mean_text(number: Mapping[str, float]) -> str:
-    """A mean and its interval, from "mean", "low" and "high"."""
-    low, high = (f"{number[end]:.3g}" for end in ("low", "high"))
-    return _with_interval(f"{number['mean']:.3g}", low, high)
-
-
-def share_text(share: Mapping[str, Any]) -> str:
-    """An accuracy and its interval, from "accuracy" and "interval", (low, high)."""
-    low, high = (f"{end:.1%}" for end in share["interval"])
-    return _with_interval(f"{share['accuracy']:.1%}", low, high)
-
-
-def accuracy_text(accuracy: float, images: int) -> str:
-    """An accuracy on so many images and its 95 % Wilson interval."""
-    interval = wilson(round(accuracy * images), images)
-    return share_text({"accuracy": accuracy, "interval": interval})
-
-
-def _with_interval(number: str, low: str, high: str) -> str:
-    """A line breaks before the parenthesis, never in it."""
-    return f"{number} ({low}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{high})"

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +10,16 @@ from advrush_tf.errors import UserError, one_line
 from advrush_tf.figures.genotype import draw_cells
 from advrush_tf.figures.search import draw_alphas, draw_history
 from advrush_tf.genotypes.genotype import Genotype
-from advrush_tf.jsonable import thaw
+from advrush_tf.runs import evaluation, inspection
 from advrush_tf.runs.attack_report import CURVE, MATRIX, TRIPLES
 from advrush_tf.runs.attack_report import RESULTS as EVALUATION
-from advrush_tf.runs.fit_record import BEST, CURVES, LAST
+from advrush_tf.runs.command import read_command
+from advrush_tf.runs.fit_record import CURVES, accuracies, measured
 from advrush_tf.runs.fit_record import REPORT as FIT
 from advrush_tf.runs.inspection_report import RESULTS as INSPECTION
 from advrush_tf.runs.models import sha256
-from advrush_tf.runs.report_parts import (
-    Figure,
-    Measurement,
-    Section,
-    Table,
-    accuracy_text,
-    mean_text,
-    share_text,
-)
-from advrush_tf.runs.reproduction import command
+from advrush_tf.runs.report_parts import Figure, Measurement, Section
+from advrush_tf.runs.table import Table, accuracy_text, mean_text, share_text
 from advrush_tf.search.history import CELLS, SearchHistory, is_search, read_history
 
 _NAMES = {"normal": "normal cell", "reduce": "reduction cell"}
@@ -80,7 +73,7 @@ def check_workdir(workdir: Path) -> None:
 
 
 def _search(workdir: Path, history: SearchHistory) -> Section:
-    settings, genotype = thaw(history.settings), history.genotypes[-1]
+    settings, genotype = history.settings, history.genotypes[-1]
     last = {name: values[-1] for name, values in history.metrics.items()}
     rows = [(name.replace("_", " "), f"{value:.4g}") for name, value in last.items()]
     tables = [Table("The last epoch", ("metric", "value"), rows)] if rows else []
@@ -91,7 +84,7 @@ def _search(workdir: Path, history: SearchHistory) -> Section:
         f"{settings['epochs']}, {settings['warmup_epochs']} of them without the "
         f"penalty; supernet of {settings['num_cells']} cells, "
         f"{settings['init_channels']} channels; seed {settings['seed']}.",
-        command("search", settings, workdir),
+        read_command(workdir),
         settings,
         _library(genotype.provenance),
         [*_drawings(genotype), *_history_figures(history)],
@@ -126,7 +119,6 @@ def _history_figures(history: SearchHistory) -> list[Figure]:
 
 def _fit(workdir: Path, report: Mapping[str, Any]) -> Section:
     settings = report["settings"]
-    accuracies, measurements = _accuracies(workdir, report)
     return Section(
         "Fit",
         workdir,
@@ -134,40 +126,27 @@ def _fit(workdir: Path, report: Mapping[str, Any]) -> Section:
         f"{len(report['history'])} epochs; {_network(settings)}, "
         f"{report['parameters']:,} parameters; seed {settings['seed']}; "
         f"{report['seconds']:.0f} s.",
-        command("fit", settings, workdir),
+        read_command(workdir),
         settings,
         _library(report),
         [*_own_drawings(workdir), *_pictures(workdir, [CURVES])],
-        [accuracies, _history(report)],
-        measurements=measurements,
+        [accuracies(report), _history(report)],
+        measurements=list(_fit_measurements(workdir, report)),
     )
 
 
-def _accuracies(
+def _fit_measurements(
     workdir: Path, report: Mapping[str, Any]
-) -> tuple[Table, list[Measurement]]:
-    """Of the best weights and, if they are others, of the last."""
-    test, last = report["test"], report["history"][-1]
-    measured = {BEST: (report["best"], test["best"])}
-    if last["epoch"] != report["best"]["epoch"]:
-        measured[LAST] = (last, test["last"])
-    attack = f"PGD-{test['attack']['steps']}, epsilon {test['attack']['epsilon']:.4g}"
-    rows, measurements = [], []
-    for name, (row, result) in measured.items():
-        clean, robust = (
-            accuracy_text(result[key], test["images"])
-            for key in ("accuracy", "robust_accuracy")
-        )
-        rows.append((name, str(row["epoch"]), clean, robust))
+) -> Iterator[Measurement]:
+    attack = f"PGD-{report['test']['attack']['steps']}"
+    attack += f", epsilon {report['test']['attack']['epsilon']:.4g} (fit)"
+    images = report["test"]["images"]
+    for name, (_, result) in measured(report).items():
         path = workdir / name
         model = sha256(path) if path.is_file() else str(path)
-        measurements += [
-            Measurement(model, str(path), "clean", clean),
-            Measurement(model, str(path), f"{attack} (fit)", robust),
-        ]
-    head = ("weights", "epoch", "clean accuracy", f"accuracy under {attack}")
-    caption = f"On {test['images']} test images, with 95 % intervals"
-    return Table(caption, head, rows), measurements
+        for quantity, key in (("clean", "accuracy"), (attack, "robust_accuracy")):
+            value = accuracy_text(result[key], images)
+            yield Measurement(model, str(path), quantity, value)
 
 
 def _own_drawings(workdir: Path) -> list[Figure]:
@@ -215,12 +194,12 @@ def _evaluation(workdir: Path, results: Mapping[str, Any]) -> Section:
         f"{model} on the first {results['images']} images of the test split of "
         f"{results['dataset']}; {ball}; seed {settings['seed']}; "
         f"{results['seconds']:.0f} s.",
-        command("attack", settings, workdir),
+        read_command(workdir),
         settings,
         results["versions"],
         _pictures(workdir, [CURVE, MATRIX.format(attack="*"), TRIPLES]),
-        [_attacks(results)],
-        [f"({doubt['code']}): {doubt['sentence']}" for doubt in results["warnings"]],
+        evaluation.tables(results),
+        evaluation.warnings(results),
         measurements=[
             Measurement(settings["sha256"][0], model, name, share_text(share))
             for name, share in found.items()
@@ -228,28 +207,8 @@ def _evaluation(workdir: Path, results: Mapping[str, Any]) -> Section:
     )
 
 
-def _attacks(results: Mapping[str, Any]) -> Table:
-    rows = [("clean", "", share_text(results["clean"]), "", "")]
-    for attack in results["attacks"]:
-        epsilon, crafted_on = attack["epsilon"]["given"], attack["crafted_on"]
-        own = crafted_on == results["settings"]["model"]
-        if own and len(attack["members"]) > 1:
-            for member in attack["members"]:
-                name = f"{attack['attack']}: after {member['name']}"
-                rows.append((name, epsilon, share_text(member), "", ""))
-        place, seconds = "" if own else crafted_on, f"{attack['seconds']:.1f}"
-        rows.append((attack["attack"], epsilon, share_text(attack), seconds, place))
-    robust = share_text(results["robust"])
-    rows.append(("all", results["epsilon"]["given"], robust, "", ""))
-    head = ("attack", "epsilon", "accuracy", "seconds", "crafted on")
-    return Table("Accuracy under attack, with 95 % intervals", head, rows)
-
-
 def _inspection(workdir: Path, results: Mapping[str, Any]) -> Section:
     settings, models = results["settings"], results["models"]
-    tables = [_curvatures(models)]
-    if architectures := results.get("architectures"):
-        tables.append(_correlations(architectures))
     names = sorted(path.name for path in workdir.glob("*.png"))
     measurements = [
         Measurement(
@@ -268,44 +227,18 @@ def _inspection(workdir: Path, results: Mapping[str, Any]) -> Section:
         f"{len(models)} {'models' if len(models) > 1 else 'model'} on the first "
         f"{_images(models)} images of the test split of {settings['dataset']}; "
         f"epsilon {settings['epsilon']}; seed {settings['seed']}.",
-        command("landscape", settings, workdir),
+        read_command(workdir),
         settings,
         _library(results) | results["versions"],
         # The searches that it drew have sections of their own.
         _pictures(workdir, [name for name in names if not name.startswith("search_")]),
-        tables,
+        inspection.tables(results),
         measurements=measurements,
     )
 
 
 def _images(models: Mapping[str, Any]) -> int:
     return max(found["images"] for found in models.values())
-
-
-def _curvatures(models: Mapping[str, Any]) -> Table:
-    names = list(dict.fromkeys(n for m in models.values() for n in m["curvature"]))
-    rows = [
-        (model, *(mean_text(found["curvature"][name]) for name in names))
-        for model, found in models.items()
-    ]
-    head = ("model", *(name.replace("_", " ") for name in names))
-    return Table("Curvature: mean over the images, with 95 % intervals", head, rows)
-
-
-def _correlations(architectures: Mapping[str, Any]) -> Table:
-    rows = [
-        (
-            name.replace("_", " "),
-            f"{found['rho']:.2f} ({found['low']:.2f} to {found['high']:.2f})",
-        )
-        for name, found in architectures["rank_correlations"].items()
-    ]
-    return Table(
-        f"{architectures['count']} random genotypes: rank correlation with the robust "
-        "accuracy",
-        ("quantity", "Spearman's rho, with 95 % interval"),
-        rows,
-    )
 
 
 _READERS: Mapping[str, Callable[[Path, Mapping[str, Any]], Section]] = {

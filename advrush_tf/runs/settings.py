@@ -11,6 +11,7 @@ from typing import Any
 
 from advrush_tf.errors import UserError
 from advrush_tf.files import write_text
+from advrush_tf.runs.command import record_command
 
 
 class Precision(enum.StrEnum):
@@ -122,6 +123,7 @@ def record_settings(settings: Settings, workdir: Path) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if not path.exists():
+            record_command(workdir)
             write_text(path, json.dumps(wanted, indent=2) + "\n")
         recorded = json.loads(path.read_text())
         if not isinstance(recorded, dict):

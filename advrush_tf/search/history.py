@@ -41,7 +41,7 @@ class SearchHistory:
     @property
     def primitives(self) -> tuple[str, ...]:
         """Names of the operations."""
-        return self.settings["primitives"]
+        return tuple(self.settings["primitives"])
 
     @cached_property
     def entropy(self) -> dict[str, np.ndarray]:

@@ -60,6 +60,8 @@ def test_an_evaluation_from_the_command_line(model, tmp_path):
     assert "| pgd3 | 0.1 |" in result.stdout
     assert "Robust accuracy" in result.stdout
     assert (tmp_path / "results.json").exists()
+    command = (tmp_path / "command.txt").read_text()
+    assert command.startswith(f"python launch/attack.py --model={model} ")
 
 
 # An odd number of images: the shares are not of one size.

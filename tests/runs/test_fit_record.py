@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from advrush_tf.runs.fit_record import FitRecord, epoch_line, tell
+from advrush_tf.runs.fit_record import FitRecord, accuracies, epoch_line, tell
 from advrush_tf.runs.recipes import Selection
+from advrush_tf.runs.table import accuracy_text
 
 
 def row(epoch, clean=None, robust=None):
@@ -48,22 +49,24 @@ def test_the_line_of_an_epoch():
 
 
 def test_the_end_names_epsilon_and_both_models(tmp_path):
-    accuracies = {"accuracy": 0.5, "robust_accuracy": 0.25}
+    best = {"accuracy": 0.5, "robust_accuracy": 0.25}
     report = {
         "history": ROWS,
         "best": ROWS[3],
         "test": {
             "images": 100,
             "attack": {"epsilon": 8 / 255, "steps": 20},
-            "best": accuracies,
-            "last": {name: np.float64(v / 2) for name, v in accuracies.items()},
+            "best": best,
+            "last": {name: np.float64(v / 2) for name, v in best.items()},
         },
     }
     lines = []
     tell(report, tmp_path, lines.append)
     text = "\n".join(lines)
     assert "100 test images, PGD-20 with epsilon 0.03137 (8.00/255)" in text
-    assert (
-        f"best (epoch 4)  clean 50.00%  robust 25.00%  {tmp_path}/model.keras" in text
-    )
-    assert "last (epoch 5)  clean 25.00%  robust 12.50%" in text
+    best, last = accuracies(report).rows
+    assert best == ("model.keras", "4", *(accuracy_text(x, 100) for x in (0.5, 0.25)))
+    assert last[:2] == ("model_last.keras", "5")
+    assert (last[2][:6], last[3][:6]) == ("25.00%", "12.50%")
+    assert f"| {' | '.join(best)} |" in text
+    assert f"Best weights {tmp_path}/model.keras\n" in text

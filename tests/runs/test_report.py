@@ -11,6 +11,7 @@ from advrush_tf.errors import UserError
 from advrush_tf.runs.report import render, write_html
 from support.workdirs import (
     COLOURS,
+    COMMAND,
     make_evaluation,
     make_fit,
     make_inspection,
@@ -122,19 +123,24 @@ def test_a_table_compares_what_was_measured_of_the_same_file(path):
     assert head.startswith("model clean PGD-20, epsilon 0.1 (fit) fgsm, Linf, epsilon")
     assert head.endswith("all attacks, Linf, epsilon 8/255 top eigenvalue")
     # The evaluation's clean accuracy, as it comes after the fit's.
-    assert best.startswith("fit/model.keras 75.0% (30.1% to 95.4%) 50.5% (")
+    assert best.startswith("fit/model.keras 75.00% (30.06% to 95.44%) 50.50% (")
     assert best.endswith("3.25 (2.5 to 4)")
-    assert last.startswith("fit/model_last.keras 60.0% (")
+    assert last.startswith("fit/model_last.keras 60.00% (")
 
 
 def test_settings_commands_and_versions_are_there(page):
-    assert "python launch/search.py" in page.text
-    assert "--save_images=true" in page.text
+    # The search alone was started by a launcher.
+    assert page.text.count("To run it again") == 1
+    assert COMMAND in page.text
     assert "num_nodes 2" in page.text
     assert "jit_compile no" in page.text
     assert "beta not used" in page.text
     assert "attacks fgsm, autoattack" in page.text
     assert "advrush_tf 1.2.3" in page.text
+
+
+def test_an_interval_is_kept_on_one_line(path):
+    assert "(30.06%\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}95.44%)" in path.read_text()
 
 
 def test_a_page_without_models_has_no_comparison():

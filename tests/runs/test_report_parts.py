@@ -4,15 +4,7 @@ import io
 import numpy as np
 from matplotlib.image import imread
 
-from advrush_tf.runs.report_parts import (
-    Figure,
-    Measurement,
-    accuracy_text,
-    compare,
-    mean_text,
-    share_text,
-)
-from advrush_tf.statistics import wilson
+from advrush_tf.runs.report_parts import Figure, Measurement, compare
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (30, 300, 3), np.uint8)
 
@@ -54,14 +46,3 @@ def test_models_are_compared_by_what_they_are_not_by_their_paths():
     )
     assert table.head == ("model", "clean", "curvature")
     assert table.rows == [["first", "91%", "3"], ["second", "80%", ""]]
-
-
-def test_numbers_keep_their_intervals_on_one_line():
-    assert mean_text({"mean": 3.14159, "low": 3, "high": 1234.5}) == (
-        "3.14 (3\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}1.23e+03)"
-    )
-    low, high = wilson(101, 200)
-    expected = f"50.5% ({low:.1%}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{high:.1%})"
-    # As a single-precision mean gives it.
-    assert accuracy_text(float(np.float32(0.505)), 200) == expected
-    assert share_text({"accuracy": 0.505, "interval": [low, high]}) == expected

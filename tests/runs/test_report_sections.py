@@ -4,11 +4,12 @@ import json
 import pytest
 
 from advrush_tf.errors import UserError
-from advrush_tf.runs.report_parts import accuracy_text
+from advrush_tf.runs import evaluation, fit_record, inspection
 from advrush_tf.runs.report_sections import read_section
+from advrush_tf.runs.table import accuracy_text
 from advrush_tf.statistics import wilson
 from support.workdirs import (
-    PRIMITIVES,
+    COMMAND,
     make_evaluation,
     make_fit,
     make_inspection,
@@ -29,12 +30,8 @@ def fit(tmp_path):
     return read_section(make_fit(tmp_path))
 
 
-def _plain(text):
-    return text.replace("\N{NO-BREAK SPACE}", " ")
-
-
 def _values(section):
-    return {found.quantity: _plain(found.value) for found in section.measurements}
+    return {found.quantity: found.value for found in section.measurements}
 
 
 def test_a_search_shows_its_cells_and_its_history(search):
@@ -52,8 +49,7 @@ def test_a_search_shows_its_cells_and_its_history(search):
 
 
 def test_a_search_can_be_run_again(search):
-    assert f"--primitives={','.join(PRIMITIVES)}" in search.command
-    assert f"--workdir={search.workdir}" in search.command
+    assert search.command == COMMAND
     assert search.settings["num_nodes"] == 2
     assert search.versions == {"advrush_tf": "1.2.3"}
 
@@ -61,6 +57,7 @@ def test_a_search_can_be_run_again(search):
 def test_an_unfinished_search_can_be_told_of(tmp_path):
     section = read_section(make_search(tmp_path, epochs=1, metrics=None))
     assert "after epoch 1 of 3" in section.lead
+    assert section.command == COMMAND
     assert section.tables == []
 
 
@@ -68,14 +65,14 @@ def test_a_fit_tells_the_accuracies_of_both_weights(fit):
     assert fit.kind == "Fit"
     assert "12,345 parameters" in fit.lead
     table, history = fit.tables
-    assert "200 test images" in table.caption
-    assert table.head[-1] == "accuracy under PGD-20, epsilon 0.1"
+    assert "On 200 test images, PGD-20 with epsilon 0.1 (25.50/255)" in table.caption
+    assert table.head[2:] == ("clean accuracy", "robust accuracy")
     assert table.rows == [
         ("model.keras", "2", accuracy_text(0.9, 200), accuracy_text(0.505, 200)),
         ("model_last.keras", "3", accuracy_text(0.6, 200), accuracy_text(0, 200)),
     ]
     low, high = wilson(180, 200)
-    assert _plain(table.rows[0][2]) == f"90.0% ({low:.1%} to {high:.1%})"
+    assert table.rows[0][2] == f"90.00% ({low:.2%} to {high:.2%})"
     assert [row[0] for row in history.rows] == ["1 (first)", "2 (best)", "3 (last)"]
     assert history.rows[1][1:] == ("1", "0.9", "0.1")
     (curves,) = fit.figures
@@ -111,24 +108,28 @@ def test_an_evaluation_tells_each_attack_with_its_interval(tmp_path):
     section = read_section(make_evaluation(tmp_path))
     assert section.kind == "Evaluation"
     assert "the first 4 images of the test split of shades" in section.lead
-    rows = [
-        (row[0], row[1], row[2].partition(" ")[0]) for row in section.tables[0].rows
+    attacks, fgsm, autoattack = section.tables
+    assert [row[:3] for row in attacks.rows] == [
+        ("clean", "", "75.00%"),
+        ("fgsm", "8/255", "50.00%"),
+        ("autoattack: after a", "8/255", "50.00%"),
+        ("autoattack: after b", "8/255", "25.00%"),
+        ("autoattack", "8/255", "25.00%"),
+        ("fgsm", "8/255", "50.00%"),
+        ("autoattack", "8/255", "75.00%"),
+        ("fgsm", "2/255", "75.00%"),
+        ("autoattack", "2/255", "75.00%"),
+        ("all", "8/255", "0.00%"),
     ]
-    assert rows == [
-        ("clean", "", "75.0%"),
-        ("fgsm", "8/255", "50.0%"),
-        ("autoattack: after a", "8/255", "50.0%"),
-        ("autoattack: after b", "8/255", "25.0%"),
-        ("autoattack", "8/255", "25.0%"),
-        ("fgsm", "8/255", "50.0%"),
-        ("autoattack", "8/255", "75.0%"),
-        ("fgsm", "2/255", "75.0%"),
-        ("autoattack", "2/255", "75.0%"),
-        ("all", "8/255", "0.0%"),
+    low, high = wilson(3, 4)
+    assert attacks.rows[0][3] == f"{low:.2%} to {high:.2%}"
+    assert [row[4] for row in attacks.rows[4:8]] == [
+        "",
+        *["runs/two/model.keras"] * 2,
+        "",
     ]
-    assert [row[4] for row in section.tables[0].rows[5:7]] == [
-        "runs/two/model.keras"
-    ] * 2
+    assert fgsm.rows[1] == ("runs/two/model.keras", "50.00%", "25.00%")
+    assert "autoattack" in autoattack.caption
     assert "(zero_gradients): No gradients." in section.warnings
     assert "keras" in section.versions
 
@@ -137,11 +138,25 @@ def test_an_evaluation_compares_what_was_crafted_on_the_model(tmp_path):
     values = _values(read_section(make_evaluation(tmp_path)))
     shares = {name: text.partition(" ")[0] for name, text in values.items()}
     assert shares == {
-        "clean": "75.0%",
-        "fgsm, Linf, epsilon 8/255": "50.0%",
-        "autoattack, Linf, epsilon 8/255": "25.0%",
-        "all attacks, Linf, epsilon 8/255": "0.0%",
+        "clean": "75.00%",
+        "fgsm, Linf, epsilon 8/255": "50.00%",
+        "autoattack, Linf, epsilon 8/255": "25.00%",
+        "all attacks, Linf, epsilon 8/255": "0.00%",
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "tables_of"),
+    [
+        ("fit", lambda report: [fit_record.accuracies(report)]),
+        ("results", evaluation.tables),
+        ("inspection", inspection.tables),
+    ],
+)
+def test_the_page_shows_the_tables_that_the_run_told(tmp_path, name, tables_of):
+    section = read_section(MAKERS[name](tmp_path))
+    told = tables_of(json.loads((tmp_path / f"{name}.json").read_text()))
+    assert section.tables[: len(told)] == told
 
 
 def test_figures_are_those_that_are_there(tmp_path):
@@ -158,10 +173,10 @@ def test_an_inspection_tells_curvature_and_correlation(tmp_path):
     section = read_section(make_inspection(tmp_path))
     curvature, correlation = section.tables
     assert curvature.head == (
-        *("model", "top eigenvalue", "trace", "penalty", "gradient norm"),
+        *("model", "clean accuracy"),
+        *("top eigenvalue", "trace", "penalty", "gradient norm"),
     )
-    model, top, *_ = curvature.rows[0]
-    assert (model, _plain(top)) == ("one/model.keras", "3.25 (2.5 to 4)")
+    assert curvature.rows[0][:3] == ("one/model.keras", "87.50%", "3.25 (2.5 to 4)")
     assert "7 random genotypes" in correlation.caption
     assert correlation.rows == [("top eigenvalue", "-0.50 (-0.75 to -0.25)")]
     assert _values(section) == {"top eigenvalue": "3.25 (2.5 to 4)"}

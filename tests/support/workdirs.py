@@ -13,6 +13,7 @@ from advrush_tf.runs.search_settings import SearchSettings
 from support.evaluations import evaluation
 
 PRIMITIVES = ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3")
+COMMAND = "python launch/search.py '--dataset=<a> & b'"
 COLOURS = {"curves.png": (230, 30, 160), "robustness.png": (20, 200, 90)}
 
 
@@ -55,6 +56,7 @@ def make_search(workdir, epochs=3, metrics=METRICS, **changes):
     given = {"dataset": "digits", "epochs": 3, "warmup_epochs": 2, "num_nodes": 2}
     settings = SearchSettings(primitives=PRIMITIVES, **given | changes)
     (workdir / "genotypes").mkdir(parents=True)
+    (workdir / "command.txt").write_text(f"{COMMAND}\n")
     for epoch, kept in enumerate(EPOCHS[:epochs], 1):
         normal, reduce = alphas_of(*kept), alphas_of(*EPOCHS[0])
         provenance = {
@@ -127,6 +129,7 @@ def make_inspection(workdir, sha256="ab"):
         "models": {
             "one/model.keras": {
                 "images": 64,
+                "accuracy": 0.875,
                 "curvature": dict.fromkeys(names, number),
             }
         },
