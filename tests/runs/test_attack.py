@@ -10,6 +10,7 @@ from advrush_tf.errors import UserError
 from advrush_tf.runs.attack import run_attack
 from advrush_tf.runs.attack_settings import AttackSettings
 from support.processes import kill_and_resume
+from support.workdirs import assert_tree
 
 SMALL = {
     "dataset": "digits",
@@ -77,6 +78,10 @@ def test_the_numbers_are_those_of_the_stored_images(models, finished):
         robust &= right
     assert results["robust"]["accuracy"] == pytest.approx(robust.mean())
     assert 0 < robust.mean() < clean.mean()
+
+
+def test_a_finished_run_leaves_these_files(finished):
+    assert_tree(finished[0], "attack")
 
 
 def test_a_larger_epsilon_breaks_more(finished):

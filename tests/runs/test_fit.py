@@ -12,6 +12,7 @@ from advrush_tf.nn.resnet import ResNet18
 from advrush_tf.runs import fit as fit_run
 from advrush_tf.runs.fit_settings import fit_settings
 from support.processes import assert_same_last_checkpoint, kill_and_resume
+from support.workdirs import assert_tree
 
 SMALL = {
     "dataset": "digits",
@@ -52,6 +53,10 @@ def test_a_fit_leaves_its_results(finished):
         assert (workdir / name).stat().st_size > 0
     assert len([line for line in lines if line.startswith("epoch ")]) == 3
     assert any("model.keras" in line for line in lines)
+
+
+def test_a_finished_run_leaves_these_files(finished):
+    assert_tree(finished[0], "fit")
 
 
 def test_the_models_are_what_the_report_says(finished):

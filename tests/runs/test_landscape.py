@@ -12,6 +12,7 @@ from advrush_tf.runs import landscape as inspect_run
 from advrush_tf.runs.landscape_settings import LandscapeSettings
 from advrush_tf.runs.search import run_search
 from advrush_tf.runs.search_settings import SearchSettings
+from support.workdirs import assert_tree
 
 SMALL_SEARCH = {
     "dataset": "digits",
@@ -99,6 +100,10 @@ def test_an_inspection_leaves_its_results(finished, search):
     sampled = results["architectures"]["sampled"]
     assert [sample["seed"] for sample in sampled] == [0, 1, 2, 3]
     assert results["architectures"]["found"]["seed"] is None
+
+
+def test_a_finished_run_leaves_these_files(finished):
+    assert_tree(finished[0], "landscape")
 
 
 def test_the_hashes_are_those_of_the_files_that_were_read(finished, search, classifier):

@@ -17,6 +17,7 @@ from support.processes import (
     kill_while_writing,
 )
 from support.tiny_search import tiny_compiled
+from support.workdirs import assert_tree
 
 SMALL = {
     "dataset": "digits",
@@ -56,6 +57,10 @@ def test_a_search_leaves_its_results(finished):
     assert "penalty 0 " in epochs[1]
     assert "penalty 0 " not in epochs[2]
     assert any("genotype.json" in line for line in lines)
+
+
+def test_a_finished_run_leaves_these_files(finished):
+    assert_tree(finished[0], "search")
 
 
 def test_the_genotypes_of_epochs_hold_their_metrics(finished):

@@ -1,6 +1,8 @@
 """Small workdirs of every kind of run, written by hand."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 from matplotlib.image import imsave
@@ -13,7 +15,16 @@ from advrush_tf.runs.search_settings import SearchSettings
 from support.evaluations import evaluation
 
 PRIMITIVES = ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3")
+TREES = Path(__file__).resolve().parents[2] / "testdata" / "trees.json"
 COLOURS = {"curves.png": (230, 30, 160), "robustness.png": (20, 200, 90)}
+
+
+def assert_tree(workdir, run):
+    """Checks the files that a finished run has left, without TensorBoard's numbers."""
+    files = (path.relative_to(workdir) for path in workdir.rglob("*"))
+    events = re.compile(r"(?<=tfevents)\..*")
+    names = {events.sub("", str(file)) for file in files if (workdir / file).is_file()}
+    assert sorted(names) == json.loads(TREES.read_text())[run]
 
 
 def alphas_of(*kept):
