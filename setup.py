@@ -26,6 +26,7 @@ setup(
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",
+        "attrs>=23.2",
         # Code of this version is mended, which needs its very names.
         "cleverhans==4.0.0",
         # tensorflow-datasets needs this one without declaring it.

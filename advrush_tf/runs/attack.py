@@ -1,12 +1,12 @@
 """A whole evaluation of robustness: from settings to results in a folder, resumable."""
 
-import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import tensorflow as tf
 
@@ -79,7 +79,7 @@ def _run_attack(
         device: _open_victims(device, paths, dataset, batch_size)
         for device in devices.local
     }
-    settings = dataclasses.replace(settings, sha256=tuple(map(sha256, paths)))
+    settings = attrs.evolve(settings, sha256=tuple(map(sha256, paths)))
     devices.agree(settings.to_dict() | dataset.facts())
     devices.on_chief(lambda: record_settings(settings, workdir))
     try:

@@ -28,14 +28,13 @@ from advrush_tf.runs.fit_record import (
     tell,
     write_report,
 )
-from advrush_tf.runs.fit_settings import FitSettings
+from advrush_tf.runs.fit_settings import FitSettings, NetworkName, Schedule
 from advrush_tf.runs.progress import (
     ProgressBar,
     print_existing_summary,
     print_line,
     write_failure,
 )
-from advrush_tf.runs.recipes import NetworkName, Schedule
 from advrush_tf.runs.settings import record_settings
 from advrush_tf.runs.tensorboard import FitTensorBoard
 from advrush_tf.training import optimizers

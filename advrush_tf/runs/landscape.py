@@ -1,6 +1,5 @@
 """A whole inspection: from models to curvature, surfaces and a report, resumable."""
 
-import dataclasses
 import itertools
 import json
 import math
@@ -9,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import keras
 from tqdm import tqdm
 
@@ -158,7 +158,7 @@ def _inspect(
     settings.require(
         "top", settings.top <= values, f"{values} or less, an image's size"
     )
-    settings = dataclasses.replace(settings, sha256=checksums)
+    settings = attrs.evolve(settings, sha256=checksums)
     record_settings(settings, workdir)
     if (finished := workdir / RESULTS).exists():
         return print_existing_summary(finished, tell, say, "inspection")

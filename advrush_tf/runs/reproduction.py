@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from advrush_tf.runs.attack_settings import AttackSettings
-from advrush_tf.runs.fit_settings import fit_settings
 from advrush_tf.runs.landscape_settings import LandscapeSettings
+from advrush_tf.runs.recipes import fit_settings
 from advrush_tf.runs.search_settings import SearchSettings
 
 # What a run finds out by itself, and flags that are given once for each value.

@@ -1,6 +1,5 @@
 """The supernet that a search left in its folder."""
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
@@ -13,9 +12,7 @@ from advrush_tf.runs.checkpoints import CheckpointStore, assign
 from advrush_tf.runs.progress import print_line
 from advrush_tf.runs.search import build_model
 from advrush_tf.runs.search_settings import SearchSettings
-from advrush_tf.runs.settings import Precision
 from advrush_tf.search.model import AdvRushSearchModel
-from advrush_tf.search.penalty import Penalty
 
 
 def read_search_settings(workdir: str | Path) -> SearchSettings:
@@ -35,16 +32,7 @@ def read_search_settings(workdir: str | Path) -> SearchSettings:
         )
     try:
         recorded = json.loads(path.read_text("utf-8"))
-        if set(recorded) != {
-            field.name for field in dataclasses.fields(SearchSettings)
-        }:
-            raise ValueError("its entries are others")
-        typed = {
-            "primitives": tuple(recorded["primitives"]),
-            "penalty": Penalty(recorded["penalty"]),
-            "precision": Precision(recorded["precision"]),
-        }
-        return SearchSettings(**{**recorded, **typed})
+        return SearchSettings.from_dict(recorded)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{path} does not hold the settings of a search of this version "

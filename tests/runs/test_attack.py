@@ -1,6 +1,7 @@
 import json
 import shutil
 
+import attrs
 import keras
 import numpy as np
 import pytest
@@ -98,7 +99,7 @@ def test_transfer_is_weaker_than_an_attack_on_the_model_itself(finished):
 
 
 def test_crafting_for_others_as_well_breaks_the_same_images(models, finished, tmp_path):
-    alone = AttackSettings(**(vars(settings(models)) | {"epsilons": ()}))
+    alone = attrs.evolve(settings(models), epsilons=())
     results = run_attack(alone, tmp_path, say=lambda line: None)
     assert results["transfer"] is None
     for here, there in zip(results["attacks"], finished[1]["attacks"], strict=False):
@@ -150,7 +151,7 @@ def test_another_model_of_the_same_name_is_refused(models, finished, tmp_path):
 
 def test_damaged_trials_and_results_are_one_clear_line(models, tmp_path):
     chosen = settings(models, attacks="fgsm", epsilons="", checks=False)
-    chosen = AttackSettings(**{**vars(chosen), "epsilons": ()})
+    chosen = attrs.evolve(chosen, epsilons=())
     run_attack(chosen, tmp_path, say=lambda line: None)
     (tmp_path / "results.json").write_text("{}")
     with pytest.raises(UserError, match=r"results.json is damaged .* Delete it"):

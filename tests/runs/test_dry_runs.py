@@ -3,8 +3,8 @@ import os
 import pytest
 
 from advrush_tf.runs import dry_runs
-from advrush_tf.runs.fit_settings import fit_settings
 from advrush_tf.runs.profiling import StepCost
+from advrush_tf.runs.recipes import fit_settings
 from advrush_tf.runs.search_settings import SearchSettings
 
 SEARCH = {

@@ -10,7 +10,7 @@ from advrush_tf.errors import NonFiniteLossError, UserError
 from advrush_tf.genotypes.genotype import get_genotype, random_genotype
 from advrush_tf.nn.resnet import ResNet18
 from advrush_tf.runs import fit as fit_run
-from advrush_tf.runs.fit_settings import fit_settings
+from advrush_tf.runs.recipes import fit_settings
 from support.processes import assert_same_last_checkpoint, kill_and_resume
 from support.workdirs import assert_tree
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from advrush_tf.runs.fit_record import FitRecord, epoch_line, tell
-from advrush_tf.runs.recipes import Selection
+from advrush_tf.runs.fit_settings import Selection
 
 
 def row(epoch, clean=None, robust=None):

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from advrush_tf.runs.attack_settings import AttackSettings
-from advrush_tf.runs.fit_settings import fit_settings
 from advrush_tf.runs.landscape_settings import LandscapeSettings
+from advrush_tf.runs.recipes import fit_settings
 from advrush_tf.runs.reproduction import command
 from advrush_tf.runs.search_settings import SearchSettings
 

@@ -9,8 +9,8 @@ from matplotlib.image import imsave
 
 from advrush_tf.genotypes.genotype import Genotype
 from advrush_tf.runs.evaluation import as_json
-from advrush_tf.runs.fit_settings import fit_settings
 from advrush_tf.runs.landscape_settings import LandscapeSettings
+from advrush_tf.runs.recipes import fit_settings
 from advrush_tf.runs.search_settings import SearchSettings
 from support.evaluations import evaluation
 
