@@ -40,7 +40,7 @@ def empty_folder(tmp_path, monkeypatch):
 
 def _lines(dry_run, settings):
     lines = []
-    dry_run(settings, say=lines.append)
+    dry_run(settings, log=lines.append)
     return {line.split("  ")[0]: line for line in lines}
 
 
