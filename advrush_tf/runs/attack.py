@@ -1,12 +1,11 @@
 """A whole evaluation of robustness: from settings to results in a folder, resumable."""
 
-import dataclasses
-import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import tensorflow as tf
 
@@ -14,7 +13,7 @@ from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.attacks.catalogue import named_attack
 from advrush_tf.attacks.sanity_probes import check_model
 from advrush_tf.attacks.series import is_right
-from advrush_tf.data.dataset import ImageDataset, load_dataset
+from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.data.examples import Examples
 from advrush_tf.errors import UserError
 from advrush_tf.runs.attack_report import RESULTS, tell, write_report
@@ -22,10 +21,9 @@ from advrush_tf.runs.attack_settings import AttackSettings
 from advrush_tf.runs.devices import Devices
 from advrush_tf.runs.evaluation import AttackResult, Evaluation
 from advrush_tf.runs.models import load_classifier, open_classifier, sha256
-from advrush_tf.runs.progress import print_existing_summary, print_line, write_failure
-from advrush_tf.runs.settings import record_settings
-from advrush_tf.runs.shares import run_shares
-from advrush_tf.runs.trials import AttackJob
+from advrush_tf.runs.progress import print_line
+from advrush_tf.runs.run import Log, Run
+from advrush_tf.runs.trials import AttackJob, run_shares
 
 _TRIALS = "trials"
 
@@ -35,7 +33,7 @@ def run_attack(
     workdir: str | Path,
     data_dir: str | None = None,
     devices: Devices | None = None,
-    say: Callable[[str], None] = print_line,
+    log: Log = print_line,
 ) -> dict[str, Any]:
     """Measures how robust a model is, or goes on with what `workdir` holds.
 
@@ -45,51 +43,43 @@ def run_attack(
     Args:
         settings: of the evaluation.
         workdir: folder that receives settings.json, results.json, results.md, figures,
-            tensorboard/ and trials/, from which an interrupted evaluation goes on; of
-            several workers the chief alone uses it, but that each keeps its own trials.
+            tensorboard/ and trials/, from which an interrupted evaluation goes on.
         data_dir: tfds' folder of prepared data sets.
         devices: on which to run; one device if None.
-        say: receives the lines for the user.
+        log: receives the lines for the user.
 
     Returns:
-        What results.json holds.
+        The content of results.json.
 
     Raises:
         UserError: the input is at fault; one clear line.
         WorkerLostError: another worker of the run is gone.
     """
-    devices = devices or Devices()
-    say = devices.chiefs(say)
-    with devices.watched():
-        return _run_attack(settings, Path(workdir), data_dir, devices, say)
+    with Run(settings, workdir, devices, log, data_dir) as run:
+        dataset = run.load_dataset(settings.dataset, settings.image_size)
+        paths = [Path(path) for path in (settings.model, *settings.source_model)]
+        victims = _open_everywhere(paths, dataset, run)
+        run.settings = attrs.evolve(settings, sha256=tuple(map(sha256, paths)))
+        run.agree(dataset)
+        run.open()
+        if (results := run.finished(RESULTS, tell, "evaluation")) is not None:
+            return results
+        evaluation = _evaluate(dataset, victims, run)
+        return run.from_chief(lambda: write_report(evaluation, run.workdir, run.log))
 
 
-def _run_attack(
-    settings: AttackSettings,
-    workdir: Path,
-    data_dir: str | None,
-    devices: Devices,
-    say: Callable[[str], None],
-) -> dict[str, Any]:
-    dataset = load_dataset(settings.dataset, data_dir, settings.image_size)
-    paths = [Path(path) for path in (settings.model, *settings.source_model)]
-    share = math.ceil(len(_test_images(settings, dataset)) / devices.num_replicas)
-    batch_size = min(settings.batch_size, share)
-    victims = {
+def _open_everywhere(
+    paths: list[Path], dataset: ImageDataset, run: Run[AttackSettings]
+) -> dict[str, list[BatchedClassifier]]:
+    """All models on each of this process' devices, by the device's name."""
+    devices = run.devices
+    images = len(_test_images(run.settings, dataset))
+    share = math.ceil(images / devices.num_replicas)
+    batch_size = min(run.settings.batch_size, share)
+    return {
         device: _open_victims(device, paths, dataset, batch_size)
         for device in devices.local
     }
-    settings = dataclasses.replace(settings, sha256=tuple(map(sha256, paths)))
-    devices.agree(settings.to_dict() | dataset.facts())
-    devices.on_chief(lambda: record_settings(settings, workdir))
-    try:
-        results = devices.from_chief(lambda: _finished(workdir, say))
-        if not results:
-            evaluated = _evaluate(settings, dataset, victims, workdir, devices, say)
-            results = devices.from_chief(lambda: _reported(evaluated, workdir, say))
-    except OSError as error:
-        raise UserError(write_failure(workdir, error)) from None
-    return json.loads(results)
 
 
 def _open_victims(
@@ -103,48 +93,29 @@ def _open_victims(
         ]
 
 
-def _finished(workdir: Path, say: Callable[[str], None]) -> bytes:
-    """Tells of a finished evaluation and gives its results; empty if it is not."""
-    path = workdir / RESULTS
-    if not path.exists():
-        return b""
-    print_existing_summary(path, tell, say, "evaluation")
-    return path.read_bytes()
-
-
-def _reported(
-    evaluated: Evaluation, workdir: Path, say: Callable[[str], None]
-) -> bytes:
-    """Writes and tells of an evaluation and gives its results."""
-    write_report(evaluated, workdir, say)
-    return (workdir / RESULTS).read_bytes()
-
-
 def _test_images(settings: AttackSettings, dataset: ImageDataset) -> Examples:
     return dataset.test.first(settings.test_images or len(dataset.test))
 
 
 def _evaluate(
-    settings: AttackSettings,
     dataset: ImageDataset,
     victims: Mapping[str, list[BatchedClassifier]],
-    workdir: Path,
-    devices: Devices,
-    say: Callable[[str], None],
+    run: Run[AttackSettings],
 ) -> Evaluation:
-    if (workdir / _TRIALS).exists():
-        say(f"Resuming {workdir}.")
+    settings, log = run.settings, run.log
+    if (run.workdir / _TRIALS).exists():
+        log(f"Resuming {run.workdir}.")
     x, y = _test_images(settings, dataset).unit_arrays()
-    crafter = _Crafter(settings, victims, x, y, workdir / _TRIALS, devices, say)
+    crafter = _Crafter(run, victims, x, y)
     measured, clean = crafter.victims[0], crafter.clean[0]
-    say(f"clean accuracy {clean.mean():.2%} of {len(x)} images")
+    log(f"clean accuracy {clean.mean():.2%} of {len(x)} images")
     doubts = []
     if settings.checks:
-        say("checking the model ...")
+        log("checking the model ...")
         radius = settings.radius(settings.epsilon)
         doubts = check_model(measured, x, y, settings.norm, radius, settings.seed)
     for doubt in doubts:
-        say(f"warning: {doubt.sentence}")
+        log(f"warning: {doubt.sentence}")
     crafted = [crafter.craft(*planned) for planned in _plan(settings)]
     return Evaluation(settings, dataset, x, y, clean, measured, crafted, doubts)
 
@@ -171,16 +142,12 @@ class _Crafter:
 
     def __init__(
         self,
-        settings: AttackSettings,
+        run: Run[AttackSettings],
         victims: Mapping[str, list[BatchedClassifier]],
         x: np.ndarray,
         y: np.ndarray,
-        folder: Path,
-        devices: Devices,
-        say: Callable[[str], None],
     ):
-        self._settings, self._copies, self._x, self._y = settings, victims, x, y
-        self._folder, self._devices, self._say = folder, devices, say
+        self._run, self._copies, self._x, self._y = run, victims, x, y
         self.victims = next(iter(victims.values()))
         # Of each model (images,), bool: right about the clean images.
         self.clean = [is_right(classifier, x, y) for classifier in self.victims]
@@ -189,30 +156,33 @@ class _Crafter:
         """Runs a trial, or what is left of it, and measures its images."""
         trials = {
             device: self._trial(device, source, name, epsilon)
-            for device in self._devices.local
+            for device in self._run.devices.local
         }
-        ledger = run_shares(trials, self._x, self._devices)
+        ledger = run_shares(trials, self._x, self._run.devices)
         # Crafting may by chance mend an image that a model was wrong about.
         right = [
             was_right & is_right(classifier, ledger.images, self._y)
             for classifier, was_right in zip(self.victims, self.clean, strict=True)
         ]
         crafted = AttackResult(source, name, epsilon, ledger, right)
-        others = self._settings.source_model
+        others = self._run.settings.source_model
         place = f", crafted on {others[source - 1]}" if source else ""
-        self._say(f"{name}, epsilon {epsilon}{place}: accuracy {crafted.accuracy:.2%}")
+        self._run.log(
+            f"{name}, epsilon {epsilon}{place}: accuracy {crafted.accuracy:.2%}"
+        )
         return crafted
 
     def _trial(self, device: str, source: int, name: str, epsilon: str) -> AttackJob:
         """A device's share of a trial."""
-        settings = self._settings
+        settings = self._run.settings
         attacks = named_attack(name, settings.norm, settings.radius(epsilon))
         # At other radii nothing is crafted for other models.
         transfer = bool(settings.source_model) and epsilon == settings.epsilon
-        index, count = share = self._devices.local[device]
+        index, count = share = self._run.devices.local[device]
         suffix = f"_{index + 1}of{count}" if count > 1 else ""
         file = f"{source}_{name}_{epsilon.replace('/', 'of')}{suffix}.npz"
-        self._folder.mkdir(parents=True, exist_ok=True)
+        folder = self._run.workdir / _TRIALS
+        folder.mkdir(parents=True, exist_ok=True)
         try:
             return AttackJob(
                 self._copies[device][source],
@@ -220,7 +190,7 @@ class _Crafter:
                 self._x,
                 self._y,
                 settings.seed,
-                self._folder / file,
+                folder / file,
                 settings.to_dict(),
                 transfer,
                 share,

@@ -125,7 +125,7 @@ def convert(
     genotype: str | None = None,
     image_size: int | None = None,
     normalise: Normalise = Normalise.OFFICIAL,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> keras.Model:
     """Writes the network of an official checkpoint as a `.keras` file.
 
@@ -137,7 +137,7 @@ def convert(
         image_size: height and width of the images; by default 32, or 224 with the
             ImageNet stem.
         normalise: how the images, in [0, 1], are normalised inside the model.
-        say: prints a line of the report.
+        log: prints a line of the report.
 
     Returns:
         The model that was written: a `CellNetwork` or an `AdvRushSearchModel`.
@@ -158,9 +158,9 @@ def convert(
     model = _make(architecture, cells, image_size, normalise)
     _assign(model, state, f"--checkpoint={checkpoint} ({architecture})", genotype)
     _save(model, output)
-    say(f"Read {checkpoint}: {architecture}.")
+    log(f"Read {checkpoint}: {architecture}.")
     for line in _report(model, output, normalise):
-        say(line)
+        log(line)
     return model
 
 

@@ -163,9 +163,9 @@ class Devices:
                     f"{'; '.join(different)}. Start all workers with the same command."
                 )
 
-    def chiefs(self, say: Callable[[str], None]) -> Callable[[str], None]:
-        """What tells the user of the run: on the chief `say`, elsewhere nothing."""
-        return say if self.chief else lambda line: None
+    def chief_log(self, log: Callable[[str], None]) -> Callable[[str], None]:
+        """Returns `log` on the chief and a function that does nothing elsewhere."""
+        return log if self.chief else lambda line: None
 
     def on_chief(self, act: Callable[[], object]) -> None:
         """Lets the chief act while the others wait; raises as `from_chief`."""

@@ -22,14 +22,14 @@ from advrush_tf.runs.search_settings import SearchSettings
 def search_dry_run(
     settings: SearchSettings,
     data_dir: str | None = None,
-    say: Callable[[str], None] = print_line,
+    log: Callable[[str], None] = print_line,
 ) -> None:
     """Says what a search would cost, measured on a few steps, and writes nothing.
 
     Args:
         settings: of what is to be run.
         data_dir: tfds' folder of prepared data sets.
-        say: receives the lines for the user.
+        log: receives the lines for the user.
 
     Raises:
         UserError: the input is at fault.
@@ -39,9 +39,9 @@ def search_dry_run(
     batches, steps = search_run.make_pairs(settings, dataset)
     search_run.compile_model(model, settings, steps)
     parameters = count_parameters(model.network_weights)
-    say(f"parameters      {parameters:,} (without the alphas)")
-    say(f"multiply-adds   {multiply_adds(model):,} per image")
-    say("measuring a few steps of each kind ...")
+    log(f"parameters      {parameters:,} (without the alphas)")
+    log(f"multiply-adds   {multiply_adds(model):,} per image")
+    log("measuring a few steps of each kind ...")
     penalised_epochs = settings.epochs - settings.warmup_epochs
     if settings.gamma == 0:
         penalised_epochs = 0
@@ -50,32 +50,32 @@ def search_dry_run(
     costs = {kind: measure_search_step(model, kind, batch) for kind in kinds}
     weights = costs["weights"].seconds
     plain = weights + costs["alphas"].seconds
-    say(f"without penalty {plain:.3g} s per step")
+    log(f"without penalty {plain:.3g} s per step")
     penalised = plain
     if penalised_epochs:
         penalised = weights + costs["penalised alphas"].seconds
-        say(f"with penalty    {penalised:.3g} s per step")
-    say(f"input           {measure_input(batches):.2g} s per step, beside the others")
-    say(f"memory          {max(c.peak_bytes for c in costs.values()) / 1e9:.1f} GB")
+        log(f"with penalty    {penalised:.3g} s per step")
+    log(f"input           {measure_input(batches):.2g} s per step, beside the others")
+    log(f"memory          {max(c.peak_bytes for c in costs.values()) / 1e9:.1f} GB")
     total = steps * (settings.epochs * plain + penalised_epochs * (penalised - plain))
     validation = search_run.validation_batches(settings, dataset)
     seconds = measure_evaluation(model, search_run.EVALUATION_BATCH)
     total += settings.epochs * seconds * int(validation.cardinality())
     total += sum(cost.trace_seconds + cost.first_seconds for cost in costs.values())
-    say(f"total           {total / 3600:.2f} h for {settings.epochs} epochs of {steps}")
+    log(f"total           {total / 3600:.2f} h for {settings.epochs} epochs of {steps}")
 
 
 def fit_dry_run(
     settings: FitSettings,
     data_dir: str | None = None,
-    say: Callable[[str], None] = print_line,
+    log: Callable[[str], None] = print_line,
 ) -> None:
     """Says what a fit would cost, measured on a few steps, and writes nothing.
 
     Args:
         settings: of what is to be run.
         data_dir: tfds' folder of prepared data sets.
-        say: receives the lines for the user.
+        log: receives the lines for the user.
 
     Raises:
         UserError: the input is at fault.
@@ -86,22 +86,22 @@ def fit_dry_run(
     network = fit_run.build_network(settings, dataset, genotype)
     data = fit_run.FitData(settings, dataset)
     model = fit_run.make_model(settings, network, data.steps_per_epoch)
-    say(f"parameters      {count_parameters(network.trainable_variables):,}")
-    say(f"multiply-adds   {multiply_adds(network):,} per image")
-    say("measuring a few steps ...")
+    log(f"parameters      {count_parameters(network.trainable_variables):,}")
+    log(f"multiply-adds   {multiply_adds(network):,} per image")
+    log("measuring a few steps ...")
     cost = measure_fit_step(model, settings.batch_size)
-    say(f"step            {cost.seconds:.3g} s, the first {cost.first_seconds:.3g} s")
+    log(f"step            {cost.seconds:.3g} s, the first {cost.first_seconds:.3g} s")
     validation, test = (
         int(batches.cardinality()) for batches in (data.validation(), data.test())
     )
     waiting = measure_input(data.training())
-    say(f"input           {waiting:.2g} s per step, beside the others")
+    log(f"input           {waiting:.2g} s per step, beside the others")
     seconds = measure_evaluation(model, fit_run.EVALUATION_BATCH)
-    say(f"evaluation      {seconds:.3g} s per batch of {fit_run.EVALUATION_BATCH}")
-    say(f"memory          {cost.peak_bytes / 1e9:.1f} GB")
+    log(f"evaluation      {seconds:.3g} s per batch of {fit_run.EVALUATION_BATCH}")
+    log(f"memory          {cost.peak_bytes / 1e9:.1f} GB")
     # The report measures the best and the last weights.
     batches = len(fit_run.evaluated_epochs(settings)) * validation + 2 * test
     total = settings.epochs * data.steps_per_epoch * cost.seconds + batches * seconds
     total += cost.trace_seconds + cost.first_seconds
     epochs = f"{settings.epochs} epochs of {data.steps_per_epoch}"
-    say(f"total           {total / 3600:.2f} h for {epochs}")
+    log(f"total           {total / 3600:.2f} h for {epochs}")

@@ -1,13 +1,11 @@
 """A whole fit: from settings to a model in a folder, resumable."""
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from advrush_tf.data.dataset import ImageDataset, load_dataset
+from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.data.examples import Examples
 from advrush_tf.data.parts import ALL, Shard
 from advrush_tf.data.reading import reading_examples
@@ -17,7 +15,6 @@ from advrush_tf.genotypes.genotype import Genotype, get_genotype
 from advrush_tf.nn.cell_network import CellNetwork
 from advrush_tf.nn.classifier import ImageClassifier
 from advrush_tf.nn.resnet import ResNet18
-from advrush_tf.runs.checkpoints import CheckpointStore
 from advrush_tf.runs.devices import Devices
 from advrush_tf.runs.fit_record import (
     REPORT,
@@ -27,15 +24,9 @@ from advrush_tf.runs.fit_record import (
     tell,
     write_report,
 )
-from advrush_tf.runs.fit_settings import FitSettings
-from advrush_tf.runs.progress import (
-    ProgressBar,
-    print_existing_summary,
-    print_line,
-    write_failure,
-)
-from advrush_tf.runs.recipes import NetworkName, Schedule
-from advrush_tf.runs.settings import record_settings
+from advrush_tf.runs.fit_settings import FitSettings, NetworkName, Schedule
+from advrush_tf.runs.progress import ProgressBar, print_line
+from advrush_tf.runs.run import Log, Run
 from advrush_tf.runs.tensorboard import FitTensorBoard
 from advrush_tf.training import optimizers
 
@@ -213,7 +204,7 @@ def run_fit(
     workdir: str | Path,
     data_dir: str | None = None,
     devices: Devices | None = None,
-    say: Callable[[str], None] = print_line,
+    log: Log = print_line,
 ) -> dict[str, Any]:
     """Runs a fit, or resumes the one that `workdir` holds.
 
@@ -221,64 +212,47 @@ def run_fit(
         settings: the fit's settings.
         workdir: folder that receives settings.json, genotype.json, checkpoints/,
             tensorboard/, model.keras (the best weights), model_last.keras, fit.json and
-            a drawing of its curves; of several workers the chief alone uses it.
+            a drawing of its curves.
         data_dir: tfds' folder of prepared data sets.
         devices: on which to run; one device if None.
-        say: receives the lines for the user.
+        log: receives the lines for the user.
 
     Returns:
-        What fit.json holds.
+        The content of fit.json.
 
     Raises:
         UserError: the input is at fault; one clear line.
         NonFiniteLossError: a loss became NaN or infinite; the last checkpoint stays.
         WorkerLostError: another worker of the run is gone.
     """
-    devices = devices or Devices()
-    say = devices.chiefs(say)
-    with devices.watched():
-        return _run_fit(settings, Path(workdir), data_dir, devices, say)
+    with Run(settings, workdir, devices, log, data_dir) as run:
+        genotype = find_genotype(settings)
+        dataset = run.load_dataset(settings.dataset, settings.image_size)
+        run.settings = settings = settings.for_images(dataset.image_shape)
+        run.devices.check(settings.batch_size, settings.jit_compile)
+        # Paths are alike on all workers; what is there need not be.
+        found = None if genotype is None else genotype.to_dict()
+        run.agree(dataset, **{"genotype's content": found})
+        with run.devices.scope():
+            network = build_network(settings, dataset, genotype)
+            data = FitData(settings, dataset)
+            model = make_model(settings, network, data.steps_per_epoch)
+        run.open()
+        run.devices.on_chief(lambda: _record_genotype(genotype, run.workdir))
+        report = run.finished(REPORT, tell, "fit")
+        return report or _fit_and_report(model, data, run)
 
 
-def _run_fit(
-    settings: FitSettings,
-    workdir: Path,
-    data_dir: str | None,
-    devices: Devices,
-    say: Callable[[str], None],
+def _fit_and_report(
+    model: AdvRushFitModel, data: FitData, run: Run[FitSettings]
 ) -> dict[str, Any]:
-    genotype = find_genotype(settings)
-    dataset = load_dataset(settings.dataset, data_dir, settings.image_size)
-    settings = settings.for_images(dataset.image_shape)
-    devices.check(settings.batch_size, settings.jit_compile)
-    # Paths are alike on all workers; what is there need not be.
-    found = None if genotype is None else genotype.to_dict()
-    devices.agree(settings.to_dict() | dataset.facts() | {"genotype's content": found})
-    with devices.scope():
-        network = build_network(settings, dataset, genotype)
-        data = FitData(settings, dataset)
-        model = make_model(settings, network, data.steps_per_epoch)
-
-    def finished() -> bytes:
-        # Only now: settings that do not fit the data must not mark the workdir.
-        record_settings(settings, workdir)
-        _record_genotype(genotype, workdir)
-        if (report := workdir / REPORT).exists():
-            return json.dumps(print_existing_summary(report, tell, say, "fit")).encode()
-        return b""
-
-    def fitted() -> bytes:
-        report = write_report(model, data.test(), settings, record, workdir, say)
-        return json.dumps(report).encode()
-
-    try:
-        if report := devices.from_chief(finished):
-            return json.loads(report)
-        with reading_examples():
-            record = _fit(model, data, settings, workdir, devices, say)
-            return json.loads(devices.from_chief(fitted))
-    except OSError as error:
-        raise UserError(write_failure(workdir, error)) from None
+    with reading_examples():
+        record = _fit(model, data, run)
+        return run.from_chief(
+            lambda: write_report(
+                model, data.test(), run.settings, record, run.workdir, run.log
+            )
+        )
 
 
 def _record_genotype(genotype: Genotype | None, workdir: Path) -> None:
@@ -295,25 +269,16 @@ def _record_genotype(genotype: Genotype | None, workdir: Path) -> None:
         )
 
 
-def _fit(
-    model: AdvRushFitModel,
-    data: FitData,
-    settings: FitSettings,
-    workdir: Path,
-    devices: Devices,
-    say: Callable[[str], None],
-) -> FitRecord:
-    store = CheckpointStore(workdir / "checkpoints")
-    epoch, notes = store.restore(model, say, devices.from_chief)
+def _fit(model: AdvRushFitModel, data: FitData, run: Run[FitSettings]) -> FitRecord:
+    settings, workdir, devices = run.settings, run.workdir, run.devices
+    epoch, notes = run.restore(model, settings.epochs)
     record = FitRecord.from_notes(notes)
-    if epoch:
-        say(f"Resuming {workdir} after epoch {epoch} of {settings.epochs}.")
     validation_steps = int(data.validation().cardinality())
     with ProgressBar(data.steps_per_epoch, validation_steps) as bar:
         # The checkpoint first: what TensorBoard shows is then never repeated.
         writers = [
             bar,
-            EpochRecorder(settings, workdir, store, record, say),
+            EpochRecorder(settings, workdir, run.store, record, run.log),
             FitTensorBoard(workdir / "tensorboard", settings.to_dict()),
         ]
         model.fit(

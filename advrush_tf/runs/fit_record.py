@@ -15,11 +15,10 @@ from advrush_tf.figures.fit import draw_curves
 from advrush_tf.files import json_copy, write_json
 from advrush_tf.fit.model import AdvRushFitModel
 from advrush_tf.runs.checkpoints import CheckpointStore
-from advrush_tf.runs.fit_settings import FitSettings
+from advrush_tf.runs.fit_settings import FitSettings, Selection
 from advrush_tf.runs.models import save_model
 from advrush_tf.runs.profiling import count_parameters
 from advrush_tf.runs.progress import ProgressBar
-from advrush_tf.runs.recipes import Selection
 from advrush_tf.runs.table import Table, accuracy_text
 from advrush_tf.version import __version__
 

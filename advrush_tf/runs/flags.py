@@ -1,14 +1,26 @@
 """What all launchers share: failing in one line, and numbers like 8/255."""
 
+import enum
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import attrs
 from absl import app, flags
 
 from advrush_tf.errors import NonFiniteLossError, UserError, WorkerLostError
 from advrush_tf.runs.devices import Devices, StrategyName
-from advrush_tf.runs.settings import read_number
+from advrush_tf.runs.settings import (
+    Settings,
+    flag_fields,
+    instead_of,
+    read_number,
+    value_type,
+)
+
+# `--help` of a launcher lists what is defined here as that launcher's flags.
+flags.disclaim_key_flags()
 
 
 def run(body: Callable[[], object]) -> None:
@@ -73,12 +85,6 @@ def define_data_dir() -> flags.FlagHolder[str | None]:
     )
 
 
-SYNC_BATCH_NORM = (
-    "With several replicas, normalise by the statistics of the whole batch; otherwise "
-    "each by its own piece's, which is faster."
-)
-
-
 def define_devices() -> Callable[[], Devices]:
     """Defines --strategy and --virtual_cpus; gives what makes the devices they name."""
     strategy = flags.DEFINE_enum_class(
@@ -123,6 +129,62 @@ def define_dry_run(run: str) -> flags.FlagHolder[bool]:
     return holder
 
 
+def define_settings(
+    kind: type[Settings], defaults: Mapping[str, str] | None = None
+) -> Callable[[], dict[str, Any]]:
+    """Defines the flags of settings: one for each field, with its default and help.
+
+    Args:
+        kind: the class of the settings.
+        defaults: by name, the defaults in words of fields that are None unless given.
+
+    Returns:
+        A function that gives the values of the flags, by name.
+    """
+    fields = flag_fields(kind)
+    for field in fields:
+        words = (defaults or {}).get(field.name)
+        default = field.default if words is None else None
+        note = "" if words is None else f" By default {words}."
+        _define(field, default, field.metadata["help"] + note)
+
+    def values() -> dict[str, Any]:
+        given = {field.name: flags.FLAGS[field.name].value for field in fields}
+        return {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
+
+    return values
+
+
+def _define(field: attrs.Attribute, default: Any, help_text: str) -> None:
+    """Defines the flag of one field, by the type of its values."""
+    name, kind = field.name, value_type(field)
+    default = list(default) if isinstance(default, tuple) else default
+    if field.metadata["repeated"]:
+        flags.DEFINE_multi_string(name, default, help_text)
+    elif kind is bool:
+        flags.DEFINE_bool(name, default, help_text)
+    elif kind == tuple[str, ...]:
+        flags.DEFINE_list(name, default, help_text)
+    elif isinstance(kind, type) and issubclass(kind, enum.Enum):
+        names = "|".join(kind.__members__).lower()
+        flags.DEFINE(_ChoiceParser(kind), name, default, f"<{names}>: {help_text}")
+    else:
+        flags.DEFINE(_PARSERS[kind](), name, default, help_text)
+
+
+class _ChoiceParser(flags.EnumClassParser):
+    """Reads the name of an enum's member."""
+
+    def __init__(self, kind: type[enum.Enum]):
+        super().__init__(kind, case_sensitive=False)
+
+    def parse(self, argument: Any) -> enum.Enum:
+        try:
+            return super().parse(argument)
+        except ValueError as error:
+            raise ValueError(f"{error}{instead_of(argument)}") from None
+
+
 class _NumberParser(flags.ArgumentParser):
     """Reads a number, also as a fraction."""
 
@@ -152,11 +214,9 @@ class _NumbersParser(_NumberParser):
         return tuple(super(_NumbersParser, self).parse(part) for part in parts)
 
 
-def define_number(name: str, help_text: str) -> None:
-    """Defines a flag that takes a number or a fraction; it is None if not given."""
-    flags.DEFINE(_NumberParser(), name, None, help_text)
-
-
-def define_numbers(name: str, help_text: str) -> None:
-    """Defines a flag that takes numbers or fractions separated by commas, or None."""
-    flags.DEFINE(_NumbersParser(), name, None, help_text)
+_PARSERS = {
+    int: flags.IntegerParser,
+    str: flags.ArgumentParser,
+    float: _NumberParser,
+    tuple[float, ...]: _NumbersParser,
+}

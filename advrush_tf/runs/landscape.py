@@ -1,21 +1,21 @@
 """A whole inspection: from models to curvature, surfaces and a report, resumable."""
 
-import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import keras
 from tqdm import tqdm
 
 from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.attacks.sanity_checks import probabilities
 from advrush_tf.attacks.series import is_right
-from advrush_tf.data.dataset import ImageDataset, load_dataset
+from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.errors import UserError
 from advrush_tf.files import write_json
 from advrush_tf.genotypes.genotype import get_genotype
@@ -29,20 +29,15 @@ from advrush_tf.runs.inspection_report import RESULTS, draw_search, tell, write_
 from advrush_tf.runs.landscape_settings import LandscapeSettings
 from advrush_tf.runs.models import (
     load_classifier,
+    load_supernet,
     open_classifier,
     sha256,
     short_names,
 )
-from advrush_tf.runs.progress import (
-    print_existing_summary,
-    print_line,
-    progress_bar,
-    write_failure,
-)
+from advrush_tf.runs.progress import print_line, progress_bar
 from advrush_tf.runs.report import write_html
 from advrush_tf.runs.report_sections import check_workdir
-from advrush_tf.runs.search_files import load_supernet
-from advrush_tf.runs.settings import record_settings
+from advrush_tf.runs.run import Log, Run, explained_writes
 from advrush_tf.search.history import is_search
 from advrush_tf.search.model import AdvRushSearchModel
 
@@ -55,7 +50,7 @@ def run_landscape(
     runs: Sequence[Path] = (),
     report: Path | None = None,
     data_dir: str | None = None,
-    say: Callable[[str], None] = print_line,
+    log: Log = print_line,
 ) -> dict[str, Any] | None:
     """Inspects models, or goes on with what `workdir` holds, and writes a report.
 
@@ -67,10 +62,10 @@ def run_landscape(
         runs: workdirs for the report; of searches the history is drawn as well.
         report: an HTML file to write.
         data_dir: tfds' folder of prepared data sets.
-        say: receives the lines for the user.
+        log: receives the lines for the user.
 
     Returns:
-        What inspection.json holds, None if no model was inspected.
+        The content of inspection.json, None if no model was inspected.
 
     Raises:
         UserError: the input is at fault; one clear line.
@@ -82,16 +77,15 @@ def run_landscape(
         raise UserError(
             "There is nothing to draw: --run names no search. Give --report=FILE.html."
         )
-    try:
-        if settings is not None:
-            results = _inspect(settings, workdir, data_dir, say)
-        searches = list(filter(is_search, runs))
-        for name, run in zip(_distinct_names(searches), searches, strict=True):
-            draw_search(run, name, workdir, say)
-    except OSError as error:
-        raise UserError(write_failure(workdir, error)) from None
+    if settings is not None:
+        with Run(settings, workdir, log=log, data_dir=data_dir) as run:
+            results = _inspect(run)
+    searches = list(filter(is_search, runs))
+    with explained_writes(workdir):
+        for name, search in zip(_distinct_names(searches), searches, strict=True):
+            draw_search(search, name, workdir, log)
     if report is not None:
-        _write_report([*runs, *([workdir] if settings else [])], report, say)
+        _write_report([*runs, *([workdir] if settings else [])], report, log)
     return results
 
 
@@ -124,9 +118,7 @@ def _distinct_names(folders: Sequence[Path]) -> list[str]:
     return names
 
 
-def _write_report(
-    workdirs: Sequence[Path], report: Path, say: Callable[[str], None]
-) -> None:
+def _write_report(workdirs: Sequence[Path], report: Path, log: Log) -> None:
     try:
         write_html(_once(workdirs), report)
     except OSError as error:
@@ -134,18 +126,14 @@ def _write_report(
             f"Writing the report {report} failed: {error.strerror or error}. Give "
             "--report a file in a folder that can be written; the rest is done."
         ) from None
-    say(f"Report       {report}")
+    log(f"Report       {report}")
 
 
-def _inspect(
-    settings: LandscapeSettings,
-    workdir: Path,
-    data_dir: str | None,
-    say: Callable[[str], None],
-) -> dict[str, Any]:
-    dataset = load_dataset(settings.dataset, data_dir, settings.image_size)
+def _inspect(run: Run[LandscapeSettings]) -> dict[str, Any]:
+    settings = run.settings
+    dataset = run.load_dataset(settings.dataset, settings.image_size)
     paths = [Path(path) for path in settings.model]
-    opened = [_open(path, dataset, settings, data_dir) for path in paths]
+    opened = [_open(path, dataset, run) for path in paths]
     victims, checksums = zip(*opened, strict=True)
     searches = [path for path in paths if path.is_dir()]
     if settings.sample_genotypes and len(searches) != 1:
@@ -157,11 +145,11 @@ def _inspect(
     settings.require(
         "top", settings.top <= values, f"{values} or less, an image's size"
     )
-    settings = dataclasses.replace(settings, sha256=checksums)
-    record_settings(settings, workdir)
-    if (finished := workdir / RESULTS).exists():
-        return print_existing_summary(finished, tell, say, "inspection")
-    inspection = _Inspection(settings, dataset, workdir, say)
+    run.settings = settings = attrs.evolve(settings, sha256=checksums)
+    run.open()
+    if (results := run.finished(RESULTS, tell, "inspection")) is not None:
+        return results
+    inspection = _Inspection(run, dataset)
     names = short_names(settings.model)
     models = {
         name: inspection.measure(number, name, classifier)
@@ -172,33 +160,28 @@ def _inspect(
     if settings.sample_genotypes:
         supernet = victims[paths.index(searches[0])].model
         samples, found = inspection.sample(supernet, searches[0])
-    return write_results(settings, models, values, samples, found, workdir, say)
+    return write_results(settings, models, values, samples, found, run.workdir, run.log)
 
 
 def _open(
-    path: Path, dataset: ImageDataset, settings: LandscapeSettings, data_dir: str | None
+    path: Path, dataset: ImageDataset, run: Run[LandscapeSettings]
 ) -> tuple[BatchedClassifier, str]:
     """A model or a search's supernet, and the SHA-256 of the file it was read from."""
     model: keras.Model
     if path.is_dir():
-        model, checksum = load_supernet(path, data_dir)
+        model, checksum = load_supernet(path, run.data_dir)
     else:
         model, checksum = load_classifier(path), sha256(path)
-    return open_classifier(model, path, dataset, settings.batch_size), checksum
+    return open_classifier(model, path, dataset, run.settings.batch_size), checksum
 
 
 class _Inspection:
     """Measures models and genotypes, and keeps what is measured in a folder."""
 
-    def __init__(
-        self,
-        settings: LandscapeSettings,
-        dataset: ImageDataset,
-        workdir: Path,
-        say: Callable[[str], None],
-    ):
-        self._settings, self._dataset, self._say = settings, dataset, say
-        self._folder = workdir / _MEASURED
+    def __init__(self, run: Run[LandscapeSettings], dataset: ImageDataset):
+        self._dataset, self._log = dataset, run.log
+        self._settings = settings = run.settings
+        self._folder = run.workdir / _MEASURED
         self._folder.mkdir(exist_ok=True)
         self._x, self._y = dataset.test.first(settings.test_images).unit_arrays()
 
@@ -211,7 +194,7 @@ class _Inspection:
             try:
                 return ModelCurvature.load(path)
             except ValueError as error:
-                self._say(f"{error}; measuring {name} again.")
+                self._log(f"{error}; measuring {name} again.")
         try:
             inspected = self._measure(name, classifier)
         except ValueError as error:
@@ -222,7 +205,7 @@ class _Inspection:
     def _measure(self, name: str, classifier: BatchedClassifier) -> ModelCurvature:
         settings, x, y = self._settings, self._x, self._y
         model, size, seed = classifier.model, settings.batch_size, settings.seed
-        self._say(f"{name} on {len(x)} test images ...")
+        self._log(f"{name} on {len(x)} test images ...")
         if probabilities(classifier.predict(x)):
             raise ValueError("it gives probabilities; save it without the softmax")
         with self._bar("curvature") as bar:
@@ -264,7 +247,7 @@ class _Inspection:
         count = self._settings.sample_genotypes
         if self._settings.path_epochs:
             self._train_paths(supernet)
-        self._say(f"{count} random genotypes with the weights of {search} ...")
+        self._log(f"{count} random genotypes with the weights of {search} ...")
         sampler = self._sampler(supernet)
         path = self._folder / _SAMPLED
         samples = self._known(path)
@@ -288,7 +271,7 @@ class _Inspection:
         )
         if store.restore(trained, lambda damage: None)[0] == epochs:
             return
-        self._say(f"{epochs} epochs of single architectures with shared weights ...")
+        self._log(f"{epochs} epochs of single architectures with shared weights ...")
         with progress_bar(epochs, "single architectures", "epoch") as bar:
             train_paths(
                 supernet,

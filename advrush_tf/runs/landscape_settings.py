@@ -1,91 +1,104 @@
 """The settings of an inspection: what is looked at, and how closely."""
 
-import dataclasses
+import attrs
 
 from advrush_tf.landscape.meter import PROBE_LENGTH
-from advrush_tf.runs.settings import Settings, all_distinct, number_or_nan, read_number
+from advrush_tf.runs.search_settings import IMAGE_SIZE
+from advrush_tf.runs.settings import (
+    SEED,
+    Check,
+    Settings,
+    all_distinct,
+    ge,
+    gt,
+    number_or_nan,
+    read_number,
+    setting,
+)
 
 
-@dataclasses.dataclass(frozen=True)
+@attrs.frozen
 class LandscapeSettings(Settings):
-    """What determines an inspection's outcome.
-
-    Attributes:
-        model: paths of .keras files or of searches' workdirs, whose supernet is taken.
-        dataset: name or path of the data set, see `load_dataset`.
-        image_size: side of the images in pixels, see `load_dataset`.
-        test_images: images of the test split that are looked at, from its first on.
-        batch_size: images at a time.
-        h: length of the penalty's probe, in [0, 1] units.
-        top: number of eigenvalues of each image's Hessian.
-        lanczos_steps: Hessian-vector products of an image and probe, `top` or more.
-        probes: random starts of each image, for the trace and the spectral density.
-        epsilon: radius of the attack that cuts follow, in [0, 1] units, a number or a
-            fraction such as 8/255; surfaces reach twice as far.
-        surface_points: points of a surface along each of its directions, odd.
-        cut_points: points of a cut, one more than a multiple of 3.
-        sample_genotypes: random genotypes that share the weights of the supernet,
-            which then is the only search's workdir among the models; 0 for none.
-        path_epochs: epochs in which the supernet's weights are trained for single
-            architectures before any is sampled, see `train_paths`; 0 for none.
-        sample_images: test images for the accuracies of each of them.
-        sample_curvature_images: test images for the curvature of each of them.
-        seed: of all random numbers.
-        sha256: of the models' files; the run fills it in.
+    """Everything that determines an inspection's outcome.
 
     Raises:
         UserError: a value is out of range.
     """
 
-    model: tuple[str, ...] = ()
-    dataset: str = "cifar10"
-    image_size: int | None = None
-    test_images: int = 64
-    batch_size: int = 16
-    h: float = PROBE_LENGTH
-    top: int = 5
-    lanczos_steps: int = 20
-    probes: int = 1
-    epsilon: str = "8/255"
-    surface_points: int = 21
-    cut_points: int = 31
-    sample_genotypes: int = 0
-    path_epochs: int = 20
-    sample_images: int = 256
-    sample_curvature_images: int = 16
-    seed: int = 0
-    sha256: tuple[str, ...] = ()
+    model: tuple[str, ...] = setting(
+        (),
+        "A .keras file, or the workdir of a search, whose supernet is taken; may be "
+        "repeated.",
+        Check(bool, "one or more models"),
+        Check(all_distinct, "different models"),
+        repeated=True,
+    )
+    dataset: str = setting(
+        "cifar10", "As for launch/search.py; what the models were fitted on."
+    )
+    image_size: int | None = setting(None, IMAGE_SIZE, gt(0))
+    test_images: int = setting(
+        64, "Images of the test split that are looked at, from its first on.", gt(0)
+    )
+    batch_size: int = setting(16, "Images at a time, of the models.", gt(0))
+    h: float = setting(
+        PROBE_LENGTH, "Length of the penalty's probe, in [0, 1] units.", gt(0)
+    )
+    top: int = setting(5, "Number of eigenvalues of each image's Hessian.", gt(0))
+    lanczos_steps: int = setting(
+        20, "Hessian-vector products of each image and probe, `top` or more."
+    )
+    probes: int = setting(
+        1,
+        "Random starts of each image, for the trace and the spectral density.",
+        gt(0),
+    )
+    epsilon: str = setting(
+        "8/255",
+        "Radius of the attack that cuts follow, in [0, 1] units, such as 8/255; "
+        "surfaces reach twice as far.",
+        Check(lambda text: 0 < number_or_nan(text) <= 1, "in (0, 1], such as 8/255"),
+    )
+    surface_points: int = setting(
+        21,
+        "Points of a surface along each direction, an odd number.",
+        Check(lambda points: points >= 3 and points % 2 == 1, "3, 5, 7 or so on"),
+    )
+    cut_points: int = setting(
+        31,
+        "Points of a cut along the attack's direction, one more than a multiple of 3.",
+        Check(lambda points: points >= 4 and points % 3 == 1, "4, 7, 10 or so on"),
+    )
+    sample_genotypes: int = setting(
+        0,
+        "Random genotypes that are measured with the weights of a supernet: one of "
+        "the models is then a search's workdir. 0 for none.",
+        # Of fewer there is no rank correlation.
+        Check(lambda count: count == 0 or count >= 4, "0, or 4 or more"),
+    )
+    path_epochs: int = setting(
+        20,
+        "Epochs in which the supernet's weights first learn to serve single "
+        "architectures, a random one a step; 0 for none.",
+        ge(0),
+    )
+    sample_images: int = setting(
+        256, "Test images for the accuracies of each sampled genotype.", gt(0)
+    )
+    sample_curvature_images: int = setting(
+        16, "Test images for the curvature of each of them.", gt(0)
+    )
+    seed: int = setting(0, "Seed of all random numbers.", *SEED)
+    sha256: tuple[str, ...] = setting((), "Of the models' files.", flag=False)
 
     def check(self) -> None:
-        self.require_image_size()
-        self.require("model", bool(self.model), "one or more models")
-        self.require("model", all_distinct(self.model), "different models")
-        self.require_positive(*_POSITIVE)
-        # Of fewer there is no rank correlation.
-        enough = self.sample_genotypes == 0 or self.sample_genotypes >= 4
-        self.require("sample_genotypes", enough, "0, or 4 or more")
-        self.require_not_negative("path_epochs")
-        self.require_seed()
         self.require(
             "lanczos_steps",
             self.lanczos_steps >= self.top,
             f"{self.top} (--top) or more",
-        )
-        odd = self.surface_points >= 3 and self.surface_points % 2 == 1
-        self.require("surface_points", odd, "3, 5, 7 or so on")
-        thirds = self.cut_points >= 4 and self.cut_points % 3 == 1
-        self.require("cut_points", thirds, "4, 7, 10 or so on")
-        self.require(
-            "epsilon", 0 < number_or_nan(self.epsilon) <= 1, "in (0, 1], such as 8/255"
         )
 
     @property
     def radius(self) -> float:
         """The number that `epsilon` means."""
         return read_number(self.epsilon)
-
-
-_POSITIVE = (
-    *("test_images", "batch_size", "h", "top", "probes"),
-    *("sample_images", "sample_curvature_images"),
-)

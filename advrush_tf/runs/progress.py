@@ -32,17 +32,17 @@ def write_failure(workdir: Path, error: OSError) -> str:
 
 def print_existing_summary(
     path: Path,
-    tell: Callable[[dict[str, Any], Path, Callable[[str], None]], None],
-    say: Callable[[str], None],
-    run: str,
+    print_summary: Callable[[dict[str, Any], Path, Callable[[str], None]], None],
+    log: Callable[[str], None],
+    kind: str,
 ) -> dict[str, Any]:
-    """Tells of a finished run anew, from the report that it left in its folder.
+    """Shows a finished run again, from the report in its folder.
 
     Args:
         path: the report, a JSON file.
-        tell: says what a report holds, given it, its folder and `say`.
-        say: receives the lines for the user.
-        run: what was run, in a word.
+        print_summary: takes a report, its folder and the `log` to print it by.
+        log: receives the lines for the user.
+        kind: what was run, in a word.
 
     Returns:
         The report.
@@ -52,14 +52,14 @@ def print_existing_summary(
     """
     try:
         report = json.loads(path.read_text("utf-8"))
-        tell(report, path.parent, lambda line: None)
+        print_summary(report, path.parent, lambda line: None)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} is damaged ({one_line(error)}). Delete it and run the same "
             "command to write it anew."
         ) from None
-    say(f"{path.parent} holds a finished {run}.")
-    tell(report, path.parent, say)
+    log(f"{path.parent} holds a finished {kind}.")
+    print_summary(report, path.parent, log)
     return report
 
 

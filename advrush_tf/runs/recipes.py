@@ -1,168 +1,191 @@
-"""How each objective and network is usually fitted: the defaults of a fit's settings.
+"""How each objective and network is usually fitted: recipes of a fit's settings."""
 
-None says that a field has no use, or waits for the size of the images.
-"""
-
-import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import attrs
+
 from advrush_tf.attacks.pgd import Start
+from advrush_tf.errors import UserError
 from advrush_tf.fit.objectives import ObjectiveName
 from advrush_tf.nn.cell_network import Stem
-from advrush_tf.runs.settings import Precision
+from advrush_tf.runs.fit_settings import FitSettings, NetworkName, Schedule, Selection
+from advrush_tf.runs.settings import flag_fields, shown_default, typed_value
 
-
-class NetworkName(enum.StrEnum):
-    """What is fitted: a genotype's network, its ImageNet form, or the baseline."""
-
-    CELLS = "cells"
-    IMAGENET = "imagenet"
-    RESNET18 = "resnet18"
-
-
-class Schedule(enum.StrEnum):
-    """How the learning rate changes."""
-
-    PIECEWISE = "piecewise"
-    COSINE = "cosine"
-    ONE_CYCLE = "one_cycle"
-    EXPONENTIAL = "exponential"
-
-
-class Selection(enum.StrEnum):
-    """The validation accuracy by which the best weights are chosen."""
-
-    ROBUST = "robust"
-    CLEAN = "clean"
-
-
-COMMON: Mapping[str, Any] = {
-    "dataset": "cifar10",
-    "image_size": None,
-    "augment": True,
-    "learning_rate_min": 0.0,
-    "milestones": (0.5, 0.75),
-    "decay": 0.1,
-    "momentum": 0.9,
-    "clip_norm": 5.0,
-    "epsilon": 0.031,
-    "label_smoothing": 0.0,
-    "awp_gamma": 0.0,
-    "ema_decay": 0.0,
-    "eval_steps": 20,
-    "eval_step_size": 0.01,
-    "validation_portion": 0.02,
-    "test_images": 0,
-    "seed": 0,
-    "precision": Precision.FLOAT32,
-    "jit_compile": False,
-    "sync_batch_norm": True,
-}
 # The official code's for its PGD and TRADES; DARTS' for standard.
-_STANDARD: dict[str, Any] = {
-    "normalise": True,
-    "batch_size": 96,
-    "epochs": 600,
-    "cutout": None,
-    "schedule": Schedule.COSINE,
-    "learning_rate": 0.025,
-    "weight_l2": 3e-4,
-    "drop_path": 0.2,
-    "auxiliary_weight": None,
-    "step_size": None,
-    "attack_steps": None,
-    "start": None,
-    "beta": None,
-    "robust_eval_every": 10,
+_PGD = FitSettings()
+_STANDARD = attrs.evolve(
+    _PGD,
+    objective=ObjectiveName.STANDARD,
+    normalise=True,
+    batch_size=96,
+    epochs=600,
+    cutout=None,
+    schedule=Schedule.COSINE,
+    learning_rate=0.025,
+    weight_l2=3e-4,
+    drop_path=0.2,
+    auxiliary_weight=None,
+    step_size=None,
+    attack_steps=None,
+    start=None,
+    robust_eval_every=10,
     # Its robust accuracy is highest before it has learnt anything.
-    "select_by": Selection.CLEAN,
+    select_by=Selection.CLEAN,
+)
+_TRADES = attrs.evolve(_PGD, objective=ObjectiveName.TRADES, beta=6.0)
+# Optimizer and schedule of Wang et al.'s ResNet-18; the attack is PGD's above.
+_MART = attrs.evolve(
+    _PGD,
+    objective=ObjectiveName.MART,
+    batch_size=128,
+    epochs=120,
+    learning_rate=0.01,
+    weight_l2=3.5e-3,
+    milestones=(0.625, 0.75),
+    beta=5.0,
+)
+# Attack and schedule of Wong et al.'s ResNet-18.
+_FGSM_RS = attrs.evolve(
+    _PGD,
+    objective=ObjectiveName.FGSM_RS,
+    batch_size=128,
+    epochs=30,
+    schedule=Schedule.ONE_CYCLE,
+    learning_rate=0.2,
+    weight_l2=5e-4,
+    epsilon=8 / 255,
+    step_size=10 / 255,
+    attack_steps=1,
+    start=Start.UNIFORM,
+)
+_RECIPES = {
+    recipe.objective: recipe for recipe in (_STANDARD, _PGD, _TRADES, _MART, _FGSM_RS)
 }
-_PGD: dict[str, Any] = {
-    "normalise": False,
-    "batch_size": 64,
-    "epochs": 200,
-    "cutout": 0,
-    "schedule": Schedule.PIECEWISE,
-    "learning_rate": 0.1,
-    "weight_l2": 1e-4,
-    "drop_path": 0.0,
-    "auxiliary_weight": 0.0,
-    "step_size": 0.01,
-    "attack_steps": 7,
-    "start": Start.GAUSSIAN,
-    "beta": None,
-    "robust_eval_every": 1,
-    "select_by": Selection.ROBUST,
+# The exponential schedule's decay is that of each epoch.
+_EXPONENTIAL_DECAY = 0.97
+# The schedules that read a field.
+_READERS: Mapping[str, Sequence[Schedule]] = {
+    "milestones": [Schedule.PIECEWISE],
+    "decay": [Schedule.PIECEWISE, Schedule.EXPONENTIAL],
+    "learning_rate_min": [Schedule.COSINE],
 }
-RECIPES: Mapping[ObjectiveName, Mapping[str, Any]] = {
-    ObjectiveName.STANDARD: _STANDARD,
-    ObjectiveName.PGD: _PGD,
-    ObjectiveName.TRADES: {**_PGD, "beta": 6.0},
-    # Optimizer and schedule of Wang et al.'s ResNet-18; the attack is PGD's above.
-    ObjectiveName.MART: {
-        **_PGD,
-        "batch_size": 128,
-        "epochs": 120,
-        "learning_rate": 0.01,
-        "weight_l2": 3.5e-3,
-        "milestones": (0.625, 0.75),
-        "beta": 5.0,
-    },
-    # Attack and schedule of Wong et al.'s ResNet-18.
-    ObjectiveName.FGSM_RS: {
-        **_PGD,
-        "batch_size": 128,
-        "epochs": 30,
-        "schedule": Schedule.ONE_CYCLE,
-        "learning_rate": 0.2,
-        "weight_l2": 5e-4,
-        "epsilon": 8 / 255,
-        "step_size": 10 / 255,
-        "attack_steps": 1,
-        "start": Start.UNIFORM,
-    },
-}
-NETWORKS: Mapping[NetworkName, Mapping[str, Any]] = {
-    NetworkName.CELLS: {
-        "genotype": "ADVRUSH",
-        "stem": Stem.CIFAR,
-        "init_channels": 36,
-        "num_cells": 20,
-        "recompute_cells": False,
-    },
-    NetworkName.IMAGENET: {
-        "genotype": "ADVRUSH",
-        "dataset": "imagenet2012",
-        "stem": Stem.IMAGENET,
-        "init_channels": 48,
-        "num_cells": 14,
-        "recompute_cells": False,
+
+
+def _recipe(objective: ObjectiveName, network: NetworkName) -> FitSettings:
+    """The recipe of both, but that the steps go with the objective's own epsilon."""
+    recipe = _RECIPES[objective]
+    if network is NetworkName.IMAGENET:
+        return _for_imagenet(recipe)
+    if network is NetworkName.RESNET18:
+        return attrs.evolve(
+            recipe,
+            network=network,
+            genotype=None,
+            stem=None,
+            init_channels=64,
+            num_cells=None,
+            recompute_cells=None,
+            drop_path=None,
+            auxiliary_weight=None,
+        )
+    return recipe
+
+
+def _for_imagenet(recipe: FitSettings) -> FitSettings:
+    recipe = attrs.evolve(
+        recipe,
+        network=NetworkName.IMAGENET,
+        dataset="imagenet2012",
+        stem=Stem.IMAGENET,
+        init_channels=48,
+        num_cells=14,
         # The usual radius of RobustBench on ImageNet.
-        "epsilon": 4 / 255,
-    },
-    NetworkName.RESNET18: {
-        "genotype": None,
-        "stem": None,
-        "init_channels": 64,
-        "num_cells": None,
-        "recompute_cells": None,
-        "drop_path": None,
-        "auxiliary_weight": None,
-    },
-}
-# DARTS' for ImageNet, its paper's 250 epochs.
-RECIPES_OF_NETWORKS: Mapping[tuple[NetworkName, ObjectiveName], Mapping[str, Any]] = {
-    (NetworkName.IMAGENET, ObjectiveName.STANDARD): {
-        "batch_size": 128,
-        "epochs": 250,
-        "cutout": 0,
-        "schedule": Schedule.EXPONENTIAL,
-        "learning_rate": 0.1,
-        "weight_l2": 3e-5,
-        "drop_path": 0.0,
-        "label_smoothing": 0.1,
-    },
-}
-# The decay of schedules for which it is not COMMON's.
-DECAYS: Mapping[Schedule, float] = {Schedule.EXPONENTIAL: 0.97}
+        epsilon=4 / 255,
+    )
+    if recipe.objective is not ObjectiveName.STANDARD:
+        return recipe
+    # DARTS' for ImageNet, its paper's 250 epochs.
+    return attrs.evolve(
+        recipe,
+        batch_size=128,
+        epochs=250,
+        cutout=0,
+        schedule=Schedule.EXPONENTIAL,
+        learning_rate=0.1,
+        weight_l2=3e-5,
+        drop_path=0.0,
+        label_smoothing=0.1,
+    )
+
+
+def fit_settings(
+    objective: ObjectiveName | str = ObjectiveName.PGD,
+    network: NetworkName | str = NetworkName.CELLS,
+    **given: Any,
+) -> FitSettings:
+    """Returns the recipe of an objective and a network, with some fields replaced.
+
+    With another epsilon, given or the network's usual one, steps whose length is not
+    given keep their share of it.
+
+    Args:
+        objective: an `ObjectiveName` or its value.
+        network: a `NetworkName` or its value.
+        **given: fields of `FitSettings`; None leaves the recipe's value.
+
+    Raises:
+        UserError: a field has no use with this objective or network, or a value is out
+            of range.
+    """
+    fields, given = attrs.fields_dict(FitSettings), dict(given)
+    given |= {"objective": objective, "network": network}
+    given = {n: typed_value(fields[n], v) for n, v in given.items() if v is not None}
+    recipe = _recipe(given["objective"], given["network"])
+    schedule = given.get("schedule", recipe.schedule)
+    _check_use(given, recipe, schedule)
+    if schedule is Schedule.EXPONENTIAL:
+        recipe = attrs.evolve(recipe, decay=_EXPONENTIAL_DECAY)
+    usual = _RECIPES[recipe.objective].epsilon
+    scaled = _scaled(recipe, given.get("epsilon", recipe.epsilon) / usual)
+    return attrs.evolve(recipe, **(scaled | given))
+
+
+def _check_use(
+    given: Mapping[str, Any], recipe: FitSettings, schedule: Schedule
+) -> None:
+    """Raises UserError where a given field has no use in a recipe."""
+    for name in given:
+        if getattr(recipe, name) is None and not _is_settled_later(name, recipe):
+            raise UserError(
+                f"--{name} has no use with --objective={recipe.objective} and "
+                f"--network={recipe.network}; leave it out."
+            )
+        if schedule not in _READERS.get(name, Schedule):
+            raise UserError(f"--{name} has no use with --schedule={schedule}.")
+
+
+def _is_settled_later(name: str, recipe: FitSettings) -> bool:
+    """Returns True where None in a recipe only waits for the images."""
+    if name == "auxiliary_weight":
+        return recipe.network is not NetworkName.RESNET18
+    return name in ("cutout", "image_size")
+
+
+def _scaled(recipe: FitSettings, ratio: float) -> dict[str, float]:
+    """The recipe's steps, as long as another epsilon makes them."""
+    steps = {n: getattr(recipe, n) for n in ("step_size", "eval_step_size")}
+    return {name: step * ratio for name, step in steps.items() if step is not None}
+
+
+def recipe_defaults() -> dict[str, str]:
+    """Returns the default of each flag of a fit in words: one value or "the recipe's".
+
+    The recipes' own flags, --objective and --network, are left out.
+    """
+    recipes = [fit_settings(o, n) for o in ObjectiveName for n in NetworkName]
+    defaults = {}
+    for name in (field.name for field in flag_fields(FitSettings)):
+        values = {shown_default(getattr(recipe, name)) for recipe in recipes}
+        defaults[name] = values.pop() if len(values) == 1 else "the recipe's"
+    return {n: v for n, v in defaults.items() if n not in ("objective", "network")}

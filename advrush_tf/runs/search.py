@@ -1,25 +1,23 @@
 """A whole search: from settings to a genotype in a folder, resumable."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from advrush_tf.data.dataset import ImageDataset, load_dataset
+from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.data.parts import ALL, Shard
 from advrush_tf.data.pipeline import pairs
 from advrush_tf.data.reading import reading_examples
 from advrush_tf.errors import UserError
 from advrush_tf.figures.genotype import draw_cells
 from advrush_tf.genotypes.genotype import Genotype
-from advrush_tf.runs.checkpoints import CheckpointStore
 from advrush_tf.runs.devices import Devices
-from advrush_tf.runs.progress import ProgressBar, print_line, write_failure
+from advrush_tf.runs.progress import ProgressBar, print_line
+from advrush_tf.runs.run import Log, Run
 from advrush_tf.runs.search_settings import SearchSettings
 from advrush_tf.runs.search_tensorboard import SearchTensorBoard
-from advrush_tf.runs.settings import record_settings
 from advrush_tf.search.model import AdvRushSearchModel
 from advrush_tf.search.penalty import Penalty
 from advrush_tf.training import optimizers
@@ -130,18 +128,17 @@ def run_search(
     workdir: str | Path,
     data_dir: str | None = None,
     devices: Devices | None = None,
-    say: Callable[[str], None] = print_line,
+    log: Log = print_line,
 ) -> Genotype:
     """Runs a search, or resumes the one that `workdir` holds.
 
     Args:
         settings: the search's settings.
         workdir: folder that receives settings.json, checkpoints/, tensorboard/,
-            genotypes/ (one per epoch), genotype.json and the drawings of its cells;
-            of several workers the chief alone uses it.
+            genotypes/ (one per epoch), genotype.json and the drawings of its cells.
         data_dir: tfds' folder of prepared data sets.
         devices: on which to run; one device if None.
-        say: receives the lines for the user.
+        log: receives the lines for the user.
 
     Returns:
         The found genotype.
@@ -151,62 +148,48 @@ def run_search(
         NonFiniteLossError: a loss became NaN or infinite; the last checkpoint stays.
         WorkerLostError: another worker of the run is gone.
     """
-    devices = devices or Devices()
-    say = devices.chiefs(say)
-    with devices.watched():
-        return _run_search(settings, Path(workdir), data_dir, devices, say)
+    with Run(settings, workdir, devices, log, data_dir) as run:
+        dataset = run.load_dataset(settings.dataset, settings.image_size)
+        run.devices.check(settings.batch_size, settings.jit_compile)
+        settings.check_replicas(run.devices.num_replicas)
+        run.agree(dataset)
+        with run.devices.scope():
+            model = build_model(settings, dataset)
+            _, steps = make_pairs(settings, dataset)
+            compile_model(model, settings, steps)
+        run.open()
+        _search(model, dataset, steps, run)
+        run.devices.on_chief(lambda: _finish(model, run))
+        return model.genotype(_provenance(model, settings, settings.epochs))
 
 
-def _run_search(
-    settings: SearchSettings,
-    workdir: Path,
-    data_dir: str | None,
-    devices: Devices,
-    say: Callable[[str], None],
-) -> Genotype:
-    dataset = load_dataset(settings.dataset, data_dir, settings.image_size)
-    devices.check(settings.batch_size, settings.jit_compile)
-    settings.check_replicas(devices.num_replicas)
-    devices.agree(settings.to_dict() | dataset.facts())
-    with devices.scope():
-        model = build_model(settings, dataset)
-        _, steps = make_pairs(settings, dataset)
-        compile_model(model, settings, steps)
-    # Only now: settings that do not fit the data must not mark the workdir.
-    devices.on_chief(lambda: record_settings(settings, workdir))
-    store = CheckpointStore(workdir / "checkpoints")
-    epoch, _ = store.restore(model, say, devices.from_chief)
-    if epoch:
-        say(f"Resuming {workdir} after epoch {epoch} of {settings.epochs}.")
+def _search(
+    model: AdvRushSearchModel,
+    dataset: ImageDataset,
+    steps: int,
+    run: Run[SearchSettings],
+) -> None:
+    settings, devices = run.settings, run.devices
+    epoch, _ = run.restore(model, settings.epochs)
     batches = devices.distribute(
         lambda part: make_pairs(settings, dataset, epoch, part)[0]
     )
-    try:
-        with reading_examples(), ProgressBar(steps) as bar:
-            # The checkpoint first: what TensorBoard shows is then never repeated.
-            writers = [
-                bar,
-                EpochRecorder(settings, workdir, store, say),
-                SearchTensorBoard(workdir / "tensorboard", settings.to_dict()),
-            ]
-            model.fit(
-                batches,
-                steps_per_epoch=steps,
-                initial_epoch=epoch,
-                epochs=settings.epochs,
-                verbose=0,
-                validation_data=devices.distribute(
-                    lambda part: validation_batches(settings, dataset, part)
-                ),
-                validation_steps=int(
-                    validation_batches(settings, dataset).cardinality()
-                ),
-                callbacks=writers if devices.chief else [],
-            )
-        devices.on_chief(lambda: _finish(model, settings, workdir, say))
-    except OSError as error:
-        raise UserError(write_failure(workdir, error)) from None
-    return model.genotype(_provenance(model, settings, settings.epochs))
+    with reading_examples(), ProgressBar(steps) as bar:
+        # The checkpoint first: what TensorBoard shows is then never repeated.
+        tensorboard = SearchTensorBoard(run.workdir / "tensorboard", settings.to_dict())
+        writers = [bar, EpochRecorder(run), tensorboard]
+        model.fit(
+            batches,
+            steps_per_epoch=steps,
+            initial_epoch=epoch,
+            epochs=settings.epochs,
+            verbose=0,
+            validation_data=devices.distribute(
+                lambda part: validation_batches(settings, dataset, part)
+            ),
+            validation_steps=int(validation_batches(settings, dataset).cardinality()),
+            callbacks=writers if devices.chief else [],
+        )
 
 
 def _provenance(
@@ -224,59 +207,49 @@ def _provenance(
     }
 
 
-def _finish(model, settings, workdir, say) -> None:
+def _finish(model: AdvRushSearchModel, run: Run[SearchSettings]) -> None:
+    settings, workdir, log = run.settings, run.workdir, run.log
     genotype = model.genotype(_provenance(model, settings, settings.epochs))
     path = workdir / "genotype.json"
     genotype.save(path)
     drawings = draw_cells(genotype, workdir / "genotype")
-    say(f"\n{genotype!r}\n")
-    say(f"Genotype     {path}")
-    say(f"Drawings     {', '.join(str(drawing) for drawing in drawings)}")
-    say(f"Every epoch  {workdir / 'genotypes'}")
-    say(f"Checkpoints  {workdir / 'checkpoints'}")
-    say(f"\nNext: tensorboard --logdir {workdir / 'tensorboard'}")
+    log(f"\n{genotype!r}\n")
+    log(f"Genotype     {path}")
+    log(f"Drawings     {', '.join(str(drawing) for drawing in drawings)}")
+    log(f"Every epoch  {workdir / 'genotypes'}")
+    log(f"Checkpoints  {run.store.folder}")
+    log(f"\nNext: tensorboard --logdir {workdir / 'tensorboard'}")
     size = f" --image_size={settings.image_size}" if settings.image_size else ""
     data = f"--dataset={settings.dataset}{size}"
-    say(f"      python launch/fit.py --genotype={path} {data}")
+    log(f"      python launch/fit.py --genotype={path} {data}")
 
 
 class EpochRecorder(keras.callbacks.Callback):
-    """After each epoch, writes its genotype and a checkpoint and tells of it.
+    """Writes each epoch's genotype and a checkpoint, and logs a line on it.
 
     The genotype's provenance holds all that the epoch's logs say, as `metrics`.
 
     Args:
-        settings: the search's settings.
-        workdir: the search's folder.
-        store: where checkpoints go.
-        say: receives one line an epoch.
+        run: the search.
     """
 
-    def __init__(
-        self,
-        settings: SearchSettings,
-        workdir: Path,
-        store: CheckpointStore,
-        say: Callable[[str], None],
-    ):
+    def __init__(self, run: Run[SearchSettings]):
         super().__init__()
-        self._settings = settings
-        self._folder = workdir / "genotypes"
-        self._store = store
-        self._say = say
+        self._run = run
+        self._folder = run.workdir / "genotypes"
 
     def on_epoch_end(self, epoch, logs=None):
-        finished = epoch + 1
+        finished, run = epoch + 1, self._run
         self.model.check_finite_variables()
-        provenance = _provenance(self.model, self._settings, finished)
+        provenance = _provenance(self.model, run.settings, finished)
         provenance["metrics"] = _finite(logs)
         genotype = self.model.genotype(provenance)
         self._folder.mkdir(exist_ok=True)
         genotype.save(self._folder / f"epoch_{finished:04d}.json")
-        self._store.save(self.model, finished)
-        self._say(epoch_line(finished, self._settings.epochs, logs, genotype))
+        run.store.save(self.model, finished)
+        run.log(epoch_line(finished, run.settings.epochs, logs, genotype))
         if warning := collapse_warning(genotype):
-            self._say(warning)
+            run.log(warning)
 
 
 def _finite(logs: dict[str, float]) -> dict[str, float]:

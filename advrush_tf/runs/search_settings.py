@@ -1,94 +1,113 @@
 """The settings of a search: the official recipe."""
 
-import dataclasses
+import attrs
 
+from advrush_tf.data.source import WELL_KNOWN
 from advrush_tf.errors import UserError
-from advrush_tf.genotypes.search_space import PRIMITIVES, check_primitives
-from advrush_tf.runs.settings import Precision, Settings
+from advrush_tf.genotypes.search_space import (
+    ALL_PRIMITIVES,
+    PRIMITIVES,
+    check_primitives,
+)
+from advrush_tf.runs.settings import (
+    INNER_SHARE,
+    NO_XLA,
+    SEED,
+    SHARE,
+    Precision,
+    Settings,
+    ge,
+    gt,
+    setting,
+)
 from advrush_tf.search.penalty import Penalty
 
+IMAGE_SIZE = "Side of the images in pixels, where they have many sizes; then 224."
+SYNC_BATCH_NORM = (
+    "With several replicas, normalise by the statistics of the whole batch; otherwise "
+    "each by those of its part of it, which is faster."
+)
 
-@dataclasses.dataclass(frozen=True)
+
+@attrs.frozen
 class SearchSettings(Settings):
-    """What determines a search's outcome; the defaults are the official recipe.
-
-    Attributes:
-        dataset: name or path of the data set, see `load_dataset`.
-        image_size: side of the images in pixels, see `load_dataset`.
-        batch_size: images per batch, of each half.
-        epochs: length of the search.
-        warmup_epochs: epochs without the penalty.
-        init_channels: channels of the first cell.
-        num_cells: number of cells.
-        num_nodes: intermediate nodes of a cell.
-        stem_multiplier: width of the stem in `init_channels`.
-        primitives: candidate operations.
-        train_portion: share of the training data in the weight half, in (0, 1).
-        augment: whether training images are cropped and flipped as usual.
-        cutout: side of the cutout square in pixels, 0 for none.
-        learning_rate, learning_rate_min: ends of the weights' cosine.
-        momentum, weight_l2, clip_norm: of the weights' optimizer; a clip_norm of 0
-            does not clip.
-        alpha_learning_rate, alpha_beta_1, alpha_beta_2, alpha_l2: of the alphas' Adam.
-        gamma: weight of the penalty, 0 for first-order DARTS.
-        lambda_: factor inside the penalty.
-        h: length of the probe in normalised input units.
-        penalty: norm or squared norm.
-        penalty_batch: images of which a device computes the penalty at a time, a
-            divisor of its part of a batch; 0 for all at once. The sum is the same, the
-            memory is not.
-        recompute_cells: whether the backward pass runs each cell again instead of
-            keeping what it computed: less memory, more time.
-        seed: of split, order, augmentation and initial weights.
-        precision: arithmetic of the supernet.
-        jit_compile: whether to compile with XLA, all but the penalty.
-        sync_batch_norm: whether replicas share batch normalisation's statistics.
+    """Everything that determines a search's outcome.
 
     Raises:
         UserError: a value is out of range.
     """
 
-    dataset: str = "cifar10"
-    image_size: int | None = None
-    batch_size: int = 32
-    epochs: int = 60
-    warmup_epochs: int = 50
-    init_channels: int = 16
-    num_cells: int = 8
-    num_nodes: int = 4
-    stem_multiplier: int = 3
-    primitives: tuple[str, ...] = PRIMITIVES
-    train_portion: float = 0.5
-    augment: bool = True
-    cutout: int = 0
-    learning_rate: float = 0.025
-    learning_rate_min: float = 0.001
-    momentum: float = 0.9
-    weight_l2: float = 3e-4
-    clip_norm: float = 5.0
-    alpha_learning_rate: float = 3e-4
-    alpha_beta_1: float = 0.5
-    alpha_beta_2: float = 0.999
-    alpha_l2: float = 1e-3
-    gamma: float = 0.01
-    lambda_: float = 4.0
-    h: float = 1.5
-    penalty: Penalty = Penalty.NORM
-    penalty_batch: int = 0
-    recompute_cells: bool = False
-    seed: int = 0
-    precision: Precision = Precision.FLOAT32
-    jit_compile: bool = False
-    sync_batch_norm: bool = True
+    dataset: str = setting(
+        "cifar10",
+        f"{', '.join(WELL_KNOWN)}, another tfds image classification set, or the path "
+        "of a prepared tfds folder.",
+    )
+    image_size: int | None = setting(None, IMAGE_SIZE, gt(0))
+    batch_size: int = setting(
+        32, "Images per batch, of each half of the training data.", gt(0)
+    )
+    epochs: int = setting(60, "Length of the search.", gt(0))
+    warmup_epochs: int = setting(50, "Epochs before the penalty is switched on.", ge(0))
+    init_channels: int = setting(16, "Channels of the first cell.", gt(0))
+    num_cells: int = setting(8, "Number of cells of the supernet.", gt(0))
+    num_nodes: int = setting(4, "Intermediate nodes of a cell.", gt(0))
+    stem_multiplier: int = setting(3, "Width of the stem, in init_channels.", gt(0))
+    primitives: tuple[str, ...] = setting(
+        PRIMITIVES, f"Candidate operations, of {', '.join(ALL_PRIMITIVES)}."
+    )
+    train_portion: float = setting(
+        0.5, "Share of the training data that trains the weights.", INNER_SHARE
+    )
+    augment: bool = setting(True, "Crop, and flip where it makes sense.")
+    cutout: int = setting(0, "Side in pixels of the cutout square, 0 for none.", ge(0))
+    learning_rate: float = setting(
+        0.025, "Initial learning rate of the weights.", gt(0)
+    )
+    learning_rate_min: float = setting(
+        0.001, "End of the cosine of the weights' learning rate.", ge(0)
+    )
+    momentum: float = setting(0.9, "Momentum of the weights' SGD.", SHARE)
+    weight_l2: float = setting(3e-4, "L2 coefficient of the weights.", ge(0))
+    clip_norm: float = setting(
+        5.0, "Largest global norm of the weights' gradient, 0 for any.", ge(0)
+    )
+    alpha_learning_rate: float = setting(
+        3e-4, "Learning rate of the alphas' Adam.", gt(0)
+    )
+    alpha_beta_1: float = setting(
+        0.5, "Decay of the mean gradient in the alphas' Adam.", SHARE
+    )
+    alpha_beta_2: float = setting(
+        0.999, "Decay of the mean square in the alphas' Adam.", SHARE
+    )
+    alpha_l2: float = setting(1e-3, "L2 coefficient of the alphas.", ge(0))
+    gamma: float = setting(
+        0.01, "Weight of the curvature penalty; 0 is first-order DARTS.", ge(0)
+    )
+    lambda_: float = setting(4.0, "Factor inside the curvature penalty.", gt(0))
+    h: float = setting(
+        1.5, "Length of the penalty's probe, in normalised input units.", gt(0)
+    )
+    penalty: Penalty = setting(Penalty.NORM, "Penalise the norm or its square.")
+    penalty_batch: int = setting(
+        0,
+        "Images of which a device computes the penalty at a time, 0 for all of its "
+        "part of a batch; the sum is the same, the memory is not.",
+        ge(0),
+    )
+    recompute_cells: bool = setting(
+        False, "Run each cell again in the backward pass: less memory, more time."
+    )
+    seed: int = setting(
+        0, "Seed of split, order, augmentation and initial weights.", *SEED
+    )
+    precision: Precision = setting(Precision.FLOAT32, "Arithmetic of the supernet.")
+    jit_compile: bool = setting(False, "Compile with XLA, all but the penalty.")
+    sync_batch_norm: bool = setting(True, SYNC_BATCH_NORM)
 
     def check(self) -> None:
-        self.require_image_size()
-        self.require_positive(*_POSITIVE)
-        self.require_not_negative(*_NOT_NEGATIVE)
-        self.require_share("momentum", "alpha_beta_1", "alpha_beta_2")
-        self.require_seed()
-        self.require_recomputation()
-        self.require("train_portion", 0 < self.train_portion < 1, "between 0 and 1")
+        recompiled = self.recompute_cells and self.jit_compile
+        self.require("recompute_cells", not recompiled, NO_XLA)
         self.require(
             "learning_rate_min",
             self.learning_rate_min <= self.learning_rate,
@@ -117,14 +136,3 @@ class SearchSettings(Settings):
             size == 0 or size >= own or own % size == 0,
             f"0 or a divisor of {own}, each replica's part of a batch",
         )
-
-
-_POSITIVE = (
-    *("batch_size", "epochs", "init_channels", "num_cells", "num_nodes"),
-    *("stem_multiplier", "learning_rate"),
-    *("alpha_learning_rate", "lambda_", "h"),
-)
-_NOT_NEGATIVE = (
-    *("warmup_epochs", "cutout", "learning_rate_min", "weight_l2", "clip_norm"),
-    *("alpha_l2", "gamma", "penalty_batch"),
-)

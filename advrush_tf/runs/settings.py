@@ -1,13 +1,15 @@
-"""Settings of a run: checked where they are made, kept with its results."""
+"""Settings of a run: each declared once, checked where made, kept with the results."""
 
-import dataclasses
 import enum
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, NamedTuple, Self, get_args, get_origin
+
+import attrs
 
 from advrush_tf.errors import UserError
 from advrush_tf.files import write_text
@@ -19,7 +21,6 @@ class Precision(enum.StrEnum):
 
     FLOAT32 = "float32"
     MIXED_BFLOAT16 = "mixed_bfloat16"
-    MIXED_FLOAT16 = "mixed_float16"
     FLOAT64 = "float64"
 
 
@@ -44,28 +45,79 @@ def number_or_nan(text: str) -> float:
 
 
 def all_distinct(values: Collection[Any]) -> bool:
-    """Whether no two of the values are equal."""
+    """Returns True if no two of the values are equal."""
     return len(set(values)) == len(values)
 
 
-@dataclasses.dataclass(frozen=True)
+class Check(NamedTuple):
+    """A condition on one field, and what it allows in words: "more than 0"."""
+
+    holds: Callable[[Any], bool]
+    allowed: str
+
+
+def gt(bound: float) -> Check:
+    """Returns the check that a value is more than `bound`."""
+    return Check(lambda value: value > bound, f"more than {bound}")
+
+
+def ge(bound: float) -> Check:
+    """Returns the check that a value is `bound` or more."""
+    return Check(lambda value: value >= bound, f"{bound} or more")
+
+
+SHARE = Check(lambda value: 0 <= value < 1, "in [0, 1)")
+INNER_SHARE = Check(lambda value: 0 < value < 1, "between 0 and 1")
+# What all random generators take.
+SEED = (ge(0), Check(lambda value: value < 2**32, "less than 2**32"))
+_FINITE = Check(
+    lambda value: not isinstance(value, float) or math.isfinite(value),
+    "a finite number",
+)
+NO_XLA = "false with --jit_compile, as XLA merges the second run with the first"
+
+
+def setting(
+    default: Any,
+    help_text: str,
+    *checks: Check,
+    flag: bool = True,
+    repeated: bool = False,
+) -> Any:
+    """Declares a field of settings; its flag and its documentation follow from it.
+
+    Args:
+        default: the field's default value.
+        help_text: what the field means, in one sentence or more.
+        *checks: conditions on any value but None.
+        flag: False for a field that the run fills in.
+        repeated: True for a flag that is given once for each value of the field.
+    """
+
+    def validate(settings: Any, field: attrs.Attribute, value: Any) -> None:
+        for check in (_FINITE, *checks):
+            settings.require(field.name, value is None or check.holds(value), check[1])
+
+    metadata = {"help": help_text, "flag": flag, "repeated": repeated}
+    return attrs.field(default=default, validator=validate, metadata=metadata)
+
+
+@attrs.frozen
 class Settings:
     """Base of the settings: what determines a run's outcome, one field a flag.
 
-    A subclass checks its fields in `check`.
+    A subclass declares its fields by `setting`, and checks those that depend on one
+    another in `check`.
 
     Raises:
         UserError: a value is out of range.
     """
 
-    def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
-            if isinstance(value, float):
-                self.require(name, math.isfinite(value), "a finite number")
+    def __attrs_post_init__(self) -> None:
         self.check()
 
     def check(self) -> None:
-        """Raises UserError where a field is out of range."""
+        """Raises UserError where fields do not go together."""
 
     def require(self, name: str, holds: bool, allowed: str) -> None:
         """Raises UserError, saying what a field is and what is allowed."""
@@ -73,43 +125,86 @@ class Settings:
             value = getattr(self, name)
             raise UserError(f"--{name} is {value}; it must be {allowed}.")
 
-    def require_positive(self, *names: str) -> None:
-        """Raises UserError where one of the fields is not more than 0."""
-        for name in names:
-            self.require(name, getattr(self, name) > 0, "more than 0")
-
-    def require_not_negative(self, *names: str) -> None:
-        """Raises UserError where one of the fields is less than 0."""
-        for name in names:
-            self.require(name, getattr(self, name) >= 0, "0 or more")
-
-    def require_share(self, *names: str) -> None:
-        """Raises UserError where one of the fields is not in [0, 1)."""
-        for name in names:
-            self.require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
-
-    def require_image_size(self) -> None:
-        """Raises UserError where `image_size` is given and not a number of pixels."""
-        size = vars(self)["image_size"]
-        self.require("image_size", size is None or size > 0, "more than 0")
-
-    def require_recomputation(self) -> None:
-        """Raises UserError where `recompute_cells` is asked for in vain."""
-        values = vars(self)
-        self.require(
-            "recompute_cells",
-            not (values["recompute_cells"] and values["jit_compile"]),
-            "false with --jit_compile, as XLA merges the second run with the first",
-        )
-
-    def require_seed(self) -> None:
-        """Raises UserError where `seed` does not fit all random generators."""
-        self.require_not_negative("seed")
-        self.require("seed", vars(self)["seed"] < 2**32, "less than 2**32")
-
     def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON types."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        """Returns the settings as JSON types."""
+        return json.loads(json.dumps(attrs.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Returns the settings that `to_dict` gave.
+
+        Raises:
+            UserError: a value is out of range.
+            ValueError, TypeError: they are not of this class.
+        """
+        fields = attrs.fields_dict(cls)
+        if set(values) != set(fields):
+            raise ValueError("its entries are others")
+        return cls(**{n: typed_value(fields[n], value) for n, value in values.items()})
+
+
+def value_type(field: attrs.Attribute) -> Any:
+    """Returns the type of a field's values but None: a class or tuple[..., ...]."""
+    kinds = [kind for kind in get_args(field.type) if kind is not type(None)]
+    return kinds[0] if isinstance(field.type, UnionType) else field.type
+
+
+def typed_value(field: attrs.Attribute, value: Any) -> Any:
+    """Returns a value of a field from its JSON type: a list or the value of an enum.
+
+    Raises:
+        UserError: an enum has no such value.
+        TypeError: the value is no list though the field is a tuple.
+    """
+    kind = value_type(field)
+    if get_origin(kind) is tuple:
+        return tuple(value)
+    if value is None or not issubclass(kind, enum.Enum):
+        return value
+    try:
+        return kind(value)
+    except ValueError:
+        allowed = f"one of {', '.join(kind)}{instead_of(value)}"
+        raise UserError(f"--{field.name} is {value}; it must be {allowed}.") from None
+
+
+def instead_of(value: Any) -> str:
+    """Returns what serves in place of a value that earlier versions had, if any."""
+    return f" ({_REPLACED[value]} serves as well)" if value in _REPLACED else ""
+
+
+_REPLACED = {"mixed_float16": "mixed_bfloat16"}
+
+
+def settings_table(
+    kind: type[Settings], defaults: Mapping[str, str] | None = None
+) -> str:
+    """Returns a Markdown table of the flags of settings: name, default and meaning.
+
+    Args:
+        kind: the class of the settings.
+        defaults: by name, where they are not those of the fields.
+    """
+    rows = ["| flag | default | meaning |", "|---|---|---|"]
+    for field in flag_fields(kind):
+        default = (defaults or {}).get(field.name, shown_default(field.default))
+        text = field.metadata["help"].replace("|", "\\|")
+        rows.append(f"| `--{field.name}` | {default} | {text} |")
+    return "\n".join(rows)
+
+
+def flag_fields(kind: type[Settings]) -> list[attrs.Attribute]:
+    """Returns the fields that have a flag."""
+    return [field for field in attrs.fields(kind) if field.metadata["flag"]]
+
+
+def shown_default(value: Any) -> str:
+    """Returns a default as one would write it after the flag's name."""
+    if value is None or value in ("", ()):
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def record_settings(settings: Settings, workdir: Path) -> None:

@@ -80,7 +80,7 @@ def on_one_device(model, tmp_path_factory):
     """Workdir and results of what the other tests share out."""
     workdir = tmp_path_factory.mktemp("one")
     settings = AttackSettings(model=str(model), attacks=ATTACKS, **SHARED)
-    return workdir, run_attack(settings, workdir, say=lambda line: None)
+    return workdir, run_attack(settings, workdir, log=lambda line: None)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 import json
 import shutil
 
+import attrs
 import keras
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from advrush_tf.errors import UserError
 from advrush_tf.runs.attack import run_attack
 from advrush_tf.runs.attack_settings import AttackSettings
 from support.processes import kill_and_resume
+from support.workdirs import assert_tree
 
 SMALL = {
     "dataset": "digits",
@@ -55,7 +57,7 @@ def models(tmp_path_factory):
 def finished(models, tmp_path_factory):
     workdir, lines = tmp_path_factory.mktemp("finished"), []
     chosen = settings(models, source_model=str(models / "other.keras"))
-    return workdir, run_attack(chosen, workdir, say=lines.append), lines
+    return workdir, run_attack(chosen, workdir, log=lines.append), lines
 
 
 def test_the_numbers_are_those_of_the_stored_images(models, finished):
@@ -79,6 +81,10 @@ def test_the_numbers_are_those_of_the_stored_images(models, finished):
     assert 0 < robust.mean() < clean.mean()
 
 
+def test_a_finished_run_leaves_these_files(finished):
+    assert_tree(finished[0], "attack")
+
+
 def test_a_larger_epsilon_breaks_more(finished):
     attacks = finished[1]["attacks"]
     large = {a["attack"]: a["accuracy"] for a in attacks[:3]}
@@ -93,8 +99,8 @@ def test_transfer_is_weaker_than_an_attack_on_the_model_itself(finished):
 
 
 def test_crafting_for_others_as_well_breaks_the_same_images(models, finished, tmp_path):
-    alone = AttackSettings(**(vars(settings(models)) | {"epsilons": ()}))
-    results = run_attack(alone, tmp_path, say=lambda line: None)
+    alone = attrs.evolve(settings(models), epsilons=())
+    results = run_attack(alone, tmp_path, log=lambda line: None)
     assert results["transfer"] is None
     for here, there in zip(results["attacks"], finished[1]["attacks"], strict=False):
         assert here["accuracy"] == there["accuracy"]
@@ -125,7 +131,7 @@ def plain(results):
 def test_a_finished_evaluation_is_told_again(models, finished):
     workdir, results, _ = finished
     chosen, lines = settings(models, source_model=str(models / "other.keras")), []
-    assert run_attack(chosen, workdir, say=lines.append) == results
+    assert run_attack(chosen, workdir, log=lines.append) == results
     assert "finished" in lines[0]
 
 
@@ -137,7 +143,7 @@ def test_another_model_of_the_same_name_is_refused(models, finished, tmp_path):
     recorded = tmp_path / "run" / "settings.json"
     text = recorded.read_text().replace(str(models / "model.keras"), str(model))
     recorded.write_text(text)
-    run_attack(chosen, tmp_path / "run", say=lambda line: None)
+    run_attack(chosen, tmp_path / "run", log=lambda line: None)
     shutil.copy(models / "other.keras", model)
     with pytest.raises(UserError, match="sha256 is"):
         run_attack(chosen, tmp_path / "run")
@@ -145,15 +151,15 @@ def test_another_model_of_the_same_name_is_refused(models, finished, tmp_path):
 
 def test_damaged_trials_and_results_are_one_clear_line(models, tmp_path):
     chosen = settings(models, attacks="fgsm", epsilons="", checks=False)
-    chosen = AttackSettings(**{**vars(chosen), "epsilons": ()})
-    run_attack(chosen, tmp_path, say=lambda line: None)
+    chosen = attrs.evolve(chosen, epsilons=())
+    run_attack(chosen, tmp_path, log=lambda line: None)
     (tmp_path / "results.json").write_text("{}")
     with pytest.raises(UserError, match=r"results.json is damaged .* Delete it"):
         run_attack(chosen, tmp_path)
     (tmp_path / "results.json").unlink()
     (tmp_path / "trials" / "0_fgsm_1of10.npz").write_bytes(b"no")
     with pytest.raises(UserError, match=r"fgsm_1of10.npz is damaged .* Delete it"):
-        run_attack(chosen, tmp_path, say=lambda line: None)
+        run_attack(chosen, tmp_path, log=lambda line: None)
 
 
 def test_a_model_of_other_data_is_refused(models, tmp_path):

@@ -27,7 +27,7 @@ RENAMED = "cells.3._ops.1.op.1.weight"
 def _convert(tmp_path, checkpoint, genotype=None, **settings):
     lines: list[str] = []
     output = tmp_path / "model.keras"
-    model = convert(checkpoint, output, genotype, say=lines.append, **settings)
+    model = convert(checkpoint, output, genotype, log=lines.append, **settings)
     return model, output, "\n".join(lines)
 
 

@@ -135,7 +135,7 @@ def test_places_in_a_cluster(jobs, task, place, cluster, monkeypatch, capsys):
     assert devices.worker == place
     assert devices.chief == (place[0] == 0)
     heard = []
-    devices.chiefs(heard.append)("line")
+    devices.chief_log(heard.append)("line")
     assert heard == ["line"] * devices.chief
 
 

@@ -3,8 +3,8 @@ import os
 import pytest
 
 from advrush_tf.runs import dry_runs
-from advrush_tf.runs.fit_settings import fit_settings
 from advrush_tf.runs.profiling import StepCost
+from advrush_tf.runs.recipes import fit_settings
 from advrush_tf.runs.search_settings import SearchSettings
 
 SEARCH = {
@@ -40,7 +40,7 @@ def empty_folder(tmp_path, monkeypatch):
 
 def _lines(dry_run, settings):
     lines = []
-    dry_run(settings, say=lines.append)
+    dry_run(settings, log=lines.append)
     return {line.split("  ")[0]: line for line in lines}
 
 

@@ -10,8 +10,9 @@ from advrush_tf.errors import NonFiniteLossError, UserError
 from advrush_tf.genotypes.genotype import get_genotype, random_genotype
 from advrush_tf.nn.resnet import ResNet18
 from advrush_tf.runs import fit as fit_run
-from advrush_tf.runs.fit_settings import fit_settings
+from advrush_tf.runs.recipes import fit_settings
 from support.processes import assert_same_last_checkpoint, kill_and_resume
+from support.workdirs import assert_tree
 
 SMALL = {
     "dataset": "digits",
@@ -34,7 +35,7 @@ SMALL = {
 def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("finished")
     lines = []
-    report = fit_run.run_fit(fit_settings(**SMALL), workdir, say=lines.append)
+    report = fit_run.run_fit(fit_settings(**SMALL), workdir, log=lines.append)
     return workdir, report, lines
 
 
@@ -52,6 +53,10 @@ def test_a_fit_leaves_its_results(finished):
         assert (workdir / name).stat().st_size > 0
     assert len([line for line in lines if line.startswith("epoch ")]) == 3
     assert any("model.keras" in line for line in lines)
+
+
+def test_a_finished_run_leaves_these_files(finished):
+    assert_tree(finished[0], "fit")
 
 
 def test_the_models_are_what_the_report_says(finished):
@@ -82,7 +87,7 @@ def test_killed_and_resumed_equals_uninterrupted(finished, tmp_path):
 def test_a_finished_fit_is_told_again_and_not_repeated(finished):
     workdir, report, _ = finished
     before, lines = (workdir / "model.keras").stat().st_mtime_ns, []
-    again = fit_run.run_fit(fit_settings(**SMALL), workdir, say=lines.append)
+    again = fit_run.run_fit(fit_settings(**SMALL), workdir, log=lines.append)
     assert again == report
     assert "finished" in lines[0]
     assert (workdir / "model.keras").stat().st_mtime_ns == before
@@ -113,7 +118,7 @@ def test_other_settings_and_another_genotype_are_refused(finished, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit_run.run_fit(settings, tmp_path / "run", say=stop)
+        fit_run.run_fit(settings, tmp_path / "run", log=stop)
     path.write_text(random_genotype(1).to_json())
     (tmp_path / "run" / "fit.json").write_bytes((workdir / "fit.json").read_bytes())
     for _ in range(2):
@@ -201,7 +206,7 @@ def test_unfit_settings_are_refused_and_leave_no_trace(tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_fit(tmp_path):
     settings = fit_settings(**{**SMALL, "learning_rate": 1e30, "clip_norm": 0.0})
     with pytest.raises(NonFiniteLossError, match=r"loss became .* in epoch \d"):
-        fit_run.run_fit(settings, tmp_path, say=lambda line: None)
+        fit_run.run_fit(settings, tmp_path, log=lambda line: None)
     assert not (tmp_path / "fit.json").exists()
 
 
@@ -227,7 +232,7 @@ def test_a_fit_streams_images_of_many_sizes(imagenet_like, tmp_path):
         validation_portion=0.2,
         eval_steps=1,
     )
-    report = fit_run.run_fit(settings, tmp_path, say=lambda line: None)
+    report = fit_run.run_fit(settings, tmp_path, log=lambda line: None)
     dataset = load_dataset(settings.dataset, image_size=32)
     network = keras.models.load_model(tmp_path / "model.keras")
     assert network.get_config()["mean"] == dataset.mean

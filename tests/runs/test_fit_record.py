@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from advrush_tf.runs.fit_record import FitRecord, accuracies, epoch_line, tell
-from advrush_tf.runs.recipes import Selection
+from advrush_tf.runs.fit_settings import Selection
 from advrush_tf.runs.table import accuracy_text
 
 

@@ -1,12 +1,11 @@
-import dataclasses
-
+import attrs
 import pytest
 
 from advrush_tf.errors import UserError
 from advrush_tf.fit.objectives import ObjectiveName
 from advrush_tf.nn.cell_network import Stem
-from advrush_tf.runs.fit_settings import fit_settings
-from advrush_tf.runs.recipes import NetworkName
+from advrush_tf.runs.fit_settings import FitSettings, NetworkName
+from advrush_tf.runs.recipes import fit_settings, recipe_defaults
 
 
 @pytest.mark.parametrize("name", ObjectiveName)
@@ -115,7 +114,7 @@ def test_the_cosine_does_not_rise():
 def test_every_field_is_documented_as_a_setting():
     settings = fit_settings()
     recorded = settings.to_dict()
-    assert recorded.keys() == {f.name for f in dataclasses.fields(settings)}
+    assert recorded.keys() == {f.name for f in attrs.fields(FitSettings)}
     assert recorded["start"] == "gaussian"
     assert recorded["milestones"] == [0.5, 0.75]
 
@@ -124,3 +123,12 @@ def test_recomputation_is_not_for_xla():
     assert fit_settings(recompute_cells=True).recompute_cells
     with pytest.raises(UserError, match=r"recompute_cells is True.* --jit_compile"):
         fit_settings(recompute_cells=True, jit_compile=True)
+
+
+def test_defaults_in_words_are_those_of_all_recipes():
+    words = recipe_defaults()
+    assert words["momentum"] == "0.9"
+    assert words["seed"] == words["test_images"] == "0"
+    assert words["epochs"] == words["dataset"] == "the recipe's"
+    assert words["image_size"] == "none"
+    assert not {"objective", "network"} & words.keys()

@@ -1,43 +1,110 @@
 import functools
 import sys
 
+import attrs
 import pytest
 from absl import flags
 
 from advrush_tf.errors import NonFiniteLossError, UserError
-from advrush_tf.runs.flags import define_number, define_numbers, parse_flags, run
+from advrush_tf.runs.flags import define_settings, parse_flags, run
+from advrush_tf.runs.settings import Precision, Settings, gt, setting
 
 
 @pytest.fixture
 def values(monkeypatch):
     """Flags of this test alone: those that it defines and those that it parses."""
     values = flags.FlagValues()
-    define = functools.partial(flags.DEFINE, flag_values=values)
-    monkeypatch.setattr(flags, "DEFINE", define)
+    for name in ("DEFINE", "DEFINE_bool", "DEFINE_list", "DEFINE_multi_string"):
+        define = functools.partial(getattr(flags, name), flag_values=values)
+        monkeypatch.setattr(flags, name, define)
     monkeypatch.setattr(flags, "FLAGS", values)
     return values
 
 
-@pytest.fixture
-def sides(values):
-    flags.DEFINE_integer("sides", 3, "", lower_bound=3, flag_values=values)
-    return values
+@attrs.frozen
+class Shape(Settings):
+    """A setting of each type."""
+
+    sides: int = setting(3, "Number of sides.", gt(2))
+    radius: float | None = setting(None, "A radius.")
+    radii: tuple[float, ...] = setting((0.5,), "Some radii.")
+    names: tuple[str, ...] = setting(("a", "b"), "Some names.")
+    part: tuple[str, ...] = setting((), "Parts, may be repeated.", repeated=True)
+    title: str | None = setting("square", "A title.")
+    filled: bool = setting(True, "Filled or not.")
+    precision: Precision | None = setting(Precision.FLOAT32, "Its arithmetic.")
+    found: str = setting("", "Not for users.", flag=False)
 
 
 @pytest.fixture
 def numbers(values):
-    define_number("radius", "A radius.")
-    define_numbers("radii", "Some radii.")
+    define_settings(Shape, {"radii": "one half"})
     return values
 
 
-def test_flags_are_set_and_the_rest_is_returned(sides):
+@pytest.fixture
+def given(values):
+    """Gives the settings that flags describe."""
+    read = define_settings(Shape)
+
+    def parse(*arguments):
+        parse_flags(["program", *arguments])
+        return Shape(**read())
+
+    return parse
+
+
+def test_flags_have_the_defaults_of_the_settings(given):
+    assert given() == Shape()
+
+
+def test_flags_of_every_type(given):
+    names = ["--names=c,d", "--part=1", "--part=2", "--title=t", "--nofilled"]
+    numbers = ["--sides=5", "--radius=1/4", "--radii=1,2/4"]
+    assert given(*names, *numbers, "--precision=FLOAT64") == Shape(
+        sides=5,
+        radius=0.25,
+        radii=(1.0, 0.5),
+        names=("c", "d"),
+        part=("1", "2"),
+        title="t",
+        filled=False,
+        precision=Precision.FLOAT64,
+    )
+
+
+def test_flags_of_a_recipe_are_none_and_name_its_values(values):
+    read = define_settings(Shape, {"sides": "the recipe's", "names": "none"})
+    parse_flags(["program"])
+    assert {"sides": None, "names": None, "title": "square"}.items() <= read().items()
+    assert values["sides"].help == "Number of sides. By default the recipe's."
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("--precision=half", "<float32|mixed_bfloat16|float64>"),
+        ("--precision=mixed_float16", "(mixed_bfloat16 serves as well)"),
+        ("--sides=x", "--sides"),
+        ("--found=x", "Unknown command line flag 'found'"),
+    ],
+)
+def test_flags_that_cannot_be_read_are_one_line(given, argument, words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        given(argument)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert words in error
+
+
+def test_flags_are_set_and_the_rest_is_returned(numbers):
     assert parse_flags(["program", "--sides=5", "rest"]) == ["program", "rest"]
-    assert sides.sides == 5
+    assert numbers.sides == 5
 
 
-@pytest.mark.parametrize("argument", ["--sides=2", "--sides=x", "--edges=2"])
-def test_a_wrong_flag_is_one_line_and_code_2(sides, argument, capsys):
+@pytest.mark.parametrize("argument", ["--sides=x", "--edges=2"])
+def test_a_wrong_flag_is_one_line_and_code_2(numbers, argument, capsys):
     with pytest.raises(SystemExit) as stop:
         parse_flags(["program", argument])
     assert stop.value.code == 2

@@ -12,6 +12,7 @@ from advrush_tf.runs import landscape as inspect_run
 from advrush_tf.runs.landscape_settings import LandscapeSettings
 from advrush_tf.runs.search import run_search
 from advrush_tf.runs.search_settings import SearchSettings
+from support.workdirs import assert_tree
 
 SMALL_SEARCH = {
     "dataset": "digits",
@@ -44,7 +45,7 @@ def _quiet(line):
 @pytest.fixture(scope="module")
 def search(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "search"
-    run_search(SearchSettings(**SMALL_SEARCH), workdir, say=_quiet)
+    run_search(SearchSettings(**SMALL_SEARCH), workdir, log=_quiet)
     return workdir
 
 
@@ -78,7 +79,7 @@ def finished(settings, search, tmp_path_factory):
     lines = []
     report = workdir / "report.html"
     results = inspect_run.run_landscape(
-        settings, workdir, [search], report, say=lines.append
+        settings, workdir, [search], report, log=lines.append
     )
     return workdir, results, lines
 
@@ -101,6 +102,10 @@ def test_an_inspection_leaves_its_results(finished, search):
     assert results["architectures"]["found"]["seed"] is None
 
 
+def test_a_finished_run_leaves_these_files(finished):
+    assert_tree(finished[0], "landscape")
+
+
 def test_the_hashes_are_those_of_the_files_that_were_read(finished, search, classifier):
     files = classifier, search / "checkpoints" / "epoch_0002.npz"
     expected = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
@@ -114,7 +119,7 @@ def test_searches_of_one_name_are_told_apart(search, tmp_path):
     for run in runs:
         shutil.copytree(search, run)
     again, lines = tmp_path / "first" / ".." / "first" / "run", []
-    inspect_run.run_landscape(None, tmp_path / "new", [*runs, again], say=lines.append)
+    inspect_run.run_landscape(None, tmp_path / "new", [*runs, again], log=lines.append)
     drawn = {path.stem for path in (tmp_path / "new").glob("search_*.png")}
     ends = ("", "_alphas_normal", "_alphas_reduce")
     stems = ("search_run", "search_run_2", "search_run_2_2")
@@ -137,17 +142,17 @@ def test_an_interrupted_inspection_ends_as_one_that_was_not(
     with monkeypatch.context() as patch:
         patch.setattr(inspect_run.ArchitectureSampler, "measure", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            inspect_run.run_landscape(settings, tmp_path, say=_quiet)
+            inspect_run.run_landscape(settings, tmp_path, log=_quiet)
     # What was measured is not measured again.
     monkeypatch.setattr(inspect_run, "loss_surface", None)
-    results = inspect_run.run_landscape(settings, tmp_path, say=_quiet)
+    results = inspect_run.run_landscape(settings, tmp_path, log=_quiet)
     assert results == finished[1]
 
 
 def test_a_finished_inspection_is_told_again(finished, settings):
     workdir, results, _ = finished
     lines = []
-    again = inspect_run.run_landscape(settings, workdir, say=lines.append)
+    again = inspect_run.run_landscape(settings, workdir, log=lines.append)
     assert again == results
     assert any("finished inspection" in line for line in lines)
 
@@ -161,14 +166,14 @@ def test_damaged_measurements_are_made_anew(finished, settings, tmp_path):
     damaged = tmp_path / "measured" / "model_0.npz"
     damaged.write_bytes(damaged.read_bytes()[:50])
     lines = []
-    results = inspect_run.run_landscape(settings, tmp_path, say=lines.append)
+    results = inspect_run.run_landscape(settings, tmp_path, log=lines.append)
     assert any("model_0.npz is damaged" in line for line in lines)
     assert results == finished[1]
 
 
 def test_the_numbers_do_not_depend_on_the_batch(finished, classifier, tmp_path):
     settings = LandscapeSettings(model=(str(classifier),), **{**SMALL, "batch_size": 6})
-    results = inspect_run.run_landscape(settings, tmp_path, say=_quiet)
+    results = inspect_run.run_landscape(settings, tmp_path, log=_quiet)
     (found,) = results["models"].values()
     expected = next(iter(finished[1]["models"].values()))
     for name, numbers in expected["curvature"].items():
@@ -184,13 +189,13 @@ def test_a_model_of_probabilities_is_refused(tmp_path):
     keras.Sequential(softmax).save(path)
     settings = LandscapeSettings(model=(str(path),), **SMALL)
     with pytest.raises(UserError, match=r"softmax\.keras cannot be .* probabilities"):
-        inspect_run.run_landscape(settings, tmp_path / "run", say=_quiet)
+        inspect_run.run_landscape(settings, tmp_path / "run", log=_quiet)
 
 
 def test_without_models_a_report_tells_of_runs(search, tmp_path):
     report = tmp_path / "new" / "report.html"
     run = inspect_run.run_landscape
-    assert run(None, tmp_path, [search, search], report, say=_quiet) is None
+    assert run(None, tmp_path, [search, search], report, log=_quiet) is None
     assert report.read_text().count("<h2") == 1
     assert (tmp_path / "search_search.png").exists()
 
@@ -198,7 +203,7 @@ def test_without_models_a_report_tells_of_runs(search, tmp_path):
 def test_what_cannot_be_told_of_is_one_line(search, tmp_path):
     def refused(words, runs, report=None):
         with pytest.raises(UserError, match=words):
-            inspect_run.run_landscape(None, tmp_path, runs, report, say=_quiet)
+            inspect_run.run_landscape(None, tmp_path, runs, report, log=_quiet)
 
     file = tmp_path / "file"
     file.write_text("a file")
@@ -216,7 +221,7 @@ def test_what_cannot_be_inspected_is_one_line(classifier, search, tmp_path):
     def refused(words, **changes):
         values = {"model": (str(classifier),), **SMALL, **changes}
         with pytest.raises(UserError, match=words):
-            inspect_run.run_landscape(LandscapeSettings(**values), tmp_path, say=_quiet)
+            inspect_run.run_landscape(LandscapeSettings(**values), tmp_path, log=_quiet)
         assert not list(tmp_path.iterdir())
 
     refused("no model file none.keras", model=("none.keras",))

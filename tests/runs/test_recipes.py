@@ -3,8 +3,8 @@ import pytest
 from advrush_tf.attacks.pgd import SignAscent, Start
 from advrush_tf.fit.objectives import MART, PGD, TRADES, ObjectiveName, Standard
 from advrush_tf.nn.cell_network import Stem
-from advrush_tf.runs.fit_settings import fit_settings
-from advrush_tf.runs.recipes import Schedule, Selection
+from advrush_tf.runs.fit_settings import Schedule, Selection
+from advrush_tf.runs.recipes import fit_settings
 
 
 def test_the_official_pgd_recipe():

@@ -7,7 +7,7 @@ from advrush_tf.data.dataset import load_dataset
 from advrush_tf.errors import NonFiniteLossError, UserError
 from advrush_tf.genotypes.genotype import Genotype, get_genotype
 from advrush_tf.runs import search as search_run
-from advrush_tf.runs.checkpoints import CheckpointStore
+from advrush_tf.runs.run import Run
 from advrush_tf.runs.search_settings import SearchSettings
 from advrush_tf.search.history import read_history
 from support.processes import (
@@ -17,6 +17,7 @@ from support.processes import (
     kill_while_writing,
 )
 from support.tiny_search import tiny_compiled
+from support.workdirs import assert_tree
 
 SMALL = {
     "dataset": "digits",
@@ -33,7 +34,7 @@ SMALL = {
 def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("finished")
     lines = []
-    genotype = search_run.run_search(SearchSettings(**SMALL), workdir, say=lines.append)
+    genotype = search_run.run_search(SearchSettings(**SMALL), workdir, log=lines.append)
     return workdir, genotype, lines
 
 
@@ -58,6 +59,10 @@ def test_a_search_leaves_its_results(finished):
     assert any("genotype.json" in line for line in lines)
 
 
+def test_a_finished_run_leaves_these_files(finished):
+    assert_tree(finished[0], "search")
+
+
 def test_the_genotypes_of_epochs_hold_their_metrics(finished):
     workdir, genotype, lines = finished
     history = read_history(workdir)
@@ -75,9 +80,8 @@ def test_the_genotypes_of_epochs_hold_their_metrics(finished):
 
 
 def test_a_metric_that_is_not_finite_is_left_out(tmp_path):
-    store, lines = CheckpointStore(tmp_path / "checkpoints"), []
-    settings = SearchSettings(**SMALL)
-    recorder = search_run.EpochRecorder(settings, tmp_path, store, lines.append)
+    run = Run(SearchSettings(**SMALL), tmp_path, log=lambda line: None)
+    recorder = search_run.EpochRecorder(run)
     recorder.set_model(tiny_compiled())
     logs = dict.fromkeys(LOGGED, 0.5)
     recorder.on_epoch_end(0, {**logs, "val_loss": np.inf})
@@ -111,7 +115,7 @@ def test_a_full_disk_is_one_clear_line(finished, monkeypatch):
 
     monkeypatch.setattr(search_run, "draw_cells", full)
     with pytest.raises(UserError, match="No space left on device"):
-        search_run.run_search(SearchSettings(**SMALL), finished[0], say=lambda line: 0)
+        search_run.run_search(SearchSettings(**SMALL), finished[0], log=lambda line: 0)
     assert Genotype.load(finished[0] / "genotype.json")
 
 
@@ -147,7 +151,7 @@ def test_poisoned_weights_are_not_saved(tmp_path, monkeypatch):
 
     monkeypatch.setattr(search_run.EpochRecorder, "on_epoch_end", poison)
     with pytest.raises(NonFiniteLossError, match="became NaN or infinite in epoch 2"):
-        search_run.run_search(SearchSettings(**SMALL), tmp_path, say=lambda line: None)
+        search_run.run_search(SearchSettings(**SMALL), tmp_path, log=lambda line: None)
     assert os.listdir(tmp_path / "checkpoints") == ["epoch_0001.npz"]
 
 

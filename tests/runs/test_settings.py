@@ -2,6 +2,7 @@ import json
 import math
 import os
 
+import attrs
 import pytest
 
 from advrush_tf.errors import UserError
@@ -9,7 +10,17 @@ from advrush_tf.runs import settings as settings_module
 from advrush_tf.runs.attack_settings import AttackSettings
 from advrush_tf.runs.landscape_settings import LandscapeSettings
 from advrush_tf.runs.search_settings import SearchSettings
-from advrush_tf.runs.settings import all_distinct, number_or_nan, record_settings
+from advrush_tf.runs.settings import (
+    Precision,
+    Settings,
+    all_distinct,
+    ge,
+    number_or_nan,
+    record_settings,
+    setting,
+    settings_table,
+)
+from advrush_tf.search.penalty import Penalty
 
 
 def test_settings_are_recorded_once_and_compared(tmp_path):
@@ -84,3 +95,44 @@ def test_what_is_no_number_is_out_of_every_range():
 def test_equal_values_do_not_differ():
     assert all_distinct(("a", "b"))
     assert not all_distinct(("a", "b", "a"))
+
+
+@attrs.frozen
+class Small(Settings):
+    """Two flags, and a field that a run fills in."""
+
+    size: int | None = setting(None, "A size | a width.", ge(0))
+    names: tuple[str, ...] = setting(("a", "b"), "Some names.")
+    sha256: str = setting("", "Of a file.", flag=False)
+
+
+def test_the_table_of_the_documentation():
+    assert settings_table(Small).splitlines() == [
+        "| flag | default | meaning |",
+        "|---|---|---|",
+        "| `--size` | none | A size \\| a width. |",
+        "| `--names` | a,b | Some names. |",
+    ]
+    recipes = settings_table(Small, {"size": "the recipe's"})
+    assert "| `--size` | the recipe's | A size" in recipes
+
+
+@pytest.mark.parametrize("kind", [SearchSettings, AttackSettings, LandscapeSettings])
+def test_every_field_has_a_help_of_whole_sentences(kind):
+    for field in attrs.fields(kind):
+        text = field.metadata["help"]
+        assert (text.endswith(".") and not text[0].islower()) or field.name == "dataset"
+
+
+def test_settings_are_read_back_as_they_were_written():
+    settings = SearchSettings(
+        precision=Precision.FLOAT64, penalty=Penalty.SQUARED_NORM, image_size=8
+    )
+    again = SearchSettings.from_dict(json.loads(json.dumps(settings.to_dict())))
+    assert again == settings
+    assert again.precision is Precision.FLOAT64
+    with pytest.raises(ValueError, match="its entries are others"):
+        SearchSettings.from_dict({**settings.to_dict(), "colour": "red"})
+    other = {**settings.to_dict(), "precision": "mixed_float16"}
+    with pytest.raises(UserError, match=r"--precision .* \(mixed_bfloat16 serves as"):
+        SearchSettings.from_dict(other)

@@ -1,20 +1,31 @@
 """Small workdirs of every kind of run, written by hand."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 from matplotlib.image import imsave
 
 from advrush_tf.genotypes.genotype import Genotype
 from advrush_tf.runs.evaluation import as_json
-from advrush_tf.runs.fit_settings import fit_settings
 from advrush_tf.runs.landscape_settings import LandscapeSettings
+from advrush_tf.runs.recipes import fit_settings
 from advrush_tf.runs.search_settings import SearchSettings
 from support.evaluations import evaluation
 
 PRIMITIVES = ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3")
 COMMAND = "python launch/search.py '--dataset=<a> & b'"
+TREES = Path(__file__).resolve().parents[2] / "testdata" / "trees.json"
 COLOURS = {"curves.png": (230, 30, 160), "robustness.png": (20, 200, 90)}
+
+
+def assert_tree(workdir, run):
+    """Checks the files that a finished run has left, without TensorBoard's numbers."""
+    files = (path.relative_to(workdir) for path in workdir.rglob("*"))
+    events = re.compile(r"(?<=tfevents)\..*")
+    names = {events.sub("", str(file)) for file in files if (workdir / file).is_file()}
+    assert sorted(names) == json.loads(TREES.read_text())[run]
 
 
 def alphas_of(*kept):

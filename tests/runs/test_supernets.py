@@ -7,12 +7,8 @@ import pytest
 from advrush_tf.data.dataset import load_dataset
 from advrush_tf.errors import UserError
 from advrush_tf.runs.checkpoints import CheckpointStore
-from advrush_tf.runs.models import sha256
+from advrush_tf.runs.models import load_supernet, read_search_settings, sha256
 from advrush_tf.runs.search import build_model, compile_model
-from advrush_tf.runs.search_files import (
-    load_supernet,
-    read_search_settings,
-)
 from advrush_tf.runs.search_settings import SearchSettings
 from advrush_tf.runs.settings import Precision, record_settings
 from advrush_tf.search.penalty import Penalty
@@ -66,7 +62,7 @@ def test_the_settings_come_back_as_they_were(search):
 
 def test_the_supernet_comes_back_with_its_newest_weights(search):
     workdir, weights = search
-    model, checksum = load_supernet(str(workdir), say=pytest.fail)
+    model, checksum = load_supernet(str(workdir), log=pytest.fail)
     assert checksum == sha256(workdir / "checkpoints" / "epoch_0002.npz")
     _assert_weights(model, weights[-1])
     dataset = load_dataset("digits")
@@ -80,7 +76,7 @@ def test_the_supernet_comes_back_with_its_newest_weights(search):
 def test_a_damaged_newest_checkpoint_is_passed_over(copy, search):
     (copy / "checkpoints" / "epoch_0002.npz").write_bytes(b"PK damaged")
     lines = []
-    model, checksum = load_supernet(copy, say=lines.append)
+    model, checksum = load_supernet(copy, log=lines.append)
     assert checksum == sha256(copy / "checkpoints" / "epoch_0001.npz")
     _assert_weights(model, search[1][0])
     assert len(lines) == 1
@@ -103,7 +99,7 @@ def test_checkpoints_that_all_are_damaged_are_refused(copy):
     for path in (copy / "checkpoints").iterdir():
         path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match="no readable checkpoint"):
-        load_supernet(copy, say=lambda line: None)
+        load_supernet(copy, log=lambda line: None)
 
 
 def test_checkpoints_of_another_search_are_refused(copy):
@@ -111,7 +107,7 @@ def test_checkpoints_of_another_search_are_refused(copy):
     settings = json.loads(path.read_text())
     path.write_text(json.dumps({**settings, "init_channels": 3}))
     with pytest.raises(UserError, match="no readable checkpoint of this search"):
-        load_supernet(copy, say=lambda line: None)
+        load_supernet(copy, log=lambda line: None)
 
 
 @pytest.mark.parametrize(

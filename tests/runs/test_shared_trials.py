@@ -9,9 +9,8 @@ import tensorflow as tf
 
 from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.attacks.cleverhans import PGD
-from advrush_tf.runs import shares
-from advrush_tf.runs.shares import run_shares
-from advrush_tf.runs.trials import AttackJob
+from advrush_tf.runs import trials as trials_module
+from advrush_tf.runs.trials import AttackJob, run_shares
 from support.attacked import Endless, fitted
 
 ATTACKS = {"pgd": PGD(epsilon=0.1, steps=2), "again": PGD(epsilon=0.15, steps=3)}
@@ -52,7 +51,7 @@ class Worker:
 
 def test_the_shares_of_all_workers_are_one_trial(tmp_path, monkeypatch):
     # Workers hear of one another many times meanwhile.
-    monkeypatch.setattr(shares, "_BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(trials_module, "_BEAT_SECONDS", 0.01)
     model, x, y = fitted()
     classifier = BatchedClassifier(model, (6, 6, 1), 5)
     whole = AttackJob(classifier, ATTACKS, x, y, 3, tmp_path / "whole.npz").run()
@@ -98,7 +97,7 @@ def test_a_share_that_fails_ends_the_others(tmp_path):
 
 
 def test_a_lost_worker_ends_all_shares(tmp_path, monkeypatch):
-    monkeypatch.setattr(shares, "_BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(trials_module, "_BEAT_SECONDS", 0.1)
     worker = Worker()
     trials = worker.trials(tmp_path, ENDLESS)
 
