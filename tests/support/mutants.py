@@ -1,8 +1,7 @@
 """Breaks a copy of the code in ways that still train, and lets the tests find each.
 
 Run by hand, for an hour or so: `python tests/support/mutants.py [NAME ...]`. It ends
-with
-code 1 if a mutant was not found, or fits the code no longer.
+with code 1 if a mutant was not found, or fits the code no longer.
 """
 
 import os
