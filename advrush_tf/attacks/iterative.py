@@ -155,7 +155,7 @@ class IterativeAttack(Attack):
 
 
 class _Progress(NamedTuple):
-    """The state of each slot: steps so far, whether it is broken, and by which image."""
+    """The state of each slot: its steps so far, and the image that broke it."""
 
     index: tf.Tensor
     broken: tf.Tensor
