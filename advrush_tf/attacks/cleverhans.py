@@ -17,8 +17,8 @@ from advrush_tf.attacks.cleverhans_compat import (
     pgd_from,
     spsa_drawing_from,
 )
-from advrush_tf.attacks.geometry import Norm, project, unit
-from advrush_tf.attacks.randomness import normal, seeds_of, uniform
+from advrush_tf.attacks.geometry import Norm, project
+from advrush_tf.attacks.randomness import seeds_of, uniform_in_ball
 
 # (images, labels, seeds (batch, 2), number of the run) to images, one by one.
 Crafter = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, int], tf.Tensor]
@@ -52,11 +52,11 @@ class CleverHansAttack(Attack):
 
     @property
     def runs(self) -> int:
-        """How many runs an image that survives gets."""
+        """The number of runs of an image that survives."""
         return 1
 
     def images_at_once(self, classifier: BatchedClassifier) -> int:
-        """How many images of a full batch the crafter attacks."""
+        """The number of images of a full batch that the crafter attacks."""
         return classifier.batch_size
 
     def outcomes(self, classifier, x, y, seed, indices=None):
@@ -179,7 +179,9 @@ class PGD(_Iterated):
     def crafter(self, classifier):
         @tf.function(autograph=False)
         def start(seeds, run):
-            return _in_ball(self.norm, self.epsilon, seeds, classifier.image_shape, run)
+            return uniform_in_ball(
+                self.norm, self.epsilon, seeds, classifier.image_shape, run
+            )
 
         def crafter(x, y, seeds, run):
             attack = pgd_from(start(seeds, tf.constant(run)))
@@ -315,20 +317,3 @@ class SPSA(CleverHansAttack):
             )
 
         return lambda x, y, seeds, run: attacked(x[:1], y[:1], seeds[0])
-
-
-def _in_ball(
-    norm: Norm,
-    epsilon: float,
-    seeds: tf.Tensor,
-    shape: tuple[int, ...],
-    run: tf.Tensor,
-) -> tf.Tensor:
-    """A uniform point of the ball around 0 for each image, (batch, *shape)."""
-    numbers = tf.fill([seeds.shape[0], 1], run)
-    if norm is Norm.LINF:
-        return epsilon * (2 * uniform(seeds, shape, numbers) - 1)
-    direction = unit(norm, normal(seeds, shape, numbers))
-    # With one number more folded in, independent of the direction.
-    share = uniform(seeds, (1, 1, 1), tf.pad(numbers, [[0, 0], [0, 1]]))
-    return epsilon * share ** (1 / np.prod(shape)) * direction

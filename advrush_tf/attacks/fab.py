@@ -141,7 +141,7 @@ class FAB(IterativeAttack):
         return images, distances
 
     def _aims(self, num_classes: int) -> int:
-        """How many classes runs aim at, one each."""
+        """The number of classes that runs aim at, one each."""
         return min(self.targets, num_classes - 1) if self.targeted else 1
 
     def _first(self, batch: Batch, radius: Any) -> tf.Tensor:

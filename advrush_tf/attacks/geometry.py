@@ -17,7 +17,7 @@ _ITERATIONS = 100
 
 
 class Norm(enum.StrEnum):
-    """How the size of a perturbation is measured."""
+    """The norm that measures a perturbation."""
 
     LINF = "Linf"
     L2 = "L2"
@@ -152,7 +152,7 @@ def with_gradient(
     """Losses and their gradient in the images, 0 where none depends on them.
 
     Args:
-        loss_fn: maps images to losses (batch,), each of its own image alone. No
+        loss_fn: maps images to losses (batch,), each of one image alone. No
             gradient in weights is computed.
         images: (batch, height, width, channels).
     """

@@ -108,7 +108,7 @@ class IterativeAttack(Attack):
 
     @abc.abstractmethod
     def runs(self, num_classes: int) -> int:
-        """How many runs (restarts or targets) an image that survives gets."""
+        """The number of runs (restarts or targets) of an image that survives."""
 
     @property
     @abc.abstractmethod
@@ -143,7 +143,7 @@ class IterativeAttack(Attack):
         raise NotImplementedError
 
     def draws(self, image_shape: Sequence[int]) -> int:
-        """How many uniform numbers a step needs for an image of that shape."""
+        """The number of random numbers that a step needs for an image of that shape."""
         del image_shape
         return 0
 
@@ -155,7 +155,7 @@ class IterativeAttack(Attack):
 
 
 class _Progress(NamedTuple):
-    """How far each slot is: its steps, whether and by which image it is broken."""
+    """The state of each slot: its steps so far, and the image that broke it."""
 
     index: tf.Tensor
     broken: tf.Tensor

@@ -62,7 +62,7 @@ class SignAscent:
         """Crafts adversarial images from a random start.
 
         Args:
-            loss_fn: maps images to losses (batch,), each of its own image alone.
+            loss_fn: maps images to losses (batch,), each of one image alone.
             x: (batch, height, width, channels) in [0, 1].
             seed: two integers; the same ones give the same start.
 

@@ -6,7 +6,10 @@ images were broken before, and an evaluation that was interrupted goes on exactl
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import tensorflow as tf
+
+from advrush_tf.attacks.geometry import Norm, unit
 
 _BITS = 2**31 - 1
 
@@ -42,6 +45,33 @@ def uniform(seeds: tf.Tensor, shape: Sequence[int], numbers: tf.Tensor) -> tf.Te
 def normal(seeds: tf.Tensor, shape: Sequence[int], numbers: tf.Tensor) -> tf.Tensor:
     """As `uniform`, from N(0, 1)."""
     return _draw(tf.random.stateless_normal, seeds, shape, numbers)
+
+
+def uniform_in_ball(
+    norm: Norm,
+    epsilon: float,
+    seeds: tf.Tensor,
+    shape: tuple[int, ...],
+    run: tf.Tensor,
+) -> tf.Tensor:
+    """A uniform point of the ball around 0 for each image.
+
+    Args:
+        norm, epsilon: of the ball.
+        seeds: (batch, 2), of `seeds_of`.
+        shape: (height, width, channels).
+        run: int32, folded in.
+
+    Returns:
+        (batch, *shape), float32.
+    """
+    numbers = tf.fill([seeds.shape[0], 1], run)
+    if norm is Norm.LINF:
+        return epsilon * (2 * uniform(seeds, shape, numbers) - 1)
+    direction = unit(norm, normal(seeds, shape, numbers))
+    # With one number more folded in, independent of the direction.
+    share = uniform(seeds, (1, 1, 1), tf.pad(numbers, [[0, 0], [0, 1]]))
+    return epsilon * share ** (1 / np.prod(shape)) * direction
 
 
 def _draw(

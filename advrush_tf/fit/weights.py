@@ -74,7 +74,7 @@ def perturbed(
     gradients: Sequence[tf.Tensor],
     gamma: float,
 ) -> Iterator[None]:
-    """Moves kernels up a loss inside a `with`, each by a share of its own length.
+    """Moves kernels up a loss inside a `with`, each by a share of its length.
 
     Kernels are what has two dimensions or more; offsets, scales and biases stay.
 

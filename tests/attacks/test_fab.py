@@ -154,6 +154,23 @@ def test_steps_against_numpy(norm, targeted):
     assert seen == {True, False}
 
 
+def test_a_step_that_leaves_the_ball_breaks_nothing():
+    x = np.random.default_rng(4).random((6, 1, 1, SIZE))
+    y, zero = np.argmax(bent(x), -1), tf.zeros(6, tf.int32)
+    seeds = tf.zeros((6, 2), tf.int32)
+    batch = Batch(tf.constant(x), tf.constant(y), bent(x), seeds, zero)
+    attack, wrong, inside = FAB(epsilon=0.05), [], []
+    state = attack.start(batch)
+    for _ in range(4):
+        found = attack.step(bent, batch, None, None, state)
+        state = found.state
+        wrong.append(np.argmax(bent(found.images), -1) != y)
+        inside.append(sizes(Norm.LINF, found.images - x) <= 0.05)
+        np.testing.assert_array_equal(found.wrong, wrong[-1] & inside[-1])
+    assert (np.array(wrong) & ~np.array(inside)).any()
+    assert (np.array(wrong) & np.array(inside)).any()
+
+
 def test_runs_are_targets_and_restarts():
     assert FAB(targets=9, restarts=2).runs(3) == 4
     assert FAB(targets=2, restarts=3).runs(10) == 6
@@ -173,7 +190,7 @@ def test_restarts_begin_at_half_of_epsilon(norm):
     assert (start[2].numpy() != start[3].numpy()).any()
 
 
-def test_images_do_not_depend_on_their_batch():
+def test_the_nearest_images_do_not_depend_on_their_batch():
     x = np.random.default_rng(5).random((7, 1, 1, SIZE)).astype("float32")
 
     def model(images):
@@ -188,9 +205,6 @@ def test_images_do_not_depend_on_their_batch():
     np.testing.assert_allclose(small, images, atol=1e-5)
     np.testing.assert_allclose(near, distances, rtol=1e-4)
     crafted = attack.craft(model, x, y, batch_size=7)
-    np.testing.assert_allclose(
-        attack.craft(model, x, y, batch_size=3), crafted, atol=1e-5
-    )
     broken = np.argmax(model(crafted), -1) != y
     np.testing.assert_array_equal(broken, distances <= 0.03)
     assert 0 < broken.sum() < 7
@@ -207,20 +221,3 @@ def test_images_that_are_wrong_or_cannot_be_broken_and_none():
     np.testing.assert_array_equal(images, x)
     images, distances = FAB().minimal(constant, x[:0], np.zeros(0, int))
     assert (images.shape, distances.shape) == ((0, 1, 1, SIZE), (0,))
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"targets": 0}, "targets"),
-        ({"iterations": 0}, "iterations"),
-        ({"restarts": 0}, "restarts"),
-        ({"eta": 0.9}, "eta"),
-        ({"alpha_max": 1.1}, "alpha_max"),
-        ({"beta": 0.0}, "beta"),
-        ({"epsilon": 0.0}, "epsilon"),
-    ],
-)
-def test_wrong_numbers(values, message):
-    with pytest.raises(ValueError, match=message):
-        FAB(**values)

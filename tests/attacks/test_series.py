@@ -104,9 +104,9 @@ def test_a_progress_of_other_attacks_or_images_is_refused(tmp_path):
         Progress(X, ["first"]).restore(path)
 
 
-def test_attacks_are_told_the_numbers_of_the_images(classifier):
+def test_attacks_get_the_indices_of_the_images(classifier):
     attacks = {"first": Lift(0.1), "second": Lift(0.3)}
-    run(classifier, attacks, numbers=np.arange(6) * 10 + 7)
+    run(classifier, attacks, indices=np.arange(6) * 10 + 7)
     assert attacks["first"].seen == [7, 17, 27, 37, 47]
     assert attacks["second"].seen == [7, 17, 27, 37]
 

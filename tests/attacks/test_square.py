@@ -272,24 +272,6 @@ def test_a_linear_model_is_broken_where_it_can_be(norm, dual, room):
     assert broken[can].all()
 
 
-@pytest.mark.parametrize(
-    ("norm", "epsilon", "shape"),
-    [(Norm.LINF, 0.1, SHAPES[0]), (Norm.L2, 0.6, SHAPES[1])],
-)
-def test_batches_and_seeds(norm, epsilon, shape):
-    x, y = images(shape, 7), np.zeros(7, int)
-    weights = np.random.default_rng(5).normal(size=np.prod(shape))
-    attack = Square(norm, epsilon, queries=60, restarts=2)
-
-    def craft(seed, size):
-        return attack.craft(linear(weights), x, y, seed, batch_size=size)
-
-    once = craft(0, 7)
-    assert (once != x).any((1, 2, 3)).sum() > 2
-    np.testing.assert_array_equal(once, craft(0, 3))
-    assert (once != craft(1, 7)).any()
-
-
 def test_each_restart_has_a_start_of_its_own():
     x, y = images((8, 8, 1), 12, 0.45, 0.55), np.zeros(12, int)
     model = linear(np.random.default_rng(6).normal(size=64))
@@ -299,18 +281,3 @@ def test_each_restart_has_a_start_of_its_own():
         return (attack.craft(model, x, y) != x).any((1, 2, 3)).sum()
 
     assert broken(1) < broken(8)
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"queries": 0}, "queries"),
-        ({"restarts": 0}, "restarts"),
-        ({"initial_share": 0.0}, "initial_share"),
-        ({"initial_share": 1.5}, "initial_share"),
-        ({"epsilon": 0.0}, "epsilon"),
-    ],
-)
-def test_wrong_numbers(values, message):
-    with pytest.raises(ValueError, match=message):
-        Square(**values)
