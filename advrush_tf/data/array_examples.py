@@ -1,13 +1,24 @@
-"""Examples in memory, and their stratified split."""
+"""Examples in memory: their split, their moments and the memory that they need."""
 
 import functools
+import math
+from collections.abc import Iterable
 
 import numpy as np
+import psutil
 import tensorflow as tf
 
-from advrush_tf.data.channel_moments import channel_moments
-from advrush_tf.data.examples import Examples, first_part, in_parallel, random_key
-from advrush_tf.data.parts import Shard, cut
+from advrush_tf.data.examples import (
+    Examples,
+    Shard,
+    first_part,
+    in_parallel,
+    random_key,
+    shard_bounds,
+)
+from advrush_tf.errors import UserError
+
+_MEMORY_SHARE = 0.75
 
 
 class ArrayExamples(Examples):
@@ -65,10 +76,10 @@ class ArrayExamples(Examples):
         return channel_moments([self.images])
 
     def _shuffled(
-        self, batch_size: int, seed: int, stream: int, first: int, part: Shard
+        self, batch_size: int, seed: int, stream: int, first: int, shard: Shard
     ) -> tf.data.Dataset:
         images, labels = self._on_host
-        low, high = cut(batch_size, part)
+        low, high = shard_bounds(batch_size, shard)
         per_epoch = len(self) // batch_size
 
         def epoch(number: tf.Tensor) -> tf.data.Dataset:
@@ -85,10 +96,10 @@ class ArrayExamples(Examples):
             lambda rows: (tf.gather(images, rows), tf.gather(labels, rows)),
         )
 
-    def _in_order(self, batch_size: int, part: Shard) -> tf.data.Dataset:
+    def _in_order(self, batch_size: int, shard: Shard) -> tf.data.Dataset:
         images, labels = self._on_host
         starts = np.arange(0, len(self), batch_size)
-        low, high = cut(np.minimum(batch_size, len(self) - starts), part)
+        low, high = shard_bounds(np.minimum(batch_size, len(self) - starts), shard)
         bounds = tf.data.Dataset.from_tensor_slices((starts + low, starts + high))
         return bounds.map(lambda low, high: (images[low:high], labels[low:high]))
 
@@ -136,3 +147,49 @@ def _largest_remainder(shares: np.ndarray, total: int) -> np.ndarray:
     by_remainder = np.argsort(counts - shares, kind="stable")
     counts[by_remainder[: total - counts.sum()]] += 1
     return counts
+
+
+def channel_moments(
+    batches: Iterable[np.ndarray],
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns the mean and the standard deviation of each channel.
+
+    Args:
+        batches: uint8 (B, H, W, C) each.
+
+    Returns:
+        Both in [0, 1]; a deviation is 1 where it would be 0.
+    """
+    # In whole numbers the sums are exact, and no float copy of the images is made.
+    counts = np.sum([_level_counts(images) for images in batches], 0)
+    levels, means, deviations = np.arange(256), [], []
+    for row in counts:
+        pixels, total = int(row.sum()), int(levels @ row)
+        spread = pixels * int(levels**2 @ row) - total**2
+        means.append(total / pixels / 255)
+        deviations.append(math.sqrt(spread) / pixels / 255 if spread else 1.0)
+    return tuple(means), tuple(deviations)
+
+
+def _level_counts(images: np.ndarray) -> np.ndarray:
+    """Counts the pixels of each level in each channel, (C, 256)."""
+    channels = np.moveaxis(images, -1, 0)
+    return np.stack([np.bincount(c.ravel(), minlength=256) for c in channels])
+
+
+def require_memory(what: str, needed: int) -> None:
+    """Checks that something fits in three quarters of the free memory.
+
+    Args:
+        what: What needs memory, for the message.
+        needed: Bytes.
+
+    Raises:
+        UserError: If it does not fit.
+    """
+    limit = _MEMORY_SHARE * psutil.virtual_memory().available
+    if needed > limit:
+        raise UserError(
+            f"{what} needs {needed / 1e9:.1f} GB; the limit is {limit / 1e9:.1f} GB, "
+            f"{_MEMORY_SHARE:.0%} of the free memory: free some or use fewer images."
+        )

@@ -23,7 +23,7 @@ _NOT_MIRRORED = frozenset(
 
 
 class Draws(NamedTuple):
-    """What `Augmentation` does to each image of a batch, all int32 (B,)."""
+    """Random numbers of `Augmentation` for each image of a batch, all int32 (B,)."""
 
     rows: tf.Tensor
     columns: tf.Tensor
@@ -38,7 +38,7 @@ class Augmentation:
 
     Attributes:
         crop_padding: Black pixels added on each side before cropping to the old size.
-        flip: Whether to mirror half of the images left to right.
+        flip: Mirrors half of the images left to right.
         cutout: Side in pixels of the square that is blotted out, 0 for none (DeVries
             and Taylor, 2017, arXiv:1708.04552). Its centre lies anywhere in the
             image; what hangs over the border is cut off.
@@ -62,7 +62,7 @@ class Augmentation:
     def for_dataset(
         cls, name: str, image_shape: Sequence[int], cutout: int = 0
     ) -> "Augmentation":
-        """Gives what is usual for a data set.
+        """Returns the usual augmentation of a data set.
 
         Args:
             name: tfds name; digits and letters are not mirrored, all else is.
@@ -83,7 +83,7 @@ class Augmentation:
         return usual
 
     def check(self, image_shape: Sequence[int]) -> None:
-        """Makes sure that something of every image is left.
+        """Checks that something of every image is left.
 
         Args:
             image_shape: Height, width, channels.

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from advrush_tf.data.array_examples import ArrayExamples
+from advrush_tf.data.array_examples import ArrayExamples, require_memory
 from advrush_tf.data.augmentation import Augmentation
 from advrush_tf.data.examples import Augmenting, Examples
 from advrush_tf.data.imagenet import CHANNELS, ResizedCrop
-from advrush_tf.data.memory import require_memory
 from advrush_tf.data.records import Records
 from advrush_tf.data.source import image_and_label, open_builder
 from advrush_tf.data.streaming import StreamedExamples
@@ -77,7 +76,7 @@ class ImageDataset:
         return self._moments[1]
 
     def facts(self) -> dict[str, Any]:
-        """What must be alike where it is read on several machines, as JSON types."""
+        """The properties that must be equal on all machines of a run, as JSON types."""
         return {
             "data set": self.name,
             "training images": len(self.train),
@@ -93,11 +92,11 @@ class ImageDataset:
         return _KNOWN_MOMENTS.get(self.name) or self.train.moments()
 
     def augmentation(self, augment: bool, cutout: int = 0) -> Augmenting:
-        """What is done to training images.
+        """Returns the augmentation of training images.
 
         Args:
-            augment: Whether to do what is usual for the data set: crop, mirror, and
-                where images have many sizes change the colours.
+            augment: Crops and mirrors as is usual for the data set, and changes the
+                colours where images have many sizes; otherwise nothing but a cutout.
             cutout: Side of the cutout square in pixels, 0 for none.
 
         Raises:
@@ -121,7 +120,7 @@ def load_dataset(
     labels, `validation` takes its place.
 
     Args:
-        name: One of `data_source.WELL_KNOWN`, the tfds name (`name`, `name/config`
+        name: One of `source.WELL_KNOWN`, the tfds name (`name`, `name/config`
             or `name:version`) of another set, or the path of a prepared tfds folder
             (the one with dataset_info.json, or its parent). `digits` is the embedded
             data set, found in a checkout only.
@@ -195,7 +194,7 @@ def _train_and_test(builder: Any) -> tuple[str, str]:
 
 def _first_label(builder: Any, split: str) -> int:
     _, label = builder.info.supervised_keys
-    with _damage_told(builder):
+    with _naming_damage(builder):
         first = builder.as_dataset(split=f"{split}[:1]", decoders=_undecoded(builder))
         return int(next(first.as_numpy_iterator())[label])
 
@@ -208,7 +207,7 @@ def _streamed(builder: Any, split: str, shape: tuple[int, int, int]) -> Examples
             f"Data set {builder.name} is prepared as {builder.info.file_format.value}; "
             "prepare it as tfrecord, which tfds does unless told otherwise."
         )
-    with _damage_told(builder):
+    with _naming_damage(builder):
         for path in paths:
             tf.io.gfile.stat(path)  # raises where there is none
     records = Records(paths, tuple(info.shard_lengths), 0, info.num_examples)
@@ -223,7 +222,7 @@ def _read(builder: Any, split: str) -> Examples:
     images = np.empty((count, *image.shape), np.uint8)
     labels = np.empty(count, np.int32)
     start = 0
-    with _damage_told(builder, builder.info.splits[split].filepaths):
+    with _naming_damage(builder, builder.info.splits[split].filepaths):
         for batch_images, batch_labels in _batches(builder, split):
             end = start + len(batch_labels)
             images[start:end], labels[start:end] = batch_images, batch_labels
@@ -256,7 +255,7 @@ def _undecoded(builder: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _damage_told(builder: Any, paths: Sequence[Any] = ()) -> Iterator[None]:
+def _naming_damage(builder: Any, paths: Sequence[Any] = ()) -> Iterator[None]:
     """Turns what reading files raises into a UserError that names the damaged one."""
     try:
         yield

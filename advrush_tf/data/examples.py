@@ -1,9 +1,9 @@
-"""Labelled images and their batches, in memory or wherever else they are.
+"""Labelled images and their batches, whether in memory or in files.
 
 All randomness is stateless: what a batch holds follows from the seed, the epoch and
 the step alone, so that a run that is resumed at an epoch sees what the uninterrupted
-one saw. Neither does it depend on how many machines share a batch, of which each makes
-its own piece.
+one saw. It does not depend either on how many machines share a batch: each of them
+makes one shard of every batch, and reads and augments nothing else.
 """
 
 import abc
@@ -14,14 +14,10 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.data.augmentation import to_unit_range
-from advrush_tf.data.parts import (
-    ALL,
-    Shard,
-    check_batches,
-    check_numbers,
-    check_part,
-    cut,
-)
+
+# (index, count): the index-th of `count` contiguous shards of every batch.
+Shard = tuple[int, int]
+ALL: Shard = (0, 1)
 
 
 class Streams(NamedTuple):
@@ -35,7 +31,7 @@ WEIGHTS, ALPHAS, FIT = Streams(0, 1), Streams(2, 3), Streams(4, 5)
 
 
 class Augmenting(Protocol):
-    """What is done to training images, see `Augmentation` and `ResizedCrop`."""
+    """Changes of training images, see `Augmentation` and `ResizedCrop`."""
 
     def check(self, image_shape: Sequence[int]) -> None: ...
 
@@ -51,7 +47,7 @@ class Examples(abc.ABC):
 
     Attributes:
         image_shape: Height, width and channels of the images of a batch.
-        varying: Whether the images themselves have many sizes; an augmentation then
+        varying: True if the images themselves have many sizes; an augmentation then
             receives them encoded, see `ResizedCrop`.
     """
 
@@ -96,17 +92,17 @@ class Examples(abc.ABC):
 
     @abc.abstractmethod
     def _shuffled(
-        self, batch_size: int, seed: int, stream: int, first: int, part: Shard
+        self, batch_size: int, seed: int, stream: int, first: int, shard: Shard
     ) -> tf.data.Dataset:
-        """Endless pieces (images, labels) of full batches, each epoch in a new order.
+        """Endless shards (images, labels) of full batches, each epoch in a new order.
 
-        Images are uint8, or encoded if `varying`. The first piece is that of batch
+        Images are uint8, or encoded if `varying`. The first shard is that of batch
         number `first`; an epoch has len(self) // batch_size batches.
         """
 
     @abc.abstractmethod
-    def _in_order(self, batch_size: int, part: Shard) -> tf.data.Dataset:
-        """Pieces (uint8 images, labels) of batches that hold each example once."""
+    def _in_order(self, batch_size: int, shard: Shard) -> tf.data.Dataset:
+        """Shards (uint8 images, labels) of batches that hold each example once."""
 
     def training_batches(
         self,
@@ -115,22 +111,22 @@ class Examples(abc.ABC):
         augmentation: Augmenting,
         initial_epoch: int = 0,
         mean: Sequence[float] | None = None,
-        part: Shard = ALL,
+        shard: Shard = ALL,
     ) -> tuple[tf.data.Dataset, int]:
         """Makes the batches of a fit: all examples, shuffled anew in each epoch.
 
         Only full batches are given.
 
         Args:
-            batch_size: Images per batch, of all parts together.
+            batch_size: Images per batch, of all shards together.
             seed: Seed of order and augmentation, at least 0.
             augmentation: What is done to the images.
             initial_epoch: First epoch. From there on the batches are, bit for bit,
                 those that a dataset from epoch 0 gives.
             mean: Colour of the cutout, see `Augmentation.apply`.
-            part: (index, count): of every batch only the index-th of `count` equal,
-                contiguous pieces is given, and nothing else read or augmented. The
-                pieces of all parts are together, bit for bit, the whole batch.
+            shard: (index, count): only the index-th of `count` equal, contiguous
+                shards of every batch is made. All shards together are, bit for bit,
+                the whole batch.
 
         Returns:
             An infinite dataset of (x, y), x float32 (batch_size / count, H, W, C) in
@@ -138,9 +134,9 @@ class Examples(abc.ABC):
 
         Raises:
             ValueError: If a number is out of range, `batch_size` is no multiple of the
-                parts' count, or there is less than one full batch.
+                number of shards, or there is less than one full batch.
         """
-        check_batches(batch_size, part, initial_epoch)
+        check_batches(batch_size, shard, initial_epoch)
         steps_per_epoch = len(self) // batch_size
         if not steps_per_epoch:
             raise ValueError(
@@ -148,7 +144,9 @@ class Examples(abc.ABC):
                 f"are {len(self)}; lower batch_size or give more images."
             )
         first = initial_epoch * steps_per_epoch
-        batches = self.augmented(batch_size, seed, FIT, augmentation, first, mean, part)
+        batches = self.augmented(
+            batch_size, seed, FIT, augmentation, first, mean, shard
+        )
         return endless(batches), steps_per_epoch
 
     def augmented(
@@ -159,52 +157,96 @@ class Examples(abc.ABC):
         augmentation: Augmenting,
         first: int = 0,
         mean: Sequence[float] | None = None,
-        part: Shard = ALL,
+        shard: Shard = ALL,
     ) -> tf.data.Dataset:
         """As `training_batches`, with other streams and from any batch number on."""
         augmentation.check(self.image_shape)
-        rows, shape = slice(*cut(batch_size, part)), (batch_size, *self.image_shape)
+        rows = slice(*shard_bounds(batch_size, shard))
+        shape = (batch_size, *self.image_shape)
 
-        def augment(piece, step):
-            images, labels = piece
+        def augment(examples, step):
+            images, labels = examples
             key = random_key(seed, streams.draws, step)
-            # For the whole batch, and cut then: nothing depends on the parts' count.
+            # Drawn for the whole batch, so that nothing depends on the shards' number.
             drawn = tf.nest.map_structure(
                 lambda values: values[rows], augmentation.draw(key, shape)
             )
             return augmentation.apply(images, drawn, mean), labels
 
-        pieces = self._shuffled(batch_size, seed, streams.order, first, part)
-        numbered = tf.data.Dataset.zip(pieces, tf.data.Dataset.counter(first))
+        batches = self._shuffled(batch_size, seed, streams.order, first, shard)
+        numbered = tf.data.Dataset.zip(batches, tf.data.Dataset.counter(first))
         return in_parallel(numbered, augment)
 
-    def evaluation_batches(self, batch_size: int, part: Shard = ALL) -> tf.data.Dataset:
+    def evaluation_batches(
+        self, batch_size: int, shard: Shard = ALL
+    ) -> tf.data.Dataset:
         """Makes the batches of an evaluation: every example once, unchanged.
 
         Args:
-            batch_size: Images per batch, of all parts together; the last may have
+            batch_size: Images per batch, of all shards together; the last may have
                 fewer.
-            part: (index, count): of every batch only the index-th of `count`
-                contiguous pieces is given, and nothing else read. The last pieces of a
-                batch may have fewer images than the others, or none.
+            shard: (index, count): only the index-th of `count` contiguous shards of
+                every batch is made. The last shards of a batch may have fewer images
+                than the others, or none.
 
         Returns:
             A dataset of (x, y), x float32 (B, H, W, C) in [0, 1] and y int32 (B,),
-            with as many batches for each part.
+            with as many batches for each shard.
 
         Raises:
-            ValueError: If `batch_size` is below 1 or there is no such part.
+            ValueError: If `batch_size` is below 1 or there is no such shard.
         """
-        check_part(part)
+        check_shard(shard)
         check_numbers(batch_size)
-        pieces = self._in_order(batch_size, part)
-        batches = in_parallel(pieces, lambda x, y: (to_unit_range(x), y))
+        batches = self._in_order(batch_size, shard)
+        batches = in_parallel(batches, lambda x, y: (to_unit_range(x), y))
         count = tf.data.experimental.assert_cardinality(-(-len(self) // batch_size))
         return batches.apply(count).prefetch(tf.data.AUTOTUNE)
 
 
+def shard_bounds(batch_size: Any, shard: Shard) -> tuple[Any, Any]:
+    """Returns the first row of a shard of a batch, and the row after its last.
+
+    Args:
+        batch_size: Rows of a batch; a number or an array.
+        shard: (index, count).
+    """
+    index, count = shard
+    rows = -(-batch_size // count)
+    low, high = (np.minimum(place * rows, batch_size) for place in (index, index + 1))
+    return low, high
+
+
+def check_batches(batch_size: int, shard: Shard, initial_epoch: int = 0) -> None:
+    """Raises ValueError if training batches cannot be made with these numbers."""
+    check_shard(shard)
+    check_numbers(batch_size, initial_epoch)
+    if batch_size % shard[1]:
+        raise ValueError(
+            f"A batch of {batch_size} cannot be cut into {shard[1]} equal shards; "
+            f"choose a batch_size that is a multiple of {shard[1]}."
+        )
+
+
+def check_numbers(batch_size: int, initial_epoch: int = 0) -> None:
+    """Raises ValueError if a number is too small."""
+    if batch_size < 1 or initial_epoch < 0:
+        raise ValueError(
+            "batch_size must be at least 1 and initial_epoch at least 0, not "
+            f"{batch_size} and {initial_epoch}."
+        )
+
+
+def check_shard(shard: Shard) -> None:
+    """Raises ValueError if there is no such shard."""
+    if not 0 <= shard[0] < shard[1]:
+        raise ValueError(
+            f"shard must be (index, count), index from 0 to count - 1, not {shard}."
+        )
+
+
 def first_part(examples: int, portion: float) -> int:
-    """How many of some examples the first part of a split has.
+    """Returns the number of examples in the first part of a split.
 
     Raises:
         ValueError: If `portion` is outside (0, 1) or leaves a part empty.
@@ -231,11 +273,11 @@ def in_parallel(dataset: tf.data.Dataset, function: Any) -> tf.data.Dataset:
 
 
 def endless(batches: tf.data.Dataset) -> tf.data.Dataset:
-    """Says of a dataset that it has no end, and prefetches it."""
+    """Marks a dataset as infinite, and prefetches it."""
     infinite = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
     return batches.apply(infinite).prefetch(tf.data.AUTOTUNE)
 
 
 def random_key(seed: int, stream: int, number: tf.Tensor) -> tf.Tensor:
-    """Seed (2,) of the number-th draw of a random stream."""
+    """Returns the seed (2,) of the number-th draw of a random stream."""
     return tf.random.fold_in(tf.constant([seed, stream], tf.int64), number)

@@ -1,4 +1,4 @@
-"""From images in memory to batches of a search, a fit and an evaluation."""
+"""Batches of a search, a fit and an evaluation, from images in memory."""
 
 from collections.abc import Sequence
 
@@ -7,8 +7,16 @@ import tensorflow as tf
 
 from advrush_tf.data.array_examples import ArrayExamples
 from advrush_tf.data.augmentation import Augmentation
-from advrush_tf.data.examples import ALPHAS, WEIGHTS, Augmenting, Examples, endless
-from advrush_tf.data.parts import ALL, Shard, check_batches
+from advrush_tf.data.examples import (
+    ALL,
+    ALPHAS,
+    WEIGHTS,
+    Augmenting,
+    Examples,
+    Shard,
+    check_batches,
+    endless,
+)
 
 
 def bilevel_pairs(
@@ -20,22 +28,22 @@ def bilevel_pairs(
     augmentation: Augmentation | None = None,
     initial_epoch: int = 0,
     mean: Sequence[float] | None = None,
-    part: Shard = ALL,
+    shard: Shard = ALL,
 ) -> tuple[tf.data.Dataset, int]:
     """Makes the batches of the search: pairs for the weights and for the alphas.
 
     The data is split once into two disjoint halves, each class in the same proportion.
-    Each half is shuffled anew, on its own, each time that it has been run through; an
-    epoch is one run through the weight half. Only full batches are given.
+    Each half is shuffled independently and anew after each run through it; an epoch is
+    one run through the weight half. Only full batches are given.
 
     Args:
         images: uint8 (N, H, W, C).
         labels: Integer classes (N,).
-        batch_size: Images per batch, in each half, of all parts together.
+        batch_size: Images per batch, in each half, of all shards together.
         train_portion: Share of the images in the weight half, in (0, 1).
         seed: Seed of split, order and augmentation, at least 0.
         augmentation: What is done to both halves; nothing if None.
-        initial_epoch, mean, part: See `Examples.training_batches`.
+        initial_epoch, mean, shard: See `Examples.training_batches`.
 
     Returns:
         An infinite dataset of ((x_w, y_w), (x_a, y_a)), x float32 (batch_size, H, W,
@@ -47,7 +55,7 @@ def bilevel_pairs(
     """
     halves = ArrayExamples(images, labels).split(train_portion, seed)
     augmentation = augmentation or Augmentation()
-    return pairs(*halves, batch_size, seed, augmentation, initial_epoch, mean, part)
+    return pairs(*halves, batch_size, seed, augmentation, initial_epoch, mean, shard)
 
 
 def pairs(
@@ -58,10 +66,10 @@ def pairs(
     augmentation: Augmenting,
     initial_epoch: int = 0,
     mean: Sequence[float] | None = None,
-    part: Shard = ALL,
+    shard: Shard = ALL,
 ) -> tuple[tf.data.Dataset, int]:
-    """As `bilevel_pairs`, of two halves wherever their images are."""
-    check_batches(batch_size, part, initial_epoch)
+    """As `bilevel_pairs`, of two halves of any examples."""
+    check_batches(batch_size, shard, initial_epoch)
     halves = weight_half, alpha_half
     if min(map(len, halves)) < batch_size:
         raise ValueError(
@@ -72,7 +80,7 @@ def pairs(
     steps_per_epoch = len(weight_half) // batch_size
     first = initial_epoch * steps_per_epoch
     batches = [
-        half.augmented(batch_size, seed, streams, augmentation, first, mean, part)
+        half.augmented(batch_size, seed, streams, augmentation, first, mean, shard)
         for half, streams in zip(halves, (WEIGHTS, ALPHAS), strict=True)
     ]
     return endless(tf.data.Dataset.zip(*batches)), steps_per_epoch
@@ -86,13 +94,13 @@ def training_batches(
     augmentation: Augmentation | None = None,
     initial_epoch: int = 0,
     mean: Sequence[float] | None = None,
-    part: Shard = ALL,
+    shard: Shard = ALL,
 ) -> tuple[tf.data.Dataset, int]:
     """Makes the batches of a fit, see `Examples.training_batches`.
 
     Args:
         images, labels: As for `bilevel_pairs`.
-        batch_size, seed, initial_epoch, mean, part: See `Examples.training_batches`.
+        batch_size, seed, initial_epoch, mean, shard: See `Examples.training_batches`.
         augmentation: What is done to the images; nothing if None.
 
     Raises:
@@ -100,20 +108,20 @@ def training_batches(
             or there is less than one full batch.
     """
     return ArrayExamples(images, labels).training_batches(
-        batch_size, seed, augmentation or Augmentation(), initial_epoch, mean, part
+        batch_size, seed, augmentation or Augmentation(), initial_epoch, mean, shard
     )
 
 
 def evaluation_batches(
-    images: np.ndarray, labels: np.ndarray, batch_size: int, part: Shard = ALL
+    images: np.ndarray, labels: np.ndarray, batch_size: int, shard: Shard = ALL
 ) -> tf.data.Dataset:
     """Makes the batches of an evaluation: every image once, in order, unchanged.
 
     Args:
         images, labels: As for `bilevel_pairs`.
-        batch_size, part: See `Examples.evaluation_batches`.
+        batch_size, shard: See `Examples.evaluation_batches`.
 
     Raises:
         ValueError: If the images or labels are misshapen or `batch_size` is below 1.
     """
-    return ArrayExamples(images, labels).evaluation_batches(batch_size, part)
+    return ArrayExamples(images, labels).evaluation_batches(batch_size, shard)

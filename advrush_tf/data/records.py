@@ -32,13 +32,13 @@ class Records:
         return self.stop - self.start
 
     def between(self, start: Any, stop: Any) -> "Records":
-        """A range of this range, counted from its own first record."""
+        """Returns a range of this range, counted from the first record of this one."""
         return dataclasses.replace(
             self, start=self.start + start, stop=self.start + stop
         )
 
-    def pieces(self) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Where the records are: paths, records to skip there and records to take."""
+    def slices(self) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Returns the files' paths, the records to skip and those to take in each."""
         ends = np.cumsum(self.lengths)
         start, stop = (tf.cast(end, tf.int64) for end in (self.start, self.stop))
         begins = ends - self.lengths
@@ -49,11 +49,11 @@ class Records:
         return paths, skipped, taken
 
     def in_order(self) -> tf.data.Dataset:
-        """The serialised records, as they are in the files."""
-        return tf.data.Dataset.from_tensor_slices(self.pieces()).flat_map(_read)
+        """The serialised records, in the order of the files."""
+        return tf.data.Dataset.from_tensor_slices(self.slices()).flat_map(_read)
 
     def shuffled(self, key: tf.Tensor) -> tf.data.Dataset:
-        """The serialised records, all of them in another order.
+        """The serialised records, all of them in a random order.
 
         Files come in random order, some at a time, and what comes is shuffled in
         blocks: the order follows from the key alone, and little is held in memory.
@@ -61,9 +61,9 @@ class Records:
         Args:
             key: Integer seed (2,).
         """
-        pieces = self.pieces()
-        order = _shuffle(tf.range(tf.size(pieces[0])), tf.random.fold_in(key, 0))
-        files = tuple(tf.gather(values, order) for values in pieces)
+        slices = self.slices()
+        order = _shuffle(tf.range(tf.size(slices[0])), tf.random.fold_in(key, 0))
+        files = tuple(tf.gather(values, order) for values in slices)
         records = tf.data.Dataset.from_tensor_slices(files).interleave(
             _read,
             cycle_length=_FILES_AT_ONCE,

@@ -1,10 +1,6 @@
 """Finding a tfds data set: by name, prepared or to be downloaded, or by path."""
 
-import difflib
 import re
-import socket
-import urllib.parse
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +22,9 @@ WELL_KNOWN = (
 # The embedded data set lies beside the package in a checkout, not in a wheel.
 _EMBEDDED_DIGITS = Path(__file__).resolve().parents[2] / "testdata" / "digits"
 
-_CONNECT_SECONDS = 10.0
-
 
 def open_builder(name: str, data_dir: str | Path | None = None) -> Any:
-    """Finds a prepared tfds image classification set, downloading it if need be.
+    """Returns the builder of a tfds image classification set, which tfds may download.
 
     Args:
         name: As for `advrush_tf.data.load_dataset`.
@@ -52,7 +46,7 @@ def open_builder(name: str, data_dir: str | Path | None = None) -> Any:
 
 
 def image_and_label(builder: Any) -> tuple[Any, Any]:
-    """Gives the features of the image and of its class.
+    """Returns the features of the image and of its class.
 
     Args:
         builder: A `tfds.core.DatasetBuilder`.
@@ -96,7 +90,10 @@ def _named_builder(name: str, data_dir: Path | None) -> Any:
     except tfds.core.DatasetNotFoundError as error:
         if Path(name).is_dir():
             return _builder_from_path(name)
-        raise UserError(_unknown_message(name)) from error
+        raise UserError(
+            f"Unknown data set {name!r}; use {', '.join(WELL_KNOWN)}, another tfds "
+            "image classification set, or the path of a prepared tfds folder."
+        ) from error
     except Exception as error:  # tfds raises many kinds, for versions and configs
         raise UserError(
             f"tfds cannot open data set {name!r} ({one_line(error)}); check its name, "
@@ -116,7 +113,6 @@ def _prepare(builder: Any) -> None:
             "it again."
         )
     try:
-        _check_network(builder)
         builder.download_and_prepare()
     except Exception as error:  # network, disk, checksums, missing packages, ...
         config = f"/{builder.builder_config.name}" if builder.builder_config else ""
@@ -128,41 +124,6 @@ def _prepare(builder: Any) -> None:
             f"or copy the prepared folder {builder.name} from another machine and "
             "name the folder it lies in with --data_dir."
         ) from error
-
-
-def _check_network(builder: Any) -> None:
-    """Raises OSError at once if no host answers: tfds goes on trying for minutes."""
-    urls = [url for url in builder.url_infos or {} if url.startswith("http")]
-    if not urls or _has_download(builder):
-        return
-    failure: OSError | None = None
-    for address in dict.fromkeys(_address(url) for url in urls):
-        try:
-            socket.create_connection(address, timeout=_CONNECT_SECONDS).close()
-            return
-        except OSError as error:
-            failure = error
-    raise ConnectionError(f"no connection to {address[0]}: {failure}")
-
-
-def _has_download(builder: Any) -> bool:
-    # tfds keeps what it downloaded and then needs no network.
-    downloads = Path(builder.data_dir_root, "downloads")
-    notes = downloads.rglob("*.INFO")
-    return any(f'"{builder.name}"' in note.read_text("utf-8") for note in notes)
-
-
-def _address(url: str) -> tuple[str, int]:
-    """Host and port to connect to for a URL: the proxy's where there is one."""
-    parts = urllib.parse.urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    host = parts.hostname or ""
-    proxies = urllib.request.getproxies()
-    proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if proxy and not urllib.request.proxy_bypass(host):
-        proxy_parts = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
-        return proxy_parts.hostname or "", proxy_parts.port or 80
-    return host, port
 
 
 def _checked_data_dir(data_dir: str | Path | None) -> Path | None:
@@ -178,7 +139,7 @@ def _checked_data_dir(data_dir: str | Path | None) -> Path | None:
         next(path.iterdir(), None)
     except OSError as error:
         raise UserError(
-            f"--data_dir={data_dir} cannot be read ({one_line(error)}); mend its "
+            f"--data_dir={data_dir} cannot be read ({one_line(error)}); correct its "
             "permissions or name another folder."
         ) from error
     return path
@@ -186,18 +147,6 @@ def _checked_data_dir(data_dir: str | Path | None) -> Path | None:
 
 def _is_path(name: str) -> bool:
     return name.startswith(("/", ".", "~")) or ("/" in name and Path(name).is_dir())
-
-
-def _unknown_message(name: str) -> str:
-    import tensorflow_datasets as tfds
-
-    names = {*WELL_KNOWN, *tfds.list_builders(with_community_datasets=False)}
-    close = difflib.get_close_matches(name, sorted(names), n=3)
-    hint = f" (did you mean {' or '.join(close)}?)" if close else ""
-    return (
-        f"Unknown data set {name!r}{hint}; use {', '.join(WELL_KNOWN)}, another tfds "
-        "image classification set, or the path of a prepared tfds folder."
-    )
 
 
 def _digits_builder() -> Any:

@@ -1,18 +1,33 @@
-"""Examples that are read from their files as they are needed."""
+"""Examples that are read from their files when they are needed.
 
-from collections.abc import Iterator
+Every batch is made of a few equal row groups. Each row group reads its own range of the
+records, so that a machine that makes one shard of the batches opens only the files of
+the row groups in it, and a batch does not depend on the number of machines.
+"""
+
+import contextlib
+import math
+import re
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
 
-from advrush_tf.data.channel_moments import channel_moments
-from advrush_tf.data.examples import Examples, first_part, in_parallel
+from advrush_tf.data.array_examples import channel_moments, require_memory
+from advrush_tf.data.examples import (
+    Examples,
+    Shard,
+    first_part,
+    in_parallel,
+    random_key,
+    shard_bounds,
+)
 from advrush_tf.data.imagenet import centre_crops, decode
-from advrush_tf.data.lanes import ordered_batches, shuffled_batches
-from advrush_tf.data.memory import require_memory
-from advrush_tf.data.parts import Shard
-from advrush_tf.data.reading import reading_examples
 from advrush_tf.data.records import Records
+from advrush_tf.errors import UserError
+
+# Machines whose number does not divide this read row groups that they share.
+_ROW_GROUPS = 8
 
 # The mean and the deviation of channels are those of so many images.
 _MOMENT_EXAMPLES = 4096
@@ -26,14 +41,14 @@ class StreamedExamples(Examples):
     """Examples in TFRecord files, as tfds writes them.
 
     tfds shuffles the records when it prepares a data set, so that a range of them is
-    a random choice; here parts, samples and lanes (see `lanes`) are ranges.
+    a random choice; here parts, samples and row groups are ranges.
 
     Args:
         records: The examples.
         keys: Names of the features that hold the image and its class.
         image_shape: Height, width and channels; of varying images those of the part
             that is taken.
-        varying: Whether the images have many sizes.
+        varying: True if the images have many sizes.
     """
 
     def __init__(
@@ -87,13 +102,15 @@ class StreamedExamples(Examples):
             yield from in_parallel(batches, self._decoded).as_numpy_iterator()
 
     def _shuffled(
-        self, batch_size: int, seed: int, stream: int, first: int, part: Shard
+        self, batch_size: int, seed: int, stream: int, first: int, shard: Shard
     ) -> tf.data.Dataset:
-        batches = shuffled_batches(self._records, batch_size, seed, stream, first, part)
+        batches = shuffled_batches(
+            self._records, batch_size, seed, stream, first, shard
+        )
         return in_parallel(batches, self._parsed if self.varying else self._decoded)
 
-    def _in_order(self, batch_size: int, part: Shard) -> tf.data.Dataset:
-        batches = ordered_batches(self._records, batch_size, part)
+    def _in_order(self, batch_size: int, shard: Shard) -> tf.data.Dataset:
+        batches = ordered_batches(self._records, batch_size, shard)
         return in_parallel(batches, self._decoded)
 
     def _decoded(self, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -114,3 +131,117 @@ class StreamedExamples(Examples):
             },
         )
         return features[image], tf.cast(features[label], tf.int32)
+
+
+def shuffled_batches(
+    records: Records, batch_size: int, seed: int, stream: int, first: int, shard: Shard
+) -> tf.data.Dataset:
+    """Endless shards of full batches of serialised records, each epoch in a new order.
+
+    Every row group shuffles its own range anew in each epoch. A start within an epoch
+    reads the first records of that epoch and skips them.
+
+    Args:
+        records: At least `batch_size` of them.
+        batch_size, shard: See `Examples.training_batches`.
+        seed, stream: Keys of the random order.
+        first: Number of batches skipped.
+    """
+    groups, per_epoch = row_groups(batch_size), len(records) // batch_size
+    bounds = tf.constant(len(records) * np.arange(groups + 1) // groups)
+
+    def rows(group: tf.Tensor) -> tf.data.Dataset:
+        own = records.between(bounds[group], bounds[group + 1])
+        key = random_key(seed, stream, group)
+
+        def epoch(number: tf.Tensor) -> tf.data.Dataset:
+            shuffled = own.shuffled(tf.random.fold_in(key, number))
+            full = shuffled.batch(batch_size // groups, drop_remainder=True)
+            return full.take(per_epoch)
+
+        epochs = tf.data.Dataset.counter(first // per_epoch).flat_map(epoch)
+        return epochs.skip(first % per_epoch)
+
+    low, high = shard_bounds(batch_size, shard)
+    parts = _interleaved(rows, batch_size, low, high)
+    return parts.rebatch(high - low, drop_remainder=True)
+
+
+def ordered_batches(records: Records, batch_size: int, shard: Shard) -> tf.data.Dataset:
+    """Shards of batches of serialised records that hold each of them once.
+
+    Args:
+        records: At least one.
+        batch_size, shard: See `Examples.evaluation_batches`.
+    """
+    groups = row_groups(batch_size)
+    per_group, full = batch_size // groups, (len(records) - 1) // batch_size
+    # The last batch is cut as the others; its last row groups may lack records.
+    starts = per_group * np.arange(groups)
+    last = np.clip(len(records) - full * batch_size - starts, 0, per_group)
+    bounds = tf.constant(np.concatenate([[0], np.cumsum(full * per_group + last)]))
+
+    def rows(group: tf.Tensor) -> tf.data.Dataset:
+        own = records.between(bounds[group], bounds[group + 1])
+        return own.in_order().batch(per_group)
+
+    low, high = shard_bounds(batch_size, shard)
+    nothing = tf.data.Dataset.from_tensors(tf.zeros(0, tf.string))
+    if low == high:
+        return nothing.repeat(full + 1)
+    batches = _interleaved(rows, batch_size, low, high).rebatch(high - low)
+    in_last = np.minimum(starts + last, high) - np.maximum(starts, low)
+    return batches if (in_last > 0).any() else batches.concatenate(nothing)
+
+
+def row_groups(batch_size: int) -> int:
+    """Returns the number of row groups of a batch, which divides it."""
+    return math.gcd(batch_size, _ROW_GROUPS)
+
+
+def _interleaved(
+    rows: Callable[[tf.Tensor], tf.data.Dataset], batch_size: int, low: int, high: int
+) -> tf.data.Dataset:
+    """The rows of a shard of every batch, one row group after the other.
+
+    Args:
+        rows: Gives the rows of a row group, those of one batch at a time.
+        batch_size: Rows of a batch.
+        low, high: The first row of the shard and the one after its last.
+    """
+    per_group = batch_size // row_groups(batch_size)
+    first, last = low // per_group, (high - 1) // per_group
+
+    def in_shard(group: tf.Tensor) -> tf.data.Dataset:
+        start = group * per_group
+        kept = slice(tf.maximum(low - start, 0), tf.minimum(high - start, per_group))
+        return rows(group).map(lambda values: values[kept])
+
+    return tf.data.Dataset.range(first, last + 1).interleave(
+        in_shard, cycle_length=last + 1 - first
+    )
+
+
+@contextlib.contextmanager
+def reading_examples() -> Iterator[None]:
+    """Turns the errors of an input pipeline that cannot read a file into one line.
+
+    Raises:
+        UserError: If a file of the data set is missing or damaged.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        # Not what the model's own operations raise.
+        if "IteratorGetNext" not in str(error):
+            raise
+        raise UserError(
+            f"An example of the data set could not be read ({_cause(error)}); delete "
+            "the data set's folder and prepare or copy it again."
+        ) from error
+
+
+def _cause(error: tf.errors.OpError) -> str:
+    """Returns the message without the places in the program."""
+    message = re.split(r"\n\t \[\[| \[Op:", str(error))[0].splitlines()[-1]
+    return re.sub(r"\{\{.*?\}\} ", "", message).rpartition(": ")[-1].rstrip(".")

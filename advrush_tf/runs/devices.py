@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from advrush_tf.data.examples import endless
-from advrush_tf.data.parts import ALL, Shard
+from advrush_tf.data.examples import ALL, Shard, endless
 from advrush_tf.errors import UserError, WorkerLostError
 from advrush_tf.runs.progress import print_line
 from advrush_tf.runs.settings import differences

@@ -6,9 +6,8 @@ from typing import Any
 import keras
 
 from advrush_tf.data.dataset import ImageDataset
-from advrush_tf.data.examples import Examples
-from advrush_tf.data.parts import ALL, Shard
-from advrush_tf.data.reading import reading_examples
+from advrush_tf.data.examples import ALL, Examples, Shard
+from advrush_tf.data.streaming import reading_examples
 from advrush_tf.errors import UserError
 from advrush_tf.fit.model import AdvRushFitModel
 from advrush_tf.genotypes.genotype import Genotype, get_genotype

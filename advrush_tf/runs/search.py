@@ -7,9 +7,9 @@ import keras
 import numpy as np
 
 from advrush_tf.data.dataset import ImageDataset
-from advrush_tf.data.parts import ALL, Shard
+from advrush_tf.data.examples import ALL, Shard
 from advrush_tf.data.pipeline import pairs
-from advrush_tf.data.reading import reading_examples
+from advrush_tf.data.streaming import reading_examples
 from advrush_tf.errors import UserError
 from advrush_tf.figures.genotype import draw_cells
 from advrush_tf.genotypes.genotype import Genotype

@@ -1,9 +1,18 @@
+from types import SimpleNamespace
+
 import numpy as np
+import psutil
 import pytest
 import tensorflow as tf
 
-from advrush_tf.data.array_examples import ArrayExamples, stratified_split
+from advrush_tf.data.array_examples import (
+    ArrayExamples,
+    channel_moments,
+    require_memory,
+    stratified_split,
+)
 from advrush_tf.data.augmentation import Augmentation
+from advrush_tf.errors import UserError
 
 
 def _examples(count):
@@ -70,12 +79,12 @@ def test_first_and_sample():
 
 
 @pytest.mark.parametrize("count", [2, 3, 6])
-def test_pieces_of_all_parts_are_the_training_batch(count):
+def test_all_shards_are_the_training_batch(count):
     examples = _examples(50)
     arguments = 12, 7, Augmentation(crop_padding=2, flip=True, cutout=3), 2, (0.1,) * 3
     whole, _ = examples.training_batches(*arguments)
     parts = [
-        examples.training_batches(*arguments, part=(index, count))[0]
+        examples.training_batches(*arguments, shard=(index, count))[0]
         for index in range(count)
     ]
     assert parts[0].element_spec[0].shape == (12 // count, 8, 8, 3)
@@ -85,7 +94,7 @@ def test_pieces_of_all_parts_are_the_training_batch(count):
         tf.nest.map_structure(np.testing.assert_array_equal, batch, together)
 
 
-def test_pieces_of_evaluation_batches_are_cut_with_rows_rounded_up():
+def test_shards_of_evaluation_batches_have_rows_rounded_up():
     examples = _examples(21)
     parts = [
         list(examples.evaluation_batches(8, (index, 4)).as_numpy_iterator())
@@ -101,3 +110,27 @@ def test_pieces_of_evaluation_batches_are_cut_with_rows_rounded_up():
     np.testing.assert_array_equal(
         np.concatenate(pieces), examples.images * np.float32(1 / 255)
     )
+
+
+def test_moments_of_several_batches_match_numpy():
+    images = np.random.default_rng(0).integers(0, 256, (50, 5, 4, 3), np.uint8)
+    images[..., 1] //= 3
+    mean, std = channel_moments([images[:20], images[20:]])
+    unit = images.astype(np.float64) / 255
+    np.testing.assert_allclose(mean, unit.mean((0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(std, unit.std((0, 1, 2)), rtol=1e-12)
+
+
+def test_the_deviation_of_a_constant_channel_is_one():
+    assert channel_moments([np.full((3, 2, 2, 1), 51, np.uint8)]) == (
+        pytest.approx((0.2,)),
+        (1.0,),
+    )
+
+
+def test_three_quarters_of_the_free_memory_may_be_needed(monkeypatch):
+    free = SimpleNamespace(available=4_000_000_000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    require_memory("A shoe", 3_000_000_000)
+    with pytest.raises(UserError, match=r"A shoe needs 3.0 GB; the limit is 3.0 GB"):
+        require_memory("A shoe", 3_000_000_001)

@@ -305,7 +305,7 @@ def test_bad_evaluation_arguments_are_refused():
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_pieces_of_all_parts_are_the_pairs(count):
+def test_all_shards_are_the_pairs(count):
     images, labels = _numbered(120, side=8)
     settings = {
         "batch_size": 16,
@@ -317,7 +317,7 @@ def test_pieces_of_all_parts_are_the_pairs(count):
     }
     whole, steps = bilevel_pairs(images, labels, **settings)
     parts = [
-        bilevel_pairs(images, labels, part=(index, count), **settings)
+        bilevel_pairs(images, labels, shard=(index, count), **settings)
         for index in range(count)
     ]
     assert {promised for _, promised in parts} == {steps}
@@ -328,5 +328,5 @@ def test_pieces_of_all_parts_are_the_pairs(count):
 
 
 def test_a_batch_that_cannot_be_cut_is_refused():
-    with pytest.raises(ValueError, match=r"16 cannot be cut into 3 equal parts; .* 3"):
-        bilevel_pairs(*_numbered(64), batch_size=16, part=(0, 3))
+    with pytest.raises(ValueError, match=r"16 cannot be cut into 3 equal shards; .* 3"):
+        bilevel_pairs(*_numbered(64), batch_size=16, shard=(0, 3))

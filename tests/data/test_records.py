@@ -39,7 +39,7 @@ def test_a_range_reads_its_own_records(files, bounds):
 def test_ranges_of_ranges_and_the_files_that_they_open(files):
     part = files.between(2, 20).between(3, 8)
     assert _numbers(part.in_order()) == list(range(5, 10))
-    paths, skipped, taken = part.pieces()
+    paths, skipped, taken = part.slices()
     assert [path.decode() for path in paths.numpy()] == [files.paths[0], files.paths[2]]
     assert (skipped.numpy().tolist(), taken.numpy().tolist()) == ([5, 0], [2, 3])
 

@@ -1,7 +1,5 @@
 import json
-import os
 import shutil
-import socket
 from pathlib import Path
 
 import numpy as np
@@ -84,26 +82,10 @@ def _no_failures(monkeypatch):
     monkeypatch.setattr(TinyImages, "failures", [])
 
 
-@pytest.fixture(autouse=True)
-def _no_network(monkeypatch):
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
-
-    def refuse(address, timeout):
-        raise OSError(f"no route to {address[0]}:{address[1]}")
-
-    monkeypatch.setattr(socket, "create_connection", refuse)
-
-
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (
-            "cifra10",
-            r"Unknown data set 'cifra10' \(did you mean cifar10 .*svhn_cropped",
-        ),
-        ("qqqqqqqq", r"Unknown data set 'qqqqqqqq'; use cifar10, .* path"),
+        ("cifra10", r"Unknown data set 'cifra10'; use cifar10, .*svhn_cropped.* path"),
         ("tiny_images/no_such_config", "cannot open .*no_such_config.*check its name"),
         ("tiny_images:9.9.9", "cannot open .*9.9.9.*check its name"),
         ("", "cannot open data set ''"),
@@ -132,41 +114,29 @@ def test_unreadable_data_dir_is_refused(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "iterdir", refuse)
-    with pytest.raises(UserError, match=r"cannot be read \(PermissionError.*mend"):
+    with pytest.raises(UserError, match=r"cannot be read \(PermissionError.*correct"):
         data_source.open_builder("cifar10", tmp_path)
 
 
-def test_no_network_says_how_to_get_the_data(tmp_path):
+def test_no_network_says_how_to_get_the_data(tmp_path, monkeypatch):
+    def fail(manager, url):
+        raise ConnectionError(f"Max retries exceeded with {url}\nand more")
+
+    monkeypatch.setattr(tfds.download.DownloadManager, "download", fail)
+    monkeypatch.setattr(
+        TinyImages, "_split_generators", lambda builder, manager: manager.download("it")
+    )
     with pytest.raises(UserError) as caught:
-        data_source.open_builder("mnist", tmp_path)
+        data_source.open_builder("tiny_images", tmp_path)
     message = str(caught.value)
-    assert "no route to storage.googleapis.com:443" in message
-    assert "python -c \"import tensorflow_datasets as tfds; tfds.load('mnist')\"" in (
-        message
+    assert "(ConnectionError: Max retries exceeded with it)" in message
+    assert (
+        "python -c \"import tensorflow_datasets as tfds; tfds.load('tiny_images')\""
+        in message
     )
     assert str(tmp_path) in message
     assert "--data_dir" in message
     assert "\n" not in message
-
-
-def test_network_check_goes_through_the_proxy(tmp_path, monkeypatch):
-    monkeypatch.setenv("https_proxy", "http://proxy.invalid:3128")
-    with pytest.raises(UserError, match=r"no route to proxy\.invalid:3128"):
-        data_source.open_builder("mnist", tmp_path)
-
-
-def test_what_was_downloaded_before_needs_no_network(tmp_path, monkeypatch):
-    note = tmp_path / "downloads" / "mnist" / "images.gz.INFO"
-    note.parent.mkdir(parents=True)
-    note.write_text(json.dumps({"dataset_names": ["mnist"]}))
-    reached = []
-    monkeypatch.setattr(
-        tfds.core.DatasetBuilder,
-        "download_and_prepare",
-        lambda builder: reached.append(builder),
-    )
-    builder = data_source.open_builder("mnist", tmp_path)
-    assert reached == [builder]
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import psutil
 import pytest
@@ -7,7 +9,13 @@ import tensorflow_datasets as tfds
 from advrush_tf.data.augmentation import Augmentation
 from advrush_tf.data.imagenet import ResizedCrop
 from advrush_tf.data.records import Records
-from advrush_tf.data.streaming import StreamedExamples
+from advrush_tf.data.streaming import (
+    StreamedExamples,
+    ordered_batches,
+    reading_examples,
+    row_groups,
+    shuffled_batches,
+)
 from advrush_tf.errors import UserError
 
 MEAN = (0.1, 0.2, 0.3)
@@ -83,11 +91,11 @@ def test_batches_of_one_size_are_augmented_as_those_in_memory(fixed):
         np.testing.assert_array_equal(x, augmentation.apply(images, drawn, MEAN))
 
 
-def test_pieces_of_all_parts_are_the_batch_bit_for_bit(varying):
+def test_all_shards_are_the_batch_bit_for_bit(varying):
     arguments, count = (12, 3, ResizedCrop(16, cutout=3), 1, MEAN), 3
     whole, steps = varying.training_batches(*arguments)
     parts = [
-        varying.training_batches(*arguments, part=(index, count))[0].take(steps)
+        varying.training_batches(*arguments, shard=(index, count))[0].take(steps)
         for index in range(count)
     ]
     assert parts[0].element_spec[0].shape == (12 // count, 16, 16, 3)
@@ -129,3 +137,136 @@ def test_arrays_too_large_for_memory_are_refused(varying, monkeypatch):
     with pytest.raises(UserError, match=r"An array of 101 images needs .* fewer"):
         varying.arrays()
     assert len(varying.first(100).arrays()[0]) == 100
+
+
+LENGTHS = (30, 5, 41, 25)
+COUNT = sum(LENGTHS)
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("records")
+    numbers = iter(range(COUNT))
+    paths = [str(folder / str(index)) for index in range(len(LENGTHS))]
+    for path, length in zip(paths, LENGTHS, strict=True):
+        with tf.io.TFRecordWriter(path) as writer:
+            for _ in range(length):
+                writer.write(str(next(numbers)).encode())
+    return Records(tuple(paths), LENGTHS, 0, COUNT)
+
+
+def _batches(dataset, count=-1):
+    return [b.astype(int).tolist() for b in dataset.take(count).as_numpy_iterator()]
+
+
+def _joined(pieces):
+    return [number for piece in pieces for number in piece]
+
+
+@pytest.mark.parametrize("batch_size", [16, 12, 7])
+def test_an_epoch_has_each_record_once_up_to_an_incomplete_batch(records, batch_size):
+    per_epoch = COUNT // batch_size
+    dataset = shuffled_batches(records, batch_size, 5, 0, 0, (0, 1))
+    batches = np.array(_batches(dataset, 3 * per_epoch))
+    epochs = batches.reshape(3, -1)
+    for epoch in epochs:
+        assert len(set(epoch.tolist())) == per_epoch * batch_size
+        assert set(epoch.tolist()) <= set(range(COUNT))
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def test_row_groups_have_separate_records(records):
+    dataset = shuffled_batches(records, 16, 5, 0, 0, (0, 1))
+    groups = np.array(_batches(dataset, 60)).reshape(60, 8, 2)
+    shares = [set(groups[:, group].ravel().tolist()) for group in range(8)]
+    # Over ten epochs each has shown all of its 12 or 13 records.
+    assert sum(map(len, shares)) == len(set().union(*shares)) == COUNT
+
+
+def test_a_later_start_continues(records):
+    whole = _batches(shuffled_batches(records, 16, 5, 2, 0, (0, 1)), 20)
+    for first in (6, 8):
+        later = shuffled_batches(records, 16, 5, 2, first, (0, 1))
+        assert _batches(later, 20 - first) == whole[first:]
+
+
+def test_seed_and_stream_decide_the_order(records):
+    orders = [
+        _batches(shuffled_batches(records, 16, seed, stream, 0, (0, 1)), 1)
+        for seed, stream in ((1, 0), (1, 0), (2, 0), (1, 1))
+    ]
+    assert orders[0] == orders[1]
+    assert orders[0] != orders[2]
+    assert orders[0] != orders[3]
+
+
+@pytest.mark.parametrize(("batch_size", "count"), [(16, 2), (6, 3)])
+def test_all_shards_of_records_are_the_batch(records, batch_size, count):
+    whole = _batches(shuffled_batches(records, batch_size, 5, 0, 3, (0, 1)), 9)
+    shards = [
+        _batches(shuffled_batches(records, batch_size, 5, 0, 3, (index, count)), 9)
+        for index in range(count)
+    ]
+    assert {len(piece) for shard in shards for piece in shard} == {batch_size // count}
+    assert [_joined(pieces) for pieces in zip(*shards, strict=True)] == whole
+
+
+@pytest.mark.parametrize(("batch_size", "count"), [(12, 3), (24, 5), (7, 3), (128, 4)])
+def test_an_evaluation_has_each_record_once_whatever_the_shards(
+    records, batch_size, count
+):
+    whole = _batches(ordered_batches(records, batch_size, (0, 1)))
+    assert sorted(_joined(whole)) == list(range(COUNT))
+    assert len(whole) == math.ceil(COUNT / batch_size)
+    assert all(len(batch) == batch_size for batch in whole[:-1])
+    shards = [
+        _batches(ordered_batches(records, batch_size, (index, count)))
+        for index in range(count)
+    ]
+    assert [_joined(pieces) for pieces in zip(*shards, strict=True)] == whole
+
+
+def test_a_shard_without_rows_has_as_many_batches(records):
+    # Rows are rounded up: of two, the third machine gets none.
+    batches = _batches(ordered_batches(records, 2, (2, 3)))
+    assert batches == [[]] * math.ceil(COUNT / 2)
+
+
+def test_a_shard_opens_only_the_files_of_its_row_groups(records):
+    # The last of four machines reads the records from 75 on.
+    paths = ("gone", "gone", *records.paths[2:])
+    fewer = Records(paths, LENGTHS, 0, COUNT)
+    for make in (
+        lambda files: ordered_batches(files, 16, (3, 4)),
+        lambda files: shuffled_batches(files, 16, 5, 0, 0, (3, 4)).take(6),
+    ):
+        assert _batches(make(fewer)) == _batches(make(records))
+
+
+def test_the_number_of_row_groups_divides_the_batch():
+    assert [row_groups(size) for size in (128, 12, 7, 8, 2)] == [8, 4, 1, 8, 2]
+
+
+def test_a_damaged_file_is_one_clear_line(tmp_path):
+    path = str(tmp_path / "records")
+    with tf.io.TFRecordWriter(path) as writer:
+        writer.write(b"one")
+    (tmp_path / "records").write_bytes((tmp_path / "records").read_bytes()[:-1])
+    for read in (next, tf.function(lambda iterator: next(iterator))):
+        message = r"\(truncated record at [^{}\[\]]*\); delete"
+        with pytest.raises(UserError, match=message) as caught, reading_examples():
+            read(iter(tf.data.TFRecordDataset(path)))
+        assert "\n" not in str(caught.value)
+
+
+def test_an_image_that_is_none_is_one_clear_line():
+    images = tf.data.Dataset.from_tensors("no image").map(tf.io.decode_image)
+    message = r"\(Unknown image file format"
+    with pytest.raises(UserError, match=message) as caught, reading_examples():
+        next(iter(images))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_model_raises_is_left_alone():
+    with pytest.raises(tf.errors.InvalidArgumentError), reading_examples():
+        tf.reshape(tf.zeros(3), [2, 2])
