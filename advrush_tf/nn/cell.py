@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from advrush_tf.genotypes.search_space import Edge
@@ -18,10 +17,8 @@ from advrush_tf.nn.blocks import (
     SeparableBlock,
     SeparableConv,
 )
-from advrush_tf.version import PACKAGE
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
 class Operation(Block):
     """The one operation on an edge of a fixed cell.
 
@@ -35,8 +32,6 @@ class Operation(Block):
         rectified: its ReLU, shared by all edges that leave the state.
         training: batch normalisation mode.
     """
-
-    arguments = ("operation", "channels", "stride")
 
     def __init__(self, operation: str, channels: int, stride: int, **kwargs: Any):
         super().__init__(**kwargs)
@@ -82,7 +77,6 @@ class Operation(Block):
         return self.block(rectified, training=training)
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
 class FixedCell(Block):
     """A cell of a genotype: each node adds two operations.
 
@@ -101,8 +95,6 @@ class FixedCell(Block):
     Output shape:
         (batch, height, width, len(concat) * channels).
     """
-
-    arguments = ("edges", "concat", "channels", "reduction", "halve_first")
 
     def __init__(
         self,

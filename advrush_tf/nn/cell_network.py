@@ -48,7 +48,6 @@ def _stem_halvings(stem: Stem) -> int:
     return 3 if stem is Stem.IMAGENET else 0
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
 class AuxiliaryHead(Block):
     """A second classifier, on what the last reduction cell gives.
 
@@ -57,8 +56,6 @@ class AuxiliaryHead(Block):
         stem: which network's head. The ImageNet one pools with stride 2 instead of 3
             and has, as in the official code, no second batch normalisation.
     """
-
-    arguments = ("num_classes", "stem")
 
     def __init__(self, num_classes: int, stem: Stem | str, **kwargs: Any):
         super().__init__(**kwargs)

@@ -10,7 +10,6 @@ from advrush_tf.nn import kernels
 from advrush_tf.nn.blocks import Block, ConvBatchNorm, Preprocess
 from advrush_tf.nn.mixed_op import MixedEdges
 from advrush_tf.nn.recompute import recomputed
-from advrush_tf.version import PACKAGE
 
 
 def leaving_edges(state: int, num_nodes: int) -> list[int]:
@@ -19,7 +18,6 @@ def leaving_edges(state: int, num_nodes: int) -> list[int]:
     return [num_edges(node) + state for node in range(first_target, num_nodes)]
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
 class SearchCell(Block):
     """A cell in which every edge carries a mixture of all candidate operations.
 
@@ -38,8 +36,6 @@ class SearchCell(Block):
     Output shape:
         (batch, height, width, num_nodes * channels): the nodes, concatenated.
     """
-
-    arguments = ("channels", "num_nodes", "reduction", "halve_first", "primitives")
 
     def __init__(
         self,
@@ -95,7 +91,6 @@ class SearchCell(Block):
         return kernels.concat_channels(*states[2:])
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
 class Supernet(Block):
     """Stem, search cells and classifier, with the alphas as weights of their own.
 
@@ -118,16 +113,6 @@ class Supernet(Block):
 
     Source: Liu et al., DARTS, arXiv 1806.09055.
     """
-
-    arguments = (
-        "num_classes",
-        "init_channels",
-        "num_cells",
-        "num_nodes",
-        "stem_multiplier",
-        "primitives",
-        "recompute_cells",
-    )
 
     def __init__(
         self,

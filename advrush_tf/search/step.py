@@ -9,7 +9,6 @@ import tensorflow as tf
 from advrush_tf import replication
 from advrush_tf.nn.checks import as_labels
 from advrush_tf.search.penalty import curvature_penalty
-from advrush_tf.training.micro_batches import mean_over_pieces
 
 
 class SearchSteps:
@@ -129,3 +128,42 @@ def share_of_norm(part: Sequence[tf.Tensor], rest: Sequence[tf.Tensor]) -> tf.Te
     """Norm of `part` over the sum of both norms; 0 where both vanish."""
     first, second = tf.linalg.global_norm(part), tf.linalg.global_norm(rest)
     return tf.math.divide_no_nan(first, first + second)
+
+
+def mean_over_pieces(
+    function: Callable[..., Any],
+    batch: Sequence[tf.Tensor],
+    size: int | None,
+    dtypes: Any,
+) -> Any:
+    """The mean of a function over the equal pieces of a batch, one after the other.
+
+    For a function that is a mean over examples that do not interact, this is the value
+    for the whole batch with the memory of one piece.
+
+    Args:
+        function: maps pieces of the tensors in `batch` to nested tensors; traced once.
+        batch: tensors of equally many examples.
+        size: examples in a piece; None, or a size that is no smaller than the batch,
+            takes the whole batch at once.
+        dtypes: of the tensors that the function returns, nested in the same way.
+
+    Returns:
+        The means, nested as `dtypes`.
+
+    Raises:
+        ValueError: `size` does not divide the number of examples.
+    """
+    tensors = [tf.convert_to_tensor(x) for x in batch]
+    examples = tensors[0].shape[0]
+    if size is None or size >= examples:
+        return function(*batch)
+    if examples % size:
+        raise ValueError(f"pieces of {size} do not divide a batch of {examples}")
+    values = tf.map_fn(
+        lambda piece: function(*piece),
+        [tf.reshape(x, (examples // size, size, *x.shape[1:])) for x in tensors],
+        parallel_iterations=1,
+        fn_output_signature=dtypes,
+    )
+    return tf.nest.map_structure(lambda value: tf.reduce_mean(value, 0), values)
