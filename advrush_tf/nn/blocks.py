@@ -26,8 +26,8 @@ DILATED = {"dil_conv_3x3": 3, "dil_conv_5x5": 5}
 class Block(keras.layers.Layer):
     """Base of the blocks: variables stay in their own dtype, casts are explicit.
 
-    Only the networks here build blocks, and a saved network builds its own again, so
-    that blocks need no `get_config`.
+    Blocks have no `get_config`: only the networks here build them, and a loaded network
+    builds them again.
 
     Args:
         synchronized: whether, under a `tf.distribute` strategy, batch normalisation
@@ -41,7 +41,7 @@ class Block(keras.layers.Layer):
 
     @property
     def inherited(self) -> dict[str, Any]:
-        """What a block hands on to the blocks that it is made of."""
+        """Arguments that a block passes on to its inner blocks."""
         return {"dtype": self.dtype_policy, "synchronized": self.synchronized}
 
     def add_kernel(self, name: str, shape: tuple[int, ...], fan_in: int):
@@ -295,7 +295,7 @@ class RectangularBlock(Block):
 
 
 class Preprocess(Block):
-    """Brings a cell's input to the cell's channels and resolution.
+    """Adapts a cell's input to the channels and the resolution of the cell.
 
     ReLU, 1x1 convolution and batch normalisation; or, where the resolution must be
     halved, a factorized reduction, whose two halves are one grouped convolution.

@@ -29,7 +29,7 @@ class Operation(Block):
 
     Call arguments:
         x: (batch, height, width, channels), the state that the edge leaves.
-        rectified: its ReLU, shared by all edges that leave the state.
+        rectified: the state's ReLU, shared by all edges that leave it.
         training: batch normalisation mode.
     """
 
@@ -41,7 +41,7 @@ class Operation(Block):
 
     @property
     def identity(self) -> bool:
-        """Whether the operation passes its input on."""
+        """True if the operation returns its input."""
         return self.operation == "skip_connect" and self.stride == 1
 
     def build(self, input_shape):
@@ -85,7 +85,7 @@ class FixedCell(Block):
         concat: states that make up the output.
         channels: channels of each state.
         reduction: whether the edges from the two inputs have stride 2.
-        halve_first: whether the first input has twice the second one's resolution.
+        halve_first: whether the first input has twice the resolution of the second.
 
     Call arguments:
         first, second: outputs of the last cell but one and of the last cell.

@@ -1,4 +1,4 @@
-"""ResNet-18 in the CIFAR form: the hand-made baseline."""
+"""ResNet18: the baseline that no search found, in the CIFAR form."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

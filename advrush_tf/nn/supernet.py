@@ -13,7 +13,7 @@ from advrush_tf.nn.recompute import recomputed
 
 
 def leaving_edges(state: int, num_nodes: int) -> list[int]:
-    """Rows of the alphas that belong to the edges leaving `state`, by target node."""
+    """Returns the rows of the alphas of the edges that leave a state, by target."""
     first_target = max(0, state - 1)
     return [num_edges(node) + state for node in range(first_target, num_nodes)]
 
@@ -25,7 +25,7 @@ class SearchCell(Block):
         channels: channels of each state.
         num_nodes: number of intermediate nodes.
         reduction: whether the edges from the two inputs have stride 2.
-        halve_first: whether the first input has twice the second one's resolution.
+        halve_first: whether the first input has twice the resolution of the second.
         primitives: candidate operations.
 
     Call arguments:
@@ -92,7 +92,7 @@ class SearchCell(Block):
 
 
 class Supernet(Block):
-    """Stem, search cells and classifier, with the alphas as weights of their own.
+    """Stem, search cells and classifier; the alphas are weights too.
 
     Args:
         num_classes: number of classes.
@@ -101,8 +101,8 @@ class Supernet(Block):
         num_nodes: intermediate nodes of a cell.
         stem_multiplier: the stem has `stem_multiplier * init_channels` channels.
         primitives: candidate operations.
-        recompute_cells: whether the backward pass runs each cell again instead of
-            keeping what it computed.
+        recompute_cells: whether the backward pass computes each cell again instead of
+            keeping its activations.
 
     Call arguments:
         x: (batch, height, width, image channels), normalised images.
@@ -188,7 +188,7 @@ class Supernet(Block):
         """Logits under given mixing weights in place of the softmax of the alphas.
 
         Args:
-            x, training: As for a call.
+            x, training: as for a call.
             normal, reduce: (edges, len(primitives)), in the dtype of the alphas, for
                 the normal and for the reduction cells.
 

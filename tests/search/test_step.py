@@ -233,11 +233,13 @@ def test_penalty_share_is_the_ratio_of_the_gradients():
     model = tiny_compiled(gamma=0.5, warmup_epochs=0)
     calls = recording(model)
     logs = model.train_step(random_pair())
-    (_, _, plain), (_, bent) = (
+    (_, _, plain), (_, penalty) = (
         calls["alpha_gradients"][0],
         calls["penalty_gradients"][0],
     )
-    norms = [np.sqrt(sum(np.sum(np.square(g)) for g in part)) for part in (bent, plain)]
+    norms = [
+        np.sqrt(sum(np.sum(np.square(g)) for g in part)) for part in (penalty, plain)
+    ]
     np.testing.assert_allclose(logs["penalty_share"], norms[0] / sum(norms), rtol=1e-5)
 
 
