@@ -1,9 +1,9 @@
-"""What a step does differently where it is one of several replicas' step.
+"""Cross-replica helpers for training steps.
 
-A strategy cuts every batch into equal, consecutive pieces, one for each replica. What
-is here makes the replicas compute together what one would compute from the whole
-batch; without a strategy all of it does nothing. To be called in a replica's context:
-in what `tf.distribute.Strategy.run` runs, outside of loops and conditions.
+A strategy splits every batch into equal, consecutive pieces, one a replica. With these
+helpers the replicas together compute the numbers of the whole batch; without a strategy
+they change nothing. Call them in a replica's context: in the function that
+`tf.distribute.Strategy.run` runs, outside of loops and conditions.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ import tensorflow as tf
 
 
 def num_replicas() -> int:
-    """How many replicas run this step together, 1 without a strategy."""
+    """Returns the number of replicas that run this step together."""
     context = tf.distribute.get_replica_context()
     return context.num_replicas_in_sync if context else 1
 
@@ -34,7 +34,9 @@ def all_reduce_sum(values: Any) -> Any:
 
 
 def mean_contribution(values: tf.Tensor) -> tf.Tensor:
-    """This replica's share in the mean over the whole batch: its `total` is the mean.
+    """This replica's share in the mean over the whole batch.
+
+    Its `all_reduce_sum` is the mean.
 
     Args:
         values: (batch,), of this replica's examples.
@@ -45,7 +47,7 @@ def mean_contribution(values: tf.Tensor) -> tf.Tensor:
 
 
 def share_of_batch(examples: tf.Tensor, dtype: Any) -> tf.Tensor | float:
-    """The part of the whole batch that this replica's examples are, in [0, 1].
+    """This replica's fraction of the examples of the whole batch, in [0, 1].
 
     Args:
         examples: (batch, ...), of this replica.
@@ -62,7 +64,7 @@ def _count(examples: tf.Tensor, dtype: Any) -> tf.Tensor:
 
 
 def all_gather(values: tf.Tensor) -> tf.Tensor:
-    """(replicas, ...): the tensors of all replicas, in their order, on every replica.
+    """The tensors of all replicas, in their order: (replicas, ...).
 
     Differentiable.
     """
@@ -74,13 +76,13 @@ def all_gather(values: tf.Tensor) -> tf.Tensor:
 
 
 def local_rows(draw: Callable[[tf.Tensor], tf.Tensor], rows: tf.Tensor) -> tf.Tensor:
-    """This replica's rows of what is drawn for the whole batch.
+    """This replica's rows of a random draw for the whole batch.
 
-    Random numbers then do not depend on how many replicas there are.
+    So random numbers do not depend on the number of replicas.
 
     Args:
-        draw: makes (n, ...) from n, the same on every replica.
-        rows: how many examples this replica has.
+        draw: maps n to (n, ...), the same on every replica.
+        rows: number of examples of this replica.
     """
     if num_replicas() == 1:
         return draw(rows)

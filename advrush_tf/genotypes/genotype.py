@@ -50,7 +50,7 @@ class Genotype:
         normal_concat: States of the nodes that make up the cell's output.
         reduce: As `normal`, for the reduction cell.
         reduce_concat: As `normal_concat`, for the reduction cell.
-        provenance: What made the genotype (settings, seed, data set, epoch,
+        provenance: The origin of the genotype (settings, seed, data set, epoch,
             library version, alphas): a mapping that JSON can hold. It is copied on
             the way in and out, and does not count for equality.
 
@@ -117,7 +117,7 @@ class Genotype:
 
     @classmethod
     def from_json(cls, text: str) -> "Genotype":
-        """Reads what `to_json` wrote.
+        """Reads the JSON text of `to_json`.
 
         Args:
             text: A JSON object with "normal", "normal_concat", "reduce",
@@ -161,7 +161,7 @@ class Genotype:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Genotype":
-        """Reads a file that `save` wrote.
+        """Reads a file of `save`.
 
         Args:
             path: The JSON file.
@@ -188,7 +188,7 @@ class Genotype:
     ) -> "Genotype":
         """Derives the genotype from architecture parameters.
 
-        See `cells.strongest_edges` for the rule and for ties.
+        See `search_space.strongest_edges` for the rule and for ties.
 
         Args:
             alphas_normal: Architecture parameters before the softmax, shape

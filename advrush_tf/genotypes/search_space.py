@@ -144,9 +144,13 @@ def strongest_edges(
 ) -> tuple[Edge, ...]:
     """Keeps the strongest operation on the two strongest edges of each node.
 
-    An edge is as strong as its best operation other than `none`, after the
-    softmax over all operations (Liu et al. 2019, "DARTS", section 2.4). Equal
-    edges go to the earlier state, equal operations to the earlier primitive.
+    With p = softmax(alphas[edge]) over all operations, `none` included,
+
+        operation(edge) = argmax of p over all operations but `none`
+        strength(edge) = the p of that operation
+
+    and each node keeps the two strongest of its edges. Ties go to the earlier state and
+    to the earlier primitive.
 
     Args:
         kind: Name of the cell, for messages.
@@ -161,6 +165,8 @@ def strongest_edges(
     Raises:
         ValueError: If the shape fits no cell, a value is not finite, or the
             primitives are not valid.
+
+    Source: Liu et al., DARTS, arXiv 1806.09055, section 2.4 and equation 2.
     """
     names = check_primitives(primitives)
     weights = _softmax(_checked_alphas(kind, alphas, len(names)))

@@ -27,7 +27,7 @@ def update_running(variable: keras.Variable, batch_value: tf.Tensor) -> None:
 
 
 def inverse_deviation(variance: keras.Variable) -> tf.Tensor:
-    """What batch normalisation multiplies by in inference mode, (channels,).
+    """The factor of batch normalisation in inference mode, (channels,).
 
     Args:
         variance: (channels,), the running variance.
@@ -42,7 +42,7 @@ def batch_normalize(
     offset: tf.Tensor | None = None,
     synchronized: bool = False,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Normalises by the batch's own statistics, then scales and shifts.
+    """Normalises by the statistics of the batch, then scales and shifts.
 
     Args:
         x: (batch, height, width, channels).
@@ -51,8 +51,8 @@ def batch_normalize(
         synchronized: whether the statistics are those of the batches of all replicas.
 
     Returns:
-        The normalised tensor, the batch mean and the *unbiased* batch variance (what
-        PyTorch feeds to its running average).
+        The normalised tensor, the batch mean and the *unbiased* batch variance, which
+        PyTorch's running average takes.
     """
     if synchronized and replication.num_replicas() > 1:
         return _synchronized_batch_norm(x, scale, offset)
@@ -75,9 +75,9 @@ def _plain_batch_norm(x, scale, offset):
 
 
 def _synchronized_batch_norm(x, scale, offset):
-    """As `_plain_batch_norm`, of the batches of all replicas together.
+    """`_plain_batch_norm` over the batches of all replicas together.
 
-    Each replica's moments and count make one tensor, so that there is one exchange.
+    The moments and the count of a replica form one tensor: one exchange is enough.
     """
     dtype = x.dtype if x.dtype.size > 2 else tf.float32
     z = tf.cast(x, dtype)

@@ -13,7 +13,6 @@ import tensorflow as tf
 
 from advrush_tf.nn import kernels
 from advrush_tf.nn.batch_norm import batch_normalize, inverse_deviation, update_running
-from advrush_tf.version import PACKAGE
 
 # Operations by name: the function, or the side of the kernel.
 POOLINGS = {
@@ -27,15 +26,13 @@ DILATED = {"dil_conv_3x3": 3, "dil_conv_5x5": 5}
 class Block(keras.layers.Layer):
     """Base of the blocks: variables stay in their own dtype, casts are explicit.
 
-    A subclass names its constructor's arguments in `arguments` and keeps each in an
-    attribute of that name, for `get_config`.
+    Blocks have no `get_config`: only the networks here build them, and a loaded network
+    builds them again.
 
     Args:
         synchronized: whether, under a `tf.distribute` strategy, batch normalisation
             uses the statistics of all replicas' batches together.
     """
-
-    arguments: tuple[str, ...] = ()
 
     def __init__(self, synchronized: bool = True, **kwargs: Any):
         kwargs.setdefault("autocast", False)
@@ -44,7 +41,7 @@ class Block(keras.layers.Layer):
 
     @property
     def inherited(self) -> dict[str, Any]:
-        """What a block hands on to the blocks that it is made of."""
+        """Arguments that a block passes on to its inner blocks."""
         return {"dtype": self.dtype_policy, "synchronized": self.synchronized}
 
     def add_kernel(self, name: str, shape: tuple[int, ...], fan_in: int):
@@ -73,12 +70,7 @@ class Block(keras.layers.Layer):
             )
         )
 
-    def get_config(self):
-        values = {name: getattr(self, name) for name in self.arguments}
-        return {**super().get_config(), "synchronized": self.synchronized, **values}
 
-
-@keras.saving.register_keras_serializable(PACKAGE)
 class ConvBatchNorm(Block):
     """Convolution without bias, then batch normalisation.
 
@@ -97,8 +89,6 @@ class ConvBatchNorm(Block):
         training: True normalises by the batch's statistics and updates the running
             ones, False uses the running ones.
     """
-
-    arguments = ("filters", "kernel_size", "strides", "groups", "affine", "padded")
 
     def __init__(
         self,
@@ -163,8 +153,6 @@ class ConvBatchNorm(Block):
 class _Separable(Block):
     """The arguments of `SeparableBlock` and `SeparableConv`."""
 
-    arguments = ("channels", "kernel_size", "stride", "groups", "affine")
-
     def __init__(
         self,
         channels: int,
@@ -182,7 +170,6 @@ class _Separable(Block):
         self.affine = affine
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
 class SeparableBlock(_Separable):
     """Depthwise convolution, pointwise convolution, batch normalisation.
 
@@ -227,7 +214,6 @@ class SeparableBlock(_Separable):
         return self.pointwise(x, scale=scale, training=training)
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
 class SeparableConv(_Separable):
     """Two separable blocks with a ReLU between; the first takes the stride.
 
@@ -257,7 +243,6 @@ class SeparableConv(_Separable):
         return self.second(x, scale=scale, training=training)
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
 class RectangularBlock(Block):
     """A 1x7 convolution, a 7x1 convolution, batch normalisation.
 
@@ -271,8 +256,6 @@ class RectangularBlock(Block):
         x: (batch, height, width, groups * channels).
         scale, training: as in `ConvBatchNorm`.
     """
-
-    arguments = ("channels", "stride", "groups", "affine")
 
     def __init__(
         self,
@@ -311,9 +294,8 @@ class RectangularBlock(Block):
         return self.vertical(x, scale=scale, training=training)
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
 class Preprocess(Block):
-    """Brings a cell's input to the cell's channels and resolution.
+    """Adapts a cell's input to the channels and the resolution of the cell.
 
     ReLU, 1x1 convolution and batch normalisation; or, where the resolution must be
     halved, a factorized reduction, whose two halves are one grouped convolution.
@@ -323,8 +305,6 @@ class Preprocess(Block):
         halve: whether height and width are halved.
         affine: whether the normalisation has a trainable scale and offset.
     """
-
-    arguments = ("channels", "halve", "affine")
 
     def __init__(self, channels: int, halve: bool, affine: bool = False, **kwargs: Any):
         super().__init__(**kwargs)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from advrush_tf.genotypes.search_space import Edge
@@ -18,10 +17,8 @@ from advrush_tf.nn.blocks import (
     SeparableBlock,
     SeparableConv,
 )
-from advrush_tf.version import PACKAGE
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
 class Operation(Block):
     """The one operation on an edge of a fixed cell.
 
@@ -32,11 +29,9 @@ class Operation(Block):
 
     Call arguments:
         x: (batch, height, width, channels), the state that the edge leaves.
-        rectified: its ReLU, shared by all edges that leave the state.
+        rectified: the state's ReLU, shared by all edges that leave it.
         training: batch normalisation mode.
     """
-
-    arguments = ("operation", "channels", "stride")
 
     def __init__(self, operation: str, channels: int, stride: int, **kwargs: Any):
         super().__init__(**kwargs)
@@ -46,7 +41,7 @@ class Operation(Block):
 
     @property
     def identity(self) -> bool:
-        """Whether the operation passes its input on."""
+        """True if the operation returns its input."""
         return self.operation == "skip_connect" and self.stride == 1
 
     def build(self, input_shape):
@@ -82,7 +77,6 @@ class Operation(Block):
         return self.block(rectified, training=training)
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
 class FixedCell(Block):
     """A cell of a genotype: each node adds two operations.
 
@@ -91,7 +85,7 @@ class FixedCell(Block):
         concat: states that make up the output.
         channels: channels of each state.
         reduction: whether the edges from the two inputs have stride 2.
-        halve_first: whether the first input has twice the second one's resolution.
+        halve_first: whether the first input has twice the resolution of the second.
 
     Call arguments:
         first, second: outputs of the last cell but one and of the last cell.
@@ -101,8 +95,6 @@ class FixedCell(Block):
     Output shape:
         (batch, height, width, len(concat) * channels).
     """
-
-    arguments = ("edges", "concat", "channels", "reduction", "halve_first")
 
     def __init__(
         self,

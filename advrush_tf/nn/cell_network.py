@@ -1,4 +1,4 @@
-"""The network that is made of a genotype's cells: the CIFAR and the ImageNet form."""
+"""CellNetwork: the network of a genotype, in the CIFAR and the ImageNet form."""
 
 import enum
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ STEM_MULTIPLIER = 3  # Width of the CIFAR stem, in `init_channels`.
 
 
 class Stem(enum.StrEnum):
-    """How a network begins.
+    """The first layers of a network.
 
     CIFAR keeps the images' resolution, IMAGENET halves it three times.
     """
@@ -37,7 +37,7 @@ _AUXILIARY_STRIDES = {Stem.CIFAR: 3, Stem.IMAGENET: 2}
 def has_room_for_auxiliary(
     image_shape: Sequence[int], num_cells: int, stem: Stem
 ) -> bool:
-    """Whether the last reduction cell leaves enough pixels for an auxiliary head."""
+    """Returns whether an auxiliary head fits behind the last reduction cell."""
     side = min(image_shape[:2])
     for _ in range(_stem_halvings(stem) + len(reduction_cells(num_cells))):
         side = -(-side // 2)
@@ -48,17 +48,14 @@ def _stem_halvings(stem: Stem) -> int:
     return 3 if stem is Stem.IMAGENET else 0
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
 class AuxiliaryHead(Block):
-    """A second classifier, on what the last reduction cell gives.
+    """A second classifier, on the output of the last reduction cell.
 
     Args:
         num_classes: number of classes.
-        stem: which network's head. The ImageNet one pools with stride 2 instead of 3
-            and has, as in the official code, no second batch normalisation.
+        stem: of the network. The head of the ImageNet form pools with stride 2 instead
+            of 3 and has, as in the official code, no second batch normalisation.
     """
-
-    arguments = ("num_classes", "stem")
 
     def __init__(self, num_classes: int, stem: Stem | str, **kwargs: Any):
         super().__init__(**kwargs)
@@ -100,7 +97,7 @@ class AuxiliaryHead(Block):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class CellNetwork(ImageClassifier):
-    """The network that is made of a genotype's cells.
+    """A classifier built from the cells of a genotype.
 
     Args:
         genotype: a `Genotype`, a name or path that `get_genotype` takes, or a mapping
@@ -115,11 +112,11 @@ class CellNetwork(ImageClassifier):
             example in training; see `schedule_drop_path`.
         mean, std, provenance: see `ImageClassifier`; call arguments and output too.
         seed: of the dropped paths.
-        recompute_cells: whether the backward pass runs each cell again instead of
-            keeping what it computed: less memory, more time.
+        recompute_cells: whether the backward pass computes each cell again instead of
+            keeping its activations: less memory, more time.
 
     Raises:
-        ValueError: a number is out of range or the images are too small.
+        ValueError: a number is out of range, or the images are too small.
 
     Source: Liu et al., DARTS, arXiv 1806.09055, section 3.2 and appendix A.
     """
@@ -253,7 +250,7 @@ class CellNetwork(ImageClassifier):
         return logits, tf.cast(auxiliary, self.variable_dtype)
 
     def _features(self, x, training):
-        """Logits, and what the auxiliary head reads."""
+        """Logits, and the input of the auxiliary head."""
         first, second = self._stem(self.prepare(x), training)
         drop = self._drop if training and self._config["drop_path"] > 0 else None
         features = second

@@ -1,4 +1,4 @@
-"""What the models ask of their input: image size, normalisation, batches of pairs."""
+"""Checks of models and their input: sizes, normalisation, precision, pairs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +22,7 @@ def check_architecture(
     stem_halvings: int = 0,
     **positive: int,
 ) -> None:
-    """Raises ValueError where a network of these numbers cannot exist.
+    """Raises ValueError if a network of these numbers is impossible.
 
     Args:
         num_classes: at least 2.
@@ -41,7 +41,7 @@ def check_architecture(
 def check_image_classifier(
     num_classes: int, image_shape: Sequence[int], smallest: int, **positive: int
 ) -> None:
-    """Raises ValueError where a network of these numbers cannot exist.
+    """Raises ValueError if a network of these numbers is impossible.
 
     Args:
         num_classes: at least 2.
@@ -80,7 +80,7 @@ def check_normalisation(mean: Any, std: Any, channels: int) -> None:
 def normalise(
     x: tf.Tensor, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> tf.Tensor:
-    """Normalises images per channel; None leaves them as they are."""
+    """Normalises images per channel; None returns them unchanged."""
     if mean is None or std is None:
         return x
     return (x - tf.constant(mean, x.dtype)) / tf.constant(std, x.dtype)
@@ -100,10 +100,10 @@ def check_precision(compute_dtype: str) -> None:
 
 
 def check_images(x: Any) -> None:
-    """Raises ValueError where images are not floats in [0, 1].
+    """Raises ValueError if images are not floats in [0, 1].
 
     Args:
-        x: what `fit` or a step was given; only an array's range is looked at.
+        x: the input of `fit` or of a step; only the range of arrays is checked.
     """
     dtype = getattr(x, "dtype", None)
     if dtype is not None and not tf.as_dtype(dtype).is_floating:
@@ -129,10 +129,10 @@ def as_labels(y: Any) -> tf.Tensor:
 
 
 def check_pairs_for_fit(x: Any, y: Any, steps_per_epoch: int | None) -> None:
-    """Raises ValueError where `fit` was not given an epoch of bilevel pairs.
+    """Raises ValueError unless the input of `fit` is an epoch of bilevel pairs.
 
     Args:
-        x, y: what `fit` was given.
+        x, y: the arguments of `fit`.
         steps_per_epoch: needed for a dataset without an end.
     """
     if y is not None or not _could_be_pairs(x):

@@ -1,6 +1,5 @@
-"""What every network that is fitted has in common: its input, its seed, its origin."""
+"""ImageClassifier: the base of the networks that are fitted."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from advrush_tf.nn.checks import check_normalisation, normalise
 class ImageClassifier(keras.Model):
     """Base of the networks: images in [0, 1] to logits.
 
-    A subclass adds its own constructor's arguments to `_config` and begins its `call`
+    A subclass adds the arguments of its constructor to `_config` and begins its `call`
     with `prepare`.
 
     Args:
@@ -22,8 +21,8 @@ class ImageClassifier(keras.Model):
         image_shape: (height, width, channels).
         mean, std: per channel, in [0, 1]; the images are normalised by them inside the
             network. None does not normalise.
-        provenance: what made the weights (settings, epoch, accuracies): a mapping that
-            JSON can hold. It is saved with the network and may be replaced.
+        provenance: the origin of the weights (settings, epoch, accuracies), a mapping
+            that JSON can hold. It is saved with the network and may be replaced.
         synchronized: see `Block`.
 
     Call arguments:
@@ -62,11 +61,8 @@ class ImageClassifier(keras.Model):
 
     @property
     def inherited(self) -> dict[str, Any]:
-        """What the network hands on to the blocks that it is made of."""
-        return {
-            "dtype": self.dtype_policy,
-            "synchronized": self.synchronized,
-        }
+        """Arguments that the network passes on to its blocks."""
+        return {"dtype": self.dtype_policy, "synchronized": self.synchronized}
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -80,13 +76,14 @@ class ImageClassifier(keras.Model):
 
     @property
     def synchronized(self) -> bool:
-        """Whether batch normalisation's statistics are those of all replicas."""
+        """True if batch normalisation uses the statistics of all replicas."""
         return self._config["synchronized"]
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """A copy of what made the weights."""
-        return copy.deepcopy(self._provenance)
+        """A copy of the origin of the weights, as JSON types."""
+        # Not deepcopy: Keras wraps what a model keeps.
+        return json_copy(self._provenance)
 
     @provenance.setter
     def provenance(self, value: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ _ONE = [1, 1, 1, 1]
 
 @functools.cache
 def has_grouped_convolution(dtype: str) -> bool:
-    """Whether this machine differentiates grouped convolutions of `dtype`.
+    """Returns whether this machine differentiates grouped convolutions of `dtype`.
 
     CPUs do so only through oneDNN, and never in float64; asking the machine is more
     reliable than knowing every build.

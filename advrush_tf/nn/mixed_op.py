@@ -7,7 +7,6 @@ channel group an edge. The result equals the mixture computed edge by edge.
 
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from advrush_tf.nn import kernels
@@ -23,14 +22,12 @@ from advrush_tf.nn.blocks import (
     SeparableConv,
 )
 from advrush_tf.nn.constants import block_identity, constant
-from advrush_tf.version import PACKAGE
 
 # Name of the products that weigh candidates, in graphs.
 MIXING = "mix_candidates"
 _SKIP = "skip_connect"
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
 class MixedEdges(Block):
     """Mixes all candidate operations on each of the edges that leave one state.
 
@@ -51,8 +48,6 @@ class MixedEdges(Block):
 
     Source: Liu et al., DARTS, arXiv 1806.09055, equation 2.
     """
-
-    arguments = ("channels", "num_edges", "stride", "primitives")
 
     def __init__(
         self,

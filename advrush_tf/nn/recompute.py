@@ -1,7 +1,7 @@
-"""Recomputation: a layer that keeps its inputs alone for the backward pass.
+"""Recomputation: a layer that keeps only its inputs for the backward pass.
 
-There the layer runs again, which saves memory for time. A gradient is itself a function
-that is recomputed, so that gradients of gradients save memory in the same way.
+The backward pass runs the layer again: less memory, more time. The gradient is itself a
+recomputed function, so that gradients of gradients save memory in the same way.
 
 Source: Chen et al., Training Deep Nets with Sublinear Memory Cost, arXiv 1604.06174.
 """
@@ -17,7 +17,7 @@ from tensorflow.python.eager import record
 def recomputed(
     layer: keras.layers.Layer, others: Sequence[keras.Variable] = ()
 ) -> Callable[..., tf.Tensor]:
-    """The call of a layer, of which only the inputs are kept for the backward pass.
+    """Returns the call of a layer that keeps only its inputs for the backward pass.
 
     Numbers and gradients of any order are the layer's. The second run reads the values
     that the variables had in the first one and leaves no trace in them: running

@@ -1,4 +1,4 @@
-"""ResNet-18 in the CIFAR form: the hand-made baseline."""
+"""ResNet18: the baseline that no search found, in the CIFAR form."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +16,6 @@ _BLOCKS_PER_STAGE = 2
 _STRIDES = (1, 2, 2, 2)
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
 class ResidualBlock(Block):
     """Two 3x3 convolutions beside a shortcut, then a ReLU.
 
@@ -30,8 +29,6 @@ class ResidualBlock(Block):
 
     Source: He et al., arXiv 1512.03385, figure 2.
     """
-
-    arguments = ("channels", "stride")
 
     def __init__(self, channels: int, stride: int, **kwargs: Any):
         super().__init__(**kwargs)

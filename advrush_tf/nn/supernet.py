@@ -10,16 +10,14 @@ from advrush_tf.nn import kernels
 from advrush_tf.nn.blocks import Block, ConvBatchNorm, Preprocess
 from advrush_tf.nn.mixed_op import MixedEdges
 from advrush_tf.nn.recompute import recomputed
-from advrush_tf.version import PACKAGE
 
 
 def leaving_edges(state: int, num_nodes: int) -> list[int]:
-    """Rows of the alphas that belong to the edges leaving `state`, by target node."""
+    """Returns the rows of the alphas of the edges that leave a state, by target."""
     first_target = max(0, state - 1)
     return [num_edges(node) + state for node in range(first_target, num_nodes)]
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
 class SearchCell(Block):
     """A cell in which every edge carries a mixture of all candidate operations.
 
@@ -27,7 +25,7 @@ class SearchCell(Block):
         channels: channels of each state.
         num_nodes: number of intermediate nodes.
         reduction: whether the edges from the two inputs have stride 2.
-        halve_first: whether the first input has twice the second one's resolution.
+        halve_first: whether the first input has twice the resolution of the second.
         primitives: candidate operations.
 
     Call arguments:
@@ -38,8 +36,6 @@ class SearchCell(Block):
     Output shape:
         (batch, height, width, num_nodes * channels): the nodes, concatenated.
     """
-
-    arguments = ("channels", "num_nodes", "reduction", "halve_first", "primitives")
 
     def __init__(
         self,
@@ -95,9 +91,8 @@ class SearchCell(Block):
         return kernels.concat_channels(*states[2:])
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
 class Supernet(Block):
-    """Stem, search cells and classifier, with the alphas as weights of their own.
+    """Stem, search cells and classifier; the alphas are weights too.
 
     Args:
         num_classes: number of classes.
@@ -106,8 +101,8 @@ class Supernet(Block):
         num_nodes: intermediate nodes of a cell.
         stem_multiplier: the stem has `stem_multiplier * init_channels` channels.
         primitives: candidate operations.
-        recompute_cells: whether the backward pass runs each cell again instead of
-            keeping what it computed.
+        recompute_cells: whether the backward pass computes each cell again instead of
+            keeping its activations.
 
     Call arguments:
         x: (batch, height, width, image channels), normalised images.
@@ -118,16 +113,6 @@ class Supernet(Block):
 
     Source: Liu et al., DARTS, arXiv 1806.09055.
     """
-
-    arguments = (
-        "num_classes",
-        "init_channels",
-        "num_cells",
-        "num_nodes",
-        "stem_multiplier",
-        "primitives",
-        "recompute_cells",
-    )
 
     def __init__(
         self,
@@ -203,7 +188,7 @@ class Supernet(Block):
         """Logits under given mixing weights in place of the softmax of the alphas.
 
         Args:
-            x, training: As for a call.
+            x, training: as for a call.
             normal, reduce: (edges, len(primitives)), in the dtype of the alphas, for
                 the normal and for the reduction cells.
 

@@ -1,4 +1,4 @@
-"""How a search went, read from the genotypes that it left after each epoch."""
+"""SearchHistory: a search epoch by epoch, read from the genotypes in its folder."""
 
 import dataclasses
 import operator
@@ -20,15 +20,15 @@ _FOLDER = "genotypes"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SearchHistory:
-    """A search's course, epoch by epoch.
+    """The genotypes, weights and metrics of a search after each epoch.
 
     Attributes:
         epochs: (epochs,), rising, from 1.
-        genotypes: what the alphas of each epoch's end stand for.
+        genotypes: derived from the alphas at the end of each epoch.
         weights: for "normal" and "reduce", the weights of the operations (the softmax
             of the alphas) at each epoch's end, in [0, 1], (epochs, edges, operations);
             edges ordered by node and then by state.
-        metrics: name -> (epochs,); NaN where an epoch does not tell.
+        metrics: name -> (epochs,); NaN for epochs without the metric.
         settings: of the search.
     """
 
@@ -45,7 +45,7 @@ class SearchHistory:
 
     @cached_property
     def entropy(self) -> dict[str, np.ndarray]:
-        """For each cell (epochs,): mean entropy of an edge's weights, in nats."""
+        """Mean entropy of an edge's weights, in nats: cell -> (epochs,)."""
         entropies = {}
         for kind, weights in self.weights.items():
             # Of a weight that has vanished, w log w is 0.
@@ -54,24 +54,24 @@ class SearchHistory:
         return entropies
 
     def kept(self, kind: str) -> list[dict[tuple[int, int], str]]:
-        """For each epoch, the kept edges of a cell, (node, state) -> operation.
+        """The kept edges of a cell in each epoch: (node, state) -> operation.
 
-        Nodes and states are both counted with the cell's inputs as 0 and 1.
+        Nodes and states are numbered together; the cell's inputs are 0 and 1.
         """
         return [
             {
-                (2 + place // 2, state): operation
-                for place, (operation, state) in enumerate(getattr(genotype, kind))
+                (2 + index // 2, state): operation
+                for index, (operation, state) in enumerate(getattr(genotype, kind))
             }
             for genotype in self.genotypes
         ]
 
     def changes(self, kind: str) -> tuple[np.ndarray, np.ndarray]:
-        """What differs from the genotype of the epoch before; in the first, nothing.
+        """Counts the changes of a cell since the epoch before; 0 in the first.
 
         Returns:
-            For each epoch (epochs,) the number of a cell's edges that were not kept
-            before, and the number of those that were, with another operation.
+            Twice (epochs,): the number of edges that were not kept before, and of edges
+            that were kept with another operation.
         """
         pairs = list(pairwise(self.kept(kind)))
         edges = [len(after.keys() - before.keys()) for before, after in pairs]
@@ -82,7 +82,7 @@ class SearchHistory:
         return np.array([0, *edges]), np.array([0, *operations])
 
     def counts(self, kind: str) -> dict[str, np.ndarray]:
-        """How many of a cell's kept edges have each operation: name -> (epochs,)."""
+        """Counts the kept edges of a cell by operation: name -> (epochs,)."""
         rows = [genotype.operation_counts()[kind] for genotype in self.genotypes]
         return {
             name: np.array([row.get(name, 0) for row in rows])
@@ -92,12 +92,12 @@ class SearchHistory:
 
 
 def is_search(workdir: Path) -> bool:
-    """Whether a folder is one of a search that has finished an epoch."""
+    """Returns whether a folder holds a search with a finished epoch."""
     return bool(_paths(workdir))
 
 
 def read_history(workdir: Path) -> SearchHistory:
-    """Reads how a search went.
+    """Reads the history of a search.
 
     Args:
         workdir: the search's folder.
@@ -133,7 +133,7 @@ def _paths(workdir: Path) -> list[Path]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Epoch:
-    """What one file tells."""
+    """The content of one file."""
 
     number: int
     genotype: Genotype
@@ -163,7 +163,7 @@ def _read_epoch(path: Path) -> _Epoch:
 
 
 def _weights(provenance: Mapping[str, Any], kind: str) -> np.ndarray:
-    """The softmax of a cell's alphas; raises ValueError if its shape is wrong."""
+    """Returns the softmax of a cell's alphas; ValueError for a wrong shape."""
     settings = provenance["settings"]
     alphas = np.array(provenance[f"alphas_{kind}"], np.float64)
     shape = num_edges(settings["num_nodes"]), len(settings["primitives"])

@@ -33,11 +33,11 @@ _METRICS = (
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class AdvRushSearchModel(ReplicatedModel):
-    """A supernet that `fit` searches: its weights and its alphas are trained in turn.
+    """A supernet whose weights and alphas `fit` trains in turn.
 
     Args:
         num_classes: number of classes, at least 2.
-        image_shape: (height, width, channels); each of the reductions halves it.
+        image_shape: (height, width, channels); each reduction cell halves the sides.
         init_channels: channels of the first cell.
         num_cells: number of cells.
         num_nodes: intermediate nodes of a cell.
@@ -46,8 +46,8 @@ class AdvRushSearchModel(ReplicatedModel):
         mean, std: per channel, in [0, 1]; the images are normalised by them inside the
             model. None does not normalise.
         synchronized: see `Block`.
-        recompute_cells: whether the backward pass runs each cell again instead of
-            keeping what it computed: less memory, more time.
+        recompute_cells: whether the backward pass computes each cell again instead of
+            keeping its activations: less memory, more time.
 
     Call arguments:
         x: (batch, height, width, channels), float in [0, 1].
@@ -60,7 +60,7 @@ class AdvRushSearchModel(ReplicatedModel):
         ValueError: a number is out of range, the images are too small, or the dtype
             policy computes in float16.
 
-    Source: Mok et al., AdvRush, ICCV 2021.
+    Source: Mok et al., AdvRush, ICCV 2021, algorithm 1.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class AdvRushSearchModel(ReplicatedModel):
         return self.logits_of(self.normalised(x), training)
 
     def normalised(self, x):
-        """The images as the supernet reads them, in the dtype of the weights.
+        """Normalises images for the supernet, in the dtype of the weights.
 
         Args:
             x: (batch, height, width, channels), in [0, 1].
@@ -157,7 +157,7 @@ class AdvRushSearchModel(ReplicatedModel):
         """Logits under given mixing weights in place of the softmax of the alphas.
 
         Args:
-            x, training: As for a call.
+            x, training: as for a call.
             normal, reduce: (edges, operations), in the dtype of the alphas.
 
         Returns:
@@ -194,7 +194,7 @@ class AdvRushSearchModel(ReplicatedModel):
         return [v for v in self.trainable_variables if id(v) not in alphas]
 
     def genotype(self, provenance: Mapping[str, Any] | None = None) -> Genotype:
-        """The architecture that the alphas describe now."""
+        """Derives the genotype of the current alphas."""
         normal, reduce = (np.asarray(alphas) for alphas in self.alphas)
         primitives = self._config["primitives"]
         return Genotype.from_alphas(normal, reduce, primitives, provenance)
@@ -219,8 +219,8 @@ class AdvRushSearchModel(ReplicatedModel):
     ) -> None:
         """Sets the optimizers and the penalty; the defaults are the official recipe.
 
-        Only the recipe's cosine of the learning rate has no default, because it depends
-        on the number of steps: see `EpochCosine`.
+        The recipe's cosine of the learning rate alone has no default: it depends on the
+        number of steps, see `EpochCosine`.
 
         Args:
             optimizer: of the weights; by default `MomentumSGD()`.
@@ -230,8 +230,8 @@ class AdvRushSearchModel(ReplicatedModel):
             h: length of the penalty's probe, in normalised input units.
             warmup_epochs: epochs without the penalty.
             squared: penalise the squared norm (CURE) instead of the norm.
-            penalty_batch: images of which a replica computes the penalty at a time, a
-                divisor of its part of the batch, for less memory; None takes all.
+            penalty_batch: images of the penalty at a time on a replica, a divisor of
+                its part of the batch, for less memory; None takes all at once.
             run_eagerly: whether to run without compiling to graphs.
             jit_compile: whether to compile with XLA (all but the penalty, for whose
                 max poolings XLA has no second derivative).
@@ -269,10 +269,10 @@ class AdvRushSearchModel(ReplicatedModel):
         self._compile_steps()
 
     def _compile_steps(self) -> None:
-        """Compiles each part of a step by itself.
+        """Compiles each part of a step separately.
 
-        The penalty's graph is by far the largest: apart from the others it is traced
-        only when the warm-up ends, and nothing else is traced again then.
+        The graph of the penalty is by far the largest. As a separate function it is
+        traced when the warm-up ends, and nothing else is traced again then.
         """
         parts = SearchSteps(self, self._penalty)
         steps = {
@@ -290,7 +290,7 @@ class AdvRushSearchModel(ReplicatedModel):
 
     @property
     def checkpoint_groups(self) -> dict[str, list[keras.Variable]]:
-        """All variables that a search needs to go on exactly, by owner."""
+        """The variables that a resumed search needs, by owner."""
         return {
             "model": self.supernet.weights,
             "optimizer": self.optimizer.variables,
@@ -339,7 +339,7 @@ class AdvRushSearchModel(ReplicatedModel):
 
     @property
     def penalised(self) -> bool:
-        """Whether the current epoch's alpha steps include the penalty."""
+        """True if the alpha steps of the current epoch include the penalty."""
         warm = self.epoch >= self._penalty["warmup_epochs"]
         return warm and self.gamma > 0
 
@@ -360,9 +360,10 @@ class AdvRushSearchModel(ReplicatedModel):
         # Tensors in the warm-up too, or tracking them would be traced again after it.
         penalty = share = constant(0.0, self.variable_dtype)
         if self.penalised:
-            penalty, bent = self.steps["penalty_gradients"](x_a, y_a)
-            share = share_of_norm(bent, gradients)
-            gradients = [a + b for a, b in zip(gradients, bent, strict=True)]
+            penalty, penalty_gradients = self.steps["penalty_gradients"](x_a, y_a)
+            share = share_of_norm(penalty_gradients, gradients)
+            both = zip(gradients, penalty_gradients, strict=True)
+            gradients = [a + b for a, b in both]
         # Before the update: a poisoned alpha would spoil everything after it.
         self._check_finite(alpha_loss=alpha_loss)
         norm = tf.linalg.global_norm(gradients)
@@ -416,7 +417,7 @@ class AdvRushSearchModel(ReplicatedModel):
 
 
 class _EpochNumber(keras.callbacks.Callback):
-    """Tells the model which epoch it is in, for the warm-up."""
+    """Sets the epoch of the model, for the warm-up."""
 
     def on_epoch_begin(self, epoch, logs=None):
         self.model.epoch = epoch

@@ -1,7 +1,20 @@
-"""The AdvRush penalty: curvature of the loss as a function of the input.
+"""The AdvRush penalty: the curvature of the loss as a function of the input.
 
-Source: Mok et al., AdvRush, ICCV 2021, equations 4 to 6; the probe is CURE's
-(Moosavi-Dezfooli et al., arXiv 1811.09716).
+With the cross-entropy L of one example and its gradient g(x) = dL/dx in the image,
+
+    z = h * sign(g(x)) / ||sign(g(x))||       the probe, of length h
+    r = ||g(x + z) - g(x)||                   the penalty of the example
+
+all norms L2. To first order r = ||H z||, with the Hessian H of L in the image: a flat
+loss has small r. An alpha step descends
+
+    mean(L) + gamma * lambda * mean(r)
+
+in the alphas; z counts as constant. Images are in the units of the network's normalised
+input, and batch normalisation is in inference mode, so that examples do not interact.
+
+Source: Mok et al., AdvRush, ICCV 2021, equations 4 to 6; z and the squared form r^2 are
+CURE's (Moosavi-Dezfooli et al., arXiv 1811.09716, section 4).
 """
 
 import enum
@@ -26,7 +39,7 @@ def input_gradient(
     x: tf.Tensor,
     y: tf.Tensor,
 ) -> tf.Tensor:
-    """Gradient of each example's cross-entropy in its own image.
+    """Gradient of each example's cross-entropy in the example's image.
 
     The sum of the losses is differentiated, never the mean, so that no value depends
     on how a data set is cut into batches.
@@ -70,7 +83,7 @@ def curvature_penalty(
     h: float = 1.5,
     squared: bool = False,
 ) -> tf.Tensor:
-    """How much each example's input gradient changes along its own sign direction.
+    """The norm of the change of each example's input gradient along its sign.
 
     Differentiable: called inside a `tf.GradientTape`, its gradient in the model's
     variables is exact (the probe's direction counts as constant).

@@ -1,4 +1,17 @@
-"""The parts of a search's alternating step, as each replica computes them."""
+"""The parts of a search's alternating step, as each replica computes them.
+
+One step of algorithm 1 takes a batch of each half of the training data:
+
+    1. alphas <- alphas - Adam(d/dalphas [L(batch_a) + gamma * lambda * mean(r)])
+    2. weights <- weights - SGD(d/dweights L(batch_w))
+
+L is the mean cross-entropy in training mode, r the penalty of `penalty`, which joins
+after the warm-up epochs. The second line uses the alphas of the first: first-order
+DARTS, in which no gradient passes through the update of the weights.
+
+Source: Mok et al., AdvRush, ICCV 2021, algorithm 1; Liu et al., DARTS, arXiv
+1806.09055, section 2.3.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,21 +22,18 @@ import tensorflow as tf
 from advrush_tf import replication
 from advrush_tf.nn.checks import as_labels
 from advrush_tf.search.penalty import curvature_penalty
-from advrush_tf.training.micro_batches import mean_over_pieces
 
 
 class SearchSteps:
     """Gradients and updates of a compiled search model.
 
-    A replica hands in its piece of a batch, images (batch, height, width, channels) in
-    [0, 1] and labels (batch,) or (batch, 1), and gets back the numbers of the whole
-    batch; gradients are a list of the alphas' or of the weights' shapes.
+    Each takes a replica's piece of a batch, images (batch, height, width, channels) in
+    [0, 1] and labels (batch,) or (batch, 1), and returns the numbers of the whole
+    batch; gradients are a list in the order of the alphas or of the weights.
 
     Args:
         model: the `AdvRushSearchModel`, with both optimizers.
         penalty: the settings of the penalty, named as in the model's `compile`.
-
-    Source: Mok et al., AdvRush, ICCV 2021, algorithm 1.
     """
 
     def __init__(self, model: keras.Model, penalty: Mapping[str, Any]):
@@ -95,7 +105,7 @@ class SearchSteps:
     def _gradients(
         self, loss_fn: Callable[[], Sequence], variables: Sequence[keras.Variable]
     ):
-        """What `loss_fn` returns, a loss first, and the loss' gradients."""
+        """The values of `loss_fn`, of which the first is a loss, and its gradients."""
         values = [variable.value for variable in variables]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
@@ -106,7 +116,7 @@ class SearchSteps:
         return loss, *others, gradients
 
     def _agree_on_statistics(self) -> None:
-        """Averages running statistics that each replica made of its own examples."""
+        """Averages per-replica running statistics."""
         supernet = self._model.supernet
         if not supernet.synchronized:
             replication.average(supernet.non_trainable_variables)
@@ -129,3 +139,42 @@ def share_of_norm(part: Sequence[tf.Tensor], rest: Sequence[tf.Tensor]) -> tf.Te
     """Norm of `part` over the sum of both norms; 0 where both vanish."""
     first, second = tf.linalg.global_norm(part), tf.linalg.global_norm(rest)
     return tf.math.divide_no_nan(first, first + second)
+
+
+def mean_over_pieces(
+    function: Callable[..., Any],
+    batch: Sequence[tf.Tensor],
+    size: int | None,
+    dtypes: Any,
+) -> Any:
+    """The mean of a function over the equal pieces of a batch, one after the other.
+
+    For a function that is a mean over examples that do not interact, this is the value
+    for the whole batch with the memory of one piece.
+
+    Args:
+        function: maps pieces of the tensors in `batch` to nested tensors; traced once.
+        batch: tensors of equally many examples.
+        size: examples in a piece; None, or a size that is no smaller than the batch,
+            takes the whole batch at once.
+        dtypes: of the tensors that the function returns, nested in the same way.
+
+    Returns:
+        The means, nested as `dtypes`.
+
+    Raises:
+        ValueError: `size` does not divide the number of examples.
+    """
+    tensors = [tf.convert_to_tensor(x) for x in batch]
+    examples = tensors[0].shape[0]
+    if size is None or size >= examples:
+        return function(*batch)
+    if examples % size:
+        raise ValueError(f"pieces of {size} do not divide a batch of {examples}")
+    values = tf.map_fn(
+        lambda piece: function(*piece),
+        [tf.reshape(x, (examples // size, size, *x.shape[1:])) for x in tensors],
+        parallel_iterations=1,
+        fn_output_signature=dtypes,
+    )
+    return tf.nest.map_structure(lambda value: tf.reduce_mean(value, 0), values)

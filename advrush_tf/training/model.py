@@ -22,9 +22,9 @@ class ReplicatedModel(keras.Model):
     def compile_with(
         self, optimizer: Any, run_eagerly: bool = False, jit_compile: bool = False
     ) -> None:
-        """Sets the optimizer, and whether steps become graphs and those XLA's.
+        """Sets the optimizer and how steps are compiled.
 
-        For the `compile` of subclasses, which have arguments of their own.
+        For the `compile` of subclasses, which take further arguments.
 
         Raises:
             ValueError: there are several replicas and XLA, which cannot add up over
@@ -44,16 +44,18 @@ class ReplicatedModel(keras.Model):
         )
 
     def as_graph(self, function: Callable, jit_compile: bool = False) -> Callable:
-        """The function as a graph, unless the model is to run eagerly."""
+        """Compiles a function to a graph, unless the model runs eagerly."""
         if self.run_eagerly:
             return function
         return tf.function(function, autograph=False, jit_compile=jit_compile)
 
     def on_replicas(self, step: Callable) -> Callable:
-        """Runs a step on every replica; gives what it returns on the first one.
+        """Returns a function that runs a step on all replicas.
+
+        Its value is that of the first replica.
 
         Args:
-            step: what a replica does with its pieces of the batches.
+            step: takes a replica's pieces of the batches.
         """
         strategy = self.distribute_strategy
 
@@ -66,7 +68,9 @@ class ReplicatedModel(keras.Model):
         return run
 
     def measured(self, step: Callable) -> Callable:
-        """Runs a step on every replica; gives its metrics, of all their examples.
+        """Returns a function that runs a step on all replicas, for its metrics.
+
+        The metrics count the examples of all replicas.
 
         Args:
             step: updates metrics and returns a dictionary with their names.
@@ -94,4 +98,4 @@ class ReplicatedModel(keras.Model):
         return lambda iterator: measure(next(iterator))
 
     def _maybe_symbolic_build(self, *arguments, **keywords):
-        """Nothing: these models are built, and Keras' attempt fails with workers."""
+        """Does nothing: the models are built, and Keras' attempt fails with workers."""

@@ -19,9 +19,9 @@ from advrush_tf.version import PACKAGE
 class _Optimizer(keras.optimizers.Optimizer):
     """Base of the optimizers: right under a `tf.distribute` strategy.
 
-    As with Keras' own, `apply` takes each replica's share of the gradient. The shares
-    are added up once and first of all, so that a clipped norm is the whole gradient's;
-    then every replica makes the same update of its own copies.
+    As in Keras, `apply` takes each replica's share of the gradient. The shares are
+    added up first, so that clipping sees the norm of the whole gradient; then every
+    replica updates its copies in the same way.
     """
 
     def apply(self, grads, trainable_variables=None):
@@ -158,12 +158,14 @@ class L2Adam(_Optimizer, keras.optimizers.Adam):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class EpochCosine(keras.optimizers.schedules.LearningRateSchedule):
-    """Cosine from `initial` to `minimum`, constant within an epoch.
+    """Cosine decay from `initial` to `minimum`, constant within an epoch.
+
+    In epoch t of T the rate is minimum + (initial - minimum) * (1 + cos(pi t / T)) / 2.
 
     Args:
         initial: learning rate of epoch 0.
-        minimum: what the rate would reach after the last epoch.
-        epochs: length of the run.
+        minimum: the rate after the last epoch, which no step uses.
+        epochs: length of the run, T.
         steps_per_epoch: optimizer steps in an epoch.
 
     Source: PyTorch's `CosineAnnealingLR`, stepped once an epoch.

@@ -1,4 +1,3 @@
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -80,19 +79,6 @@ def test_numbers_of_parameters(case):
     assert _count(plain.non_trainable_variables) == other
     added = 2 * filters * NORMALISATIONS.get(case, 1)
     assert _count(affine.trainable_variables) == trainable + added
-
-
-def test_configuration_round_trip(case, x):
-    layer = _built(case, affine=True, name="block")
-    stored = keras.saving.serialize_keras_object(layer)
-    copy = keras.saving.deserialize_keras_object(stored)
-    assert type(copy) is type(layer)
-    assert copy.get_config() == layer.get_config()
-    assert copy.compute_dtype == "float64"
-    assert copy.built
-    _randomize(layer)
-    copy.set_weights(layer.get_weights())
-    np.testing.assert_array_equal(copy(x), layer(x))
 
 
 def _by_hand(x, kernel, strides, groups):

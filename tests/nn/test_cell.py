@@ -1,6 +1,5 @@
 """Operations and cells against NumPy, written edge by edge from their definitions."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -244,14 +243,3 @@ def test_edges_that_leave_a_state_share_its_relu():
     relus = [op for op in graph.graph.get_operations() if op.type == "Relu"]
     # Two inputs that are preprocessed, and the two states that are read.
     assert len(relus) == 4
-
-
-@pytest.mark.parametrize("case", CELLS)
-def test_a_cell_comes_back_from_its_configuration(case):
-    cell, inputs = _make_cell(*CELLS[case])
-    stored = keras.saving.serialize_keras_object(cell)
-    again = keras.saving.deserialize_keras_object(stored)
-    assert again.get_config() == cell.get_config()
-    again.set_weights(cell.get_weights())
-    inputs = [tf.constant(x) for x in inputs]
-    np.testing.assert_array_equal(again(*inputs), cell(*inputs))

@@ -1,4 +1,3 @@
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -215,26 +214,3 @@ def test_traced_penalty_equals_the_eager_one():
         if reference is not None:
             bound = 1e-9 * max(1e-3, np.abs(reference).max())
             np.testing.assert_allclose(gradient, reference, rtol=0, atol=bound)
-
-
-@pytest.mark.parametrize("kind", ["preprocess", "cell", "supernet"])
-def test_configuration_round_trip(kind):
-    shape = (None, None, None, 3)
-    if kind == "preprocess":
-        layer, shapes = Preprocess(4, True, True, dtype="float64"), [shape]
-    elif kind == "cell":
-        layer = SearchCell(2, 3, True, True, FEW, dtype="float64")
-        shapes = [shape, shape]
-    else:
-        layer, shapes = Supernet(7, 2, 3, 2, 4, FEW, dtype="float64"), [shape]
-    layer.build(*shapes)
-    stored = keras.saving.serialize_keras_object(layer)
-    copy = keras.saving.deserialize_keras_object(stored)
-    assert copy.get_config() == layer.get_config()
-    assert copy.compute_dtype == "float64"
-    ours, theirs = ([tuple(v.shape) for v in a.weights] for a in (layer, copy))
-    assert ours == theirs
-    _randomize(layer)
-    copy.set_weights(layer.get_weights())
-    if kind == "supernet":
-        np.testing.assert_array_equal(copy(_images(8)), layer(_images(8)))

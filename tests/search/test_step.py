@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from advrush_tf import AdvRushSearchModel
 from advrush_tf.official.weights import assign_supernet
+from advrush_tf.search.step import mean_over_pieces
 from advrush_tf.training.optimizers import L2Adam, MomentumSGD
 from support import golden
 from support.tiny_search import (
@@ -232,11 +233,13 @@ def test_penalty_share_is_the_ratio_of_the_gradients():
     model = tiny_compiled(gamma=0.5, warmup_epochs=0)
     calls = recording(model)
     logs = model.train_step(random_pair())
-    (_, _, plain), (_, bent) = (
+    (_, _, plain), (_, penalty) = (
         calls["alpha_gradients"][0],
         calls["penalty_gradients"][0],
     )
-    norms = [np.sqrt(sum(np.sum(np.square(g)) for g in part)) for part in (bent, plain)]
+    norms = [
+        np.sqrt(sum(np.sum(np.square(g)) for g in part)) for part in (penalty, plain)
+    ]
     np.testing.assert_allclose(logs["penalty_share"], norms[0] / sum(norms), rtol=1e-5)
 
 
@@ -306,3 +309,52 @@ def test_xla_and_half_precision_take_nearly_the_same_step(settings, dtype, toler
     assert all(v.dtype == "float32" for v in model.trainable_variables)
     for name in ("loss", "alpha_loss", "penalty"):
         assert float(logs[name]) == pytest.approx(float(plain[name]), rel=tolerance)
+
+
+# The penalty by pieces
+
+
+def test_the_mean_of_pieces_is_numpys():
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(size=(12, 3)), generator.normal(size=12)
+
+    def function(x, y):
+        return tf.reduce_mean(x[:, 0] * y), [tf.reduce_mean(x, 0)]
+
+    dtypes = tf.float64, [tf.float64]
+    for size in (None, 12, 4, 1):
+        product, [mean] = mean_over_pieces(function, (x, y), size, dtypes)
+        np.testing.assert_allclose(product, np.mean(x[:, 0] * y), rtol=1e-14)
+        np.testing.assert_allclose(mean, x.mean(0), rtol=1e-13)
+
+
+def test_a_graph_holds_one_piece():
+    traced = []
+
+    def function(x):
+        traced.append(x.shape)
+        return tf.reduce_sum(x)
+
+    step = tf.function(lambda x: mean_over_pieces(function, [x], 2, tf.float32))
+    assert step(tf.ones((8, 3))) == 6.0
+    assert traced == [(2, 3)]
+
+
+def test_pieces_that_do_not_divide():
+    with pytest.raises(ValueError, match="pieces of 5 do not divide a batch of 12"):
+        mean_over_pieces(tf.reduce_mean, [tf.ones(12)], 5, tf.float32)
+
+
+def test_the_penalty_of_pieces_is_the_batchs():
+    results = []
+    for size in (None, 2):
+        model = tiny_compiled(
+            model_settings={"dtype": "float64"}, penalty_batch=size, run_eagerly=True
+        )
+        results.append(model.steps["penalty_gradients"](*random_batch(0)))
+    whole, pieces = (tf.nest.flatten(result) for result in results)
+    # The only cell is a reduction cell.
+    assert [np.max(np.abs(values)) > 1e-6 for values in whole] == [True, False, True]
+    for a, b in zip(whole, pieces, strict=True):
+        assert a.dtype == b.dtype == tf.float64
+        np.testing.assert_allclose(b, a, rtol=1e-12, atol=1e-12 * np.max(np.abs(a)))

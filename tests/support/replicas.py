@@ -39,7 +39,7 @@ def pieces(strategy, *tensors):
 
 
 def on_each(strategy, function, *arguments):
-    """What a function returns on each replica, one after the other, as a graph."""
+    """Returns a function's values on all replicas, computed as a graph."""
     results = tf.function(strategy.run, autograph=False)(function, arguments)
     leaves = map(strategy.experimental_local_results, tf.nest.flatten(results))
     return [

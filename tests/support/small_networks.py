@@ -9,7 +9,7 @@ from advrush_tf.nn.cell_network import CellNetwork
 
 
 def golden_network(data, dtype):
-    """The official network of a golden file, with initial weights of its own."""
+    """The official network of a golden file, with new initial weights."""
     config = data["meta"]["config"]
     return CellNetwork(
         Genotype(**data["meta"]["genotype"])
