@@ -12,22 +12,22 @@ from advrush_tf.landscape.meter import PROBE_LENGTH, CurvatureMeter
 class CurvatureMetric(keras.callbacks.Callback):
     """Adds the mean curvature at given images to the logs of an epoch.
 
-    The logs gain `curvature_top_eigenvalue` (of the one largest in size, with its
+    The logs gain `curvature_top_eigenvalue` (of the largest size, with its
     sign), `curvature_trace`, `curvature_penalty` and `curvature_gradient_norm`: means
-    over the images, see `Curvature`. Put it before the callbacks that are to see them,
-    such as TensorBoard and CSVLogger; the history of `fit` always does.
+    over the images, see `Curvature`. Put it before the callbacks that log them, such
+    as TensorBoard and CSVLogger; the history of `fit` always has them.
 
-    It is for any classifier of images in [0, 1] that gives logits, for
-    `AdvRushSearchModel` and for `AdvRushFitModel`, whose averaged weights it measures
+    Works with any classifier of images in [0, 1] that gives logits, with
+    `AdvRushSearchModel` and with `AdvRushFitModel`, whose averaged weights it measures
     if there are any, as `evaluate` does. The model runs in inference mode; weights,
-    running statistics and metrics stay as they are.
+    running statistics and metrics do not change.
 
     Args:
         x: (images, height, width, channels), floats in [0, 1].
         y: (images,), integer labels.
         h: length of the penalty's probe, in [0, 1] units.
         steps: Lanczos steps, one Hessian-vector product each; see `CurvatureMeter`.
-        every_epochs: epochs from one that is measured to the next; the first one is.
+        every_epochs: epochs from one measurement to the next, from the first epoch on.
         batch_size: images at a time.
         seed: of the random numbers, the same in each epoch.
 

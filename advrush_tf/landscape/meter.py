@@ -1,4 +1,4 @@
-"""How curved the loss of each image is, as a function of the image.
+"""Curvature of each image's loss as a function of the image.
 
 The Hessian of an image's cross-entropy is never formed: its products with vectors are
 exact derivatives, and Lanczos' method finds its largest eigenvalues and its spectrum.
@@ -28,10 +28,10 @@ class Curvature:
 
     Attributes:
         gradient_norms: (images,), L2 norms of the input gradients.
-        penalties: (images,), see `advrush_tf.penalty.curvature_penalty`.
+        penalties: (images,), see `advrush_tf.search.penalty`.
         eigenvalues: (images, top), the Hessian's largest in size, those first.
-        eigenvalue_bounds: (images, top), how far they are at most from an eigenvalue,
-            up to the rounding of the products.
+        eigenvalue_bounds: (images, top), their largest distance from an eigenvalue, up
+            to the rounding of the products.
         traces: (images,), Hutchinson's unbiased estimate of the Hessian's trace. With
             one probe, a Hessian of low rank makes single images' estimates noisy.
         ritz_values: (images, probes * steps), with
@@ -49,7 +49,7 @@ class Curvature:
 
     @property
     def quantities(self) -> dict[str, np.ndarray]:
-        """What is reported of each image, (images,) by name."""
+        """The reported quantities of each image, (images,) by name."""
         return {
             "top_eigenvalue": self.eigenvalues[:, 0],
             "trace": self.traces,
@@ -61,10 +61,10 @@ class Curvature:
 def hessian_vector_product(
     model_fn: Any, x: tf.Tensor, y: tf.Tensor, v: tf.Tensor
 ) -> tf.Tensor:
-    """Hessian of each example's cross-entropy in its own image, times a vector.
+    """Hessian of each example's cross-entropy in its image, times a vector.
 
-    Exact where the network is smooth; where it is piecewise linear, of the piece. What
-    `check_second_derivatives` refuses, as `CurvatureMeter` does, comes out wrong here.
+    Exact; for piecewise linear networks, the Hessian of the current linear region.
+    Wrong for the networks that `check_second_derivatives` and `CurvatureMeter` refuse.
 
     Args:
         model_fn: a Keras classifier, or a function from images to logits (batch,
@@ -87,23 +87,23 @@ def hessian_vector_product(
 
 
 class CurvatureMeter:
-    """Measures the curvature of a classifier, compiled once whatever the images.
+    """Measures the curvature of a classifier, compiled once for any number of images.
 
-    Images are taken in batches of one size, whose memory, about that of a training step
-    and of `steps` batches of images in float64, is all that is needed. No value depends
-    on the batch size but for rounding.
+    Images are taken in batches of one size. The memory is about that of a training step
+    and of `steps` batches of images in float64. Values depend on the batch size by
+    rounding only.
 
     Args:
         model: a Keras classifier, called in inference mode, or a function of TensorFlow
             operations: images in [0, 1] to logits.
         batch_size: images at a time.
         h: length of the penalty's probe, in [0, 1] units.
-        top: how many eigenvalues of each Hessian are kept.
+        top: number of eigenvalues kept of each Hessian.
         steps: of each Lanczos run, one product each; n if images have n < steps values.
             In a piecewise linear network with K classes, no Hessian's rank is above
             K - 1, and K steps find all its eigenvalues.
         probes: Lanczos runs per image, from random signs (Rademacher vectors).
-        seed: of all random numbers, at least 0; those of an image depend on its place.
+        seed: of all random numbers, at least 0; those of an image depend on its index.
 
     Raises:
         ValueError: a number is out of range.
@@ -140,7 +140,7 @@ class CurvatureMeter:
         y: np.ndarray,
         progress: Callable[[int], Any] = lambda images: None,
     ) -> Curvature:
-        """Measures the curvature at images, whatever their number.
+        """Measures the curvature at any number of images.
 
         Args:
             x: (images, height, width, channels), floats in [0, 1]; float64 is kept.
@@ -200,7 +200,7 @@ def measure_curvature(
     progress: Callable[[int], Any] = lambda images: None,
     **settings: Any,
 ) -> Curvature:
-    """Measures the curvature of a classifier at images, whatever their number.
+    """Measures the curvature of a classifier at any number of images.
 
     Args:
         model: see `CurvatureMeter`.
@@ -263,12 +263,12 @@ def _batches(count: int, size: int) -> Iterator[range]:
 
 
 def _filled(rows: np.ndarray, size: int) -> np.ndarray:
-    """A full batch that begins with these rows; its last one is repeated."""
+    """Fills up a batch by repeating its last row."""
     return rows[np.minimum(np.arange(size), len(rows) - 1)]
 
 
 def _check_finite(values: np.ndarray, rows: range) -> np.ndarray:
-    """The values, (images, ...), if all are finite; else names the first image."""
+    """Returns the values, (images, ...), or raises with the first image not finite."""
     finite = np.isfinite(values).reshape(len(rows), -1).all(1)
     if not finite.all():
         raise NonFiniteLossError(
@@ -280,7 +280,7 @@ def _check_finite(values: np.ndarray, rows: range) -> np.ndarray:
 
 
 def _spectra(runs: list[Ritz], top: int) -> dict[str, np.ndarray]:
-    """The spectra as the runs see them together, and each image's largest values."""
+    """The runs' common quadratures, and the largest eigenvalues of each image."""
     values, weights, bounds = (np.stack(part, 1) for part in zip(*runs, strict=True))
     images = len(values)
     # No Ritz value is beyond the spectrum: the run that reaches farthest is best. Runs

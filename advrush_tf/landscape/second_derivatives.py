@@ -1,4 +1,4 @@
-"""Operations whose second derivative TensorFlow gets wrong without a word."""
+"""Operations whose second derivative is silently wrong in TensorFlow."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ _CONSTANT = ("ResizeBilinearGrad", "ScaleAndTranslateGrad")
 
 
 def check_second_derivatives(graph: tf.Graph) -> None:
-    """Refuses a graph of a second derivative that is wrong.
+    """Raises if a graph contains a wrong second derivative.
 
     Args:
         graph: in which a gradient was differentiated once more.
@@ -24,7 +24,7 @@ def check_second_derivatives(graph: tf.Graph) -> None:
             raise ValueError(
                 "the model has a max pooling with stride 1 and padding 'same', whose "
                 "second derivative is wrong in TensorFlow; use "
-                "advrush_tf.kernels.max_pool_3x3 in its place"
+                "advrush_tf.nn.kernels.max_pool_3x3 instead"
             )
         if node.op == "SquaredDifference" and stopped & set(_inputs(node)):
             # As tf.nn.moments does, whose first derivative is right all the same.
@@ -52,7 +52,7 @@ def _inputs(node: tf.compat.v1.NodeDef) -> list[str]:
 
 
 def _is_pooling_in_place(node: tf.compat.v1.NodeDef) -> bool:
-    """Whether TensorFlow's CPU kernel writes over the input that it still reads."""
+    """True if TensorFlow's CPU kernel overwrites an input before its last read."""
     return (
         node.op == "MaxPoolGradGrad"
         and max(node.attr["strides"].list.i) == 1
