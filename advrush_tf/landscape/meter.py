@@ -4,17 +4,22 @@ The Hessian of an image's cross-entropy is never formed: its products with vecto
 exact derivatives, and Lanczos' method finds its largest eigenvalues and its spectrum.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from advrush_tf.attacks.victim import LogitsFn, as_logits_fn
 from advrush_tf.errors import NonFiniteLossError
+from advrush_tf.landscape.hessian import (
+    check_second_derivatives,
+    hessian_vector_product,
+)
 from advrush_tf.landscape.lanczos import Ritz, lanczos, ritz
-from advrush_tf.landscape.second_derivatives import check_second_derivatives
 from advrush_tf.nn.checks import as_labels, check_images
 from advrush_tf.search.penalty import curvature_penalty, input_gradient
 
@@ -56,34 +61,6 @@ class Curvature:
             "penalty": self.penalties,
             "gradient_norm": self.gradient_norms,
         }
-
-
-def hessian_vector_product(
-    model_fn: Any, x: tf.Tensor, y: tf.Tensor, v: tf.Tensor
-) -> tf.Tensor:
-    """Hessian of each example's cross-entropy in its image, times a vector.
-
-    Exact; for piecewise linear networks, the Hessian of the current linear region.
-    Wrong for the networks that `check_second_derivatives` and `CurvatureMeter` refuse.
-
-    Args:
-        model_fn: a Keras classifier, or a function from images to logits (batch,
-            classes) in which examples do not interact.
-        x: (batch, height, width, channels), float.
-        y: (batch,), integer labels.
-        v: as `x`, the vectors.
-
-    Returns:
-        A tensor of the shape and dtype of `x`.
-    """
-    logits_fn, x = as_logits_fn(model_fn), tf.convert_to_tensor(x)
-    # Both derivatives by back-propagation. With the outer one in forward mode
-    # (`tf.autodiff.ForwardAccumulator`) a CellNetwork's products took twice the time,
-    # and the float64 supernet's, through our custom gradients, came out wrong.
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(x)
-        gradient = input_gradient(logits_fn, x, y)
-    return tape.gradient(gradient, x, tf.cast(v, x.dtype), tf.UnconnectedGradients.ZERO)
 
 
 class CurvatureMeter:
@@ -211,6 +188,65 @@ def measure_curvature(
         ValueError, NonFiniteLossError: as there.
     """
     return CurvatureMeter(model, **settings).measure(x, y, progress)
+
+
+class CurvatureMetric(keras.callbacks.Callback):
+    """Adds the mean curvature at given images to the logs of an epoch.
+
+    The logs gain `curvature_top_eigenvalue` (of the largest size, with its
+    sign), `curvature_trace`, `curvature_penalty` and `curvature_gradient_norm`: means
+    over the images, see `Curvature`. Put it before the callbacks that log them, such
+    as TensorBoard and CSVLogger; the history of `fit` always has them.
+
+    Works with any classifier of images in [0, 1] that gives logits, with
+    `AdvRushSearchModel` and with `AdvRushFitModel`, whose averaged weights it measures
+    if there are any, as `evaluate` does. The model runs in inference mode; weights,
+    running statistics and metrics do not change.
+
+    Args:
+        x: (images, height, width, channels), floats in [0, 1].
+        y: (images,), integer labels.
+        h: length of the penalty's probe, in [0, 1] units.
+        steps: Lanczos steps, one Hessian-vector product each; see `CurvatureMeter`.
+        every_epochs: epochs from one measurement to the next, from the first epoch on.
+        batch_size: images at a time.
+        seed: of the random numbers, the same in each epoch.
+
+    Raises:
+        ValueError: `every_epochs` is out of range; in `fit`, another number is, or the
+            images are not as above.
+        NonFiniteLossError: in `fit`, a derivative of the loss is not finite.
+    """
+
+    def __init__(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        h: float = PROBE_LENGTH,
+        steps: int = 10,
+        every_epochs: int = 1,
+        batch_size: int = 32,
+        seed: int = 0,
+    ):
+        super().__init__()
+        if every_epochs < 1:
+            raise ValueError(f"every_epochs must be 1 or more, not {every_epochs}")
+        self._x, self._y, self._every_epochs = x, y, every_epochs
+        self._settings: dict[str, Any] = {"h": h, "steps": steps, "top": 1}
+        self._settings |= {"batch_size": batch_size, "seed": seed}
+
+    def on_train_begin(self, logs=None):
+        # Compiles at the first measurement: the model may have no weights yet.
+        self._meter = CurvatureMeter(self.model, **self._settings)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch % self._every_epochs or logs is None:
+            return
+        averaged = getattr(self.model, "averaged", contextlib.nullcontext)
+        with averaged():
+            curvature = self._meter.measure(self._x, self._y)
+        for name, values in curvature.quantities.items():
+            logs[f"curvature_{name}"] = float(np.mean(values))
 
 
 def _compiled(logits_fn: LogitsFn, h: float) -> tuple[Callable, Callable]:

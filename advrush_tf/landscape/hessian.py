@@ -1,11 +1,46 @@
-"""Operations whose second derivative is silently wrong in TensorFlow."""
+"""Products with the Hessian of the loss in the image, and where they would be wrong.
+
+TensorFlow's second derivative of some operations is silently wrong.
+"""
 
 from collections.abc import Iterator
+from typing import Any
 
 import tensorflow as tf
 
+from advrush_tf.attacks.victim import as_logits_fn
+from advrush_tf.search.penalty import input_gradient
+
 # The derivative of each counts as one that depends on nothing.
 _CONSTANT = ("ResizeBilinearGrad", "ScaleAndTranslateGrad")
+
+
+def hessian_vector_product(
+    model_fn: Any, x: tf.Tensor, y: tf.Tensor, v: tf.Tensor
+) -> tf.Tensor:
+    """Hessian of each example's cross-entropy in its image, times a vector.
+
+    Exact; for piecewise linear networks, the Hessian of the current linear region.
+    Wrong for the networks that `check_second_derivatives` and `CurvatureMeter` refuse.
+
+    Args:
+        model_fn: a Keras classifier, or a function from images to logits (batch,
+            classes) in which examples do not interact.
+        x: (batch, height, width, channels), float.
+        y: (batch,), integer labels.
+        v: as `x`, the vectors.
+
+    Returns:
+        A tensor of the shape and dtype of `x`.
+    """
+    logits_fn, x = as_logits_fn(model_fn), tf.convert_to_tensor(x)
+    # Both derivatives by back-propagation. With the outer one in forward mode
+    # (`tf.autodiff.ForwardAccumulator`) a CellNetwork's products took twice the time,
+    # and the float64 supernet's, through our custom gradients, came out wrong.
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        gradient = input_gradient(logits_fn, x, y)
+    return tape.gradient(gradient, x, tf.cast(v, x.dtype), tf.UnconnectedGradients.ZERO)
 
 
 def check_second_derivatives(graph: tf.Graph) -> None:
