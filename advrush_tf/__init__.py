@@ -7,8 +7,8 @@ from advrush_tf.errors import NonFiniteLossError
 from advrush_tf.fit.model import AdvRushFitModel
 from advrush_tf.fit.objectives import FGSMRS, MART, PGD, TRADES, Standard
 from advrush_tf.genotypes.genotype import Genotype, get_genotype
-from advrush_tf.landscape.curvature_metric import CurvatureMetric
-from advrush_tf.landscape.meter import hessian_vector_product, measure_curvature
+from advrush_tf.landscape.hessian import hessian_vector_product
+from advrush_tf.landscape.meter import CurvatureMetric, measure_curvature
 from advrush_tf.nn.cell_network import CellNetwork
 from advrush_tf.nn.resnet import ResNet18
 from advrush_tf.search.model import AdvRushSearchModel

@@ -1,4 +1,4 @@
-"""Figures: pictures made of records; nothing here measures or reads a workdir.
+"""Figures: pictures of records; nothing here measures or reads a workdir.
 
 May import everything but `runs`. Begin with `style`, which all figures share.
 """

@@ -1,4 +1,4 @@
-"""Picture of the architectures of a supernet: how smooth and how robust they are."""
+"""Figure of a supernet's architectures: robust accuracy over curvature."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,9 +31,9 @@ def draw_architectures(
     The eigenvalues' axis is logarithmic if all are more than 0.
 
     Args:
-        samples: of random genotypes, one or more.
-        found: of the search's own genotype, which is marked; None to mark none.
-        correlation: of the two, written above; None to write none.
+        samples: random genotypes, one or more.
+        found: the genotype that the search derived, which is marked; None without one.
+        correlation: of the two quantities, written above; None without one.
         path: of a PNG file, replaced if it is there; None to write none.
 
     Returns:
@@ -74,7 +74,7 @@ def _points(samples: Sequence[SampledGenotype]) -> np.ndarray:
 def _draw_points(
     axes: Axes, points: np.ndarray, label: str, style: dict[str, Any]
 ) -> None:
-    # Points that lie on each other show as darker.
+    # Points that cover each other look darker.
     axes.plot(*points.T, label=label, ls="", mec="white", mew=0.5, alpha=0.8, **style)
 
 
@@ -89,7 +89,7 @@ def _finish_scatter(axes: Axes) -> None:
 
 
 def _draw_distributions(axes: dict[str, Axes], points: np.ndarray) -> None:
-    """Histograms in the margins, with bins of one width on the scatter's axes."""
+    """Draws marginal histograms, with bins of equal width on the scatter's axes."""
     above, beside = axes["above"], axes["beside"]
     style: dict[str, Any] = {
         "color": _DRAWN["color"],
@@ -100,7 +100,7 @@ def _draw_distributions(axes: dict[str, Axes], points: np.ndarray) -> None:
     x, y = points.T
     if above.get_xscale() == "log":
         bins = 10 ** np.histogram_bin_edges(np.log10(x), _BINS)
-        # Rounding may have put an end inside, and left out a point.
+        # Rounding may move an end inwards, which would leave out a point.
         bins[0], bins[-1] = min(bins[0], x.min()), max(bins[-1], x.max())
     else:
         bins = np.histogram_bin_edges(x, _BINS)

@@ -1,4 +1,4 @@
-"""Pictures of attacks and of what they show, for a page or a screen."""
+"""Figures of attacks: adversarial images, robustness curves, transfer."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,10 +33,10 @@ def draw_triples(
 
     Args:
         clean, adversarial: (images, height, width, channels), floats in [0, 1]. Unless
-            there are 3 channels, only the first is looked at.
+            there are 3 channels, only the first is shown.
         labels: (images,), integers, the true classes.
-        before, after: (images,), integers, the classes that were predicted for `clean`
-            and `adversarial`.
+        before, after: (images,), integers, the predicted classes of `clean` and of
+            `adversarial`.
         class_names: of all classes.
         path: of a PNG file, replaced if it is there; None to write none.
 
@@ -68,15 +68,15 @@ def draw_robustness_curves(
     path: Path | None,
     norm: Norm,
 ) -> np.ndarray:
-    """Draws the accuracy under attacks over epsilon, with bands of its interval.
+    """Draws the accuracy under attacks over epsilon, with interval bands.
 
-    Multiples of 1/255 are also written as such, above, if there is room.
+    An upper axis labels multiples of 1/255 as fractions if there is room.
 
     Args:
         epsilons: rising, in [0, 1] units; the first is 0, of the clean images.
         curves: attack's name -> (accuracy, low, high) for each epsilon.
         path: of a PNG file, replaced if it is there; None to write none.
-        norm: what epsilon is measured in.
+        norm: the norm of epsilon.
 
     Returns:
         The RGB picture, uint8, (height, width, 3).
@@ -95,7 +95,7 @@ def draw_robustness_curves(
             label=name,
             **curve_style(number),
             ms=5,
-            # Where curves meet, those below show through.
+            # Where curves meet, the lower ones show through.
             mfc="none",
             # A marker at 0 or 1 is not cut in half.
             clip_on=False,
@@ -111,12 +111,12 @@ def draw_robustness_curves(
 def draw_transfer_matrix(
     names: Sequence[str], matrix: np.ndarray, path: Path | None
 ) -> np.ndarray:
-    """Draws how accurate models are on images that were crafted on each other.
+    """Draws the accuracy of models on images that were crafted on each other.
 
     Args:
         names: of the models.
-        matrix: (models, models), accuracies in [0, 1]; a row for each model that images
-            were crafted on, a column for each that was measured on them.
+        matrix: (models, models), accuracies in [0, 1]; a row for each model that was
+            attacked, a column for each model that was measured on its images.
         path: of a PNG file, replaced if it is there; None to write none.
 
     Returns:
@@ -151,7 +151,7 @@ def _short(name: str) -> str:
 
 
 def _scaled(difference: np.ndarray) -> tuple[np.ndarray, str]:
-    """Brings [-largest, largest] to [0, 1]; also says how many times -1 to 1 it is."""
+    """Scales [-largest, largest] to [0, 1]; also returns the factor as text."""
     largest = float(np.abs(difference).max()) or 1.0
     factor = np.format_float_positional(
         1 / largest, precision=2, fractional=False, trim="-"

@@ -1,4 +1,4 @@
-"""Pictures of how the loss bends near images, of several models in one figure."""
+"""Figures of the curvature near images, with several models in each."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ _GOLDEN = (5**0.5 - 1) / 2
 def draw_curvature(
     curvatures: Mapping[str, Curvature], path: Path | None
 ) -> np.ndarray:
-    """Draws how curvature and slope are distributed over the images, for each model.
+    """Draws each model's distribution of curvature and slope over the images.
 
     Four panels: the Hessian's eigenvalue of the largest size, its trace, the AdvRush
     penalty and the gradient's norm. A point is an image, a box reaches from the first
@@ -77,8 +77,8 @@ def draw_spectra(
 ) -> np.ndarray:
     """Draws the density of the input Hessian's eigenvalues, of several models.
 
-    Densities are logarithmic. So are eigenvalues, but near zero, if the models' ranges
-    differ much.
+    Densities are logarithmic. If the models' ranges differ much, so are eigenvalues,
+    except near zero.
 
     Args:
         densities: model's name -> (eigenvalues, their density), each (points,), rising
@@ -108,13 +108,13 @@ def draw_spectra(
 def draw_counts(
     curvatures: Mapping[str, Curvature], size: int, path: Path | None
 ) -> np.ndarray:
-    """Draws how many eigenvalues an image has, on average, beyond each size.
+    """Draws the mean number of an image's eigenvalues beyond each size.
 
     Unlike a density it needs no smoothing, and eigenvalues of 0 do not hide the others.
 
     Args:
         curvatures: model's name -> curvature of its images.
-        size: number of an image's values, and so of its eigenvalues.
+        size: number of an image's values, which is that of its eigenvalues.
         path: of a PNG file, replaced if it is there; None to write none.
 
     Returns:
@@ -141,7 +141,7 @@ def draw_counts(
 def _curves(
     curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
 ) -> tuple[Figure, Axes]:
-    """A figure with a line for each model's (x, y), and their names above."""
+    """Returns a figure with a line for each model's (x, y), and a legend above."""
     height = 4 + 0.2 * len(curves)
     figure = Figure((6.8, height), layout="constrained", dpi=DPI)
     axes = figure.add_subplot()
@@ -176,7 +176,7 @@ def _draw_boxes(axes: Axes, rows: Sequence[np.ndarray]) -> None:
 
 
 def _spread(axes: Axes, values: np.ndarray) -> None:
-    """Makes the horizontal axis logarithmic if the values' sizes ask for it."""
+    """Makes the horizontal axis logarithmic if the values span a wide range."""
     sizes = np.abs(values[values != 0])
     if not len(sizes) or sizes.max() < _WIDE * np.quantile(sizes, 0.1):
         return

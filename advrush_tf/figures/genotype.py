@@ -75,15 +75,15 @@ def draw_cells(genotype: Genotype, stem: str | os.PathLike) -> list[Path]:
     """Draws both cells for print, each as PNG (300 dpi) and SVG (text as outlines).
 
     Args:
-        genotype: What to draw.
-        stem: Path and beginning of the file names, to which "_normal.png",
+        genotype: the genotype.
+        stem: path and beginning of the file names, to which "_normal.png",
             "_normal.svg", "_reduce.png" and "_reduce.svg" are added.
 
     Returns:
         The four files, in this order.
 
     Raises:
-        OSError: If a file cannot be written.
+        OSError: a file could not be written.
     """
     stem = Path(stem)
     written = []
@@ -105,7 +105,7 @@ def genotype_image(genotype: Genotype) -> np.ndarray:
     """Draws both cells into one picture for the screen, one above the other.
 
     Args:
-        genotype: What to draw.
+        genotype: the genotype.
 
     Returns:
         RGB picture, uint8, shape (height, width, 3).

@@ -1,4 +1,4 @@
-"""Figures of how a search went: the weights of its edges, and all that it measured."""
+"""Figures of a search: the weights of its edges and its measurements."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -113,8 +113,8 @@ def _set_weights(axes: Axes, weights: np.ndarray) -> None:
 def draw_history(history: SearchHistory, path: Path | None) -> np.ndarray:
     """Draws a search's losses, accuracies, penalty, entropy, changes and operations.
 
-    A dotted line marks where the penalty sets in. What the files do not tell is said
-    not to be recorded.
+    A dotted line marks where the penalty sets in. A panel without data says "not
+    recorded".
 
     Args:
         history: of the search.
@@ -163,7 +163,7 @@ def _draw_metrics(axes: Axes, history: SearchHistory, names: Mapping[str, str]) 
 
 
 def _draw_penalty(axes: Axes, history: SearchHistory, name: str) -> None:
-    """In the warm-up, and with a weight of 0, it is not measured."""
+    """Draws the epochs after the warm-up; with a weight of 0 none are measured."""
     on = history.settings["gamma"] > 0
     measured = on & (history.epochs > history.settings["warmup_epochs"])
     if name in history.metrics and measured.any():
@@ -193,16 +193,16 @@ def _draw_entropy(axes: Axes, history: SearchHistory) -> None:
 
 
 def _draw_changes(axes: Axes, history: SearchHistory) -> None:
-    """Two bars an epoch, one a cell, each of new edges and of new operations."""
+    """Draws two bars per epoch, one per cell, of new edges and new operations."""
     most = 1
     for number, kind in enumerate(CELLS):
         edges, operations = history.changes(kind)
-        place = history.epochs + (number - 0.5) * 0.4
+        epochs = history.epochs + (number - 0.5) * 0.4
         style: dict[str, Any] = {"width": 0.4, "color": COLOURS[number]}
         label = f"{_NAMES[kind]}: other "
-        axes.bar(place, edges, label=f"{label}edge", **style)
+        axes.bar(epochs, edges, label=f"{label}edge", **style)
         style["alpha"] = 0.4
-        axes.bar(place, operations, bottom=edges, label=f"{label}operation", **style)
+        axes.bar(epochs, operations, bottom=edges, label=f"{label}operation", **style)
         most = max(most, (edges + operations).max())
     axes.set(title="changes of the genotype", ylabel="kept edges that changed")
     # Room for the legend above the largest bar.
@@ -229,7 +229,7 @@ def _draw_operations(axes: Axes, history: SearchHistory, kind: str) -> None:
 
 
 def _finish(axes: Axes, history: SearchHistory) -> None:
-    """The axis of epochs, and the end of the warm-up or that there is nothing."""
+    """Sets the epochs' axis; marks the end of the warm-up or the lack of data."""
     _set_epochs(axes, history)
     axes.set_xlabel("epoch")
     if not axes.has_data():
@@ -248,7 +248,7 @@ def _penalty_start(history: SearchHistory) -> float | None:
 
 
 def _marks(history: SearchHistory, size: float) -> dict[str, Any]:
-    """Markers for few epochs; long lines are told apart by their style."""
+    """Returns markers for few epochs; the style alone distinguishes long lines."""
     return {"ms": size} if len(history.epochs) < _FEW else {"marker": ""}
 
 

@@ -1,4 +1,4 @@
-"""What all figures share: colours that everybody can tell apart, and how they end."""
+"""Style of all figures: colours for all kinds of vision, markers, files."""
 
 import textwrap
 from pathlib import Path
@@ -25,7 +25,7 @@ COLOURS = (
 )
 MARKERS = "osD^vPX"
 STYLES = ("-", "--", "-.", ":")
-_LINE = 28  # letters, after which a name goes on below
+_LINE = 28  # letters, the longest line of a name
 
 
 def colour(number: int) -> str:
@@ -59,10 +59,10 @@ def wrapped(name: str) -> str:
 
 
 def picture(figure: Figure, path: Path | None = None) -> np.ndarray:
-    """Paints a figure, and writes it if there is a path.
+    """Renders a figure without a display, and writes it if there is a path.
 
     Args:
-        figure: what is painted; it needs no display.
+        figure: the figure.
         path: of a PNG file, replaced if it is there; None to write none.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Pictures of the loss near images, of several models in one figure."""
+"""Figures of the loss near images, with several models in each."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from advrush_tf.landscape.surfaces import Cut, Surface
 
 _COLUMNS = 2
 _LINES = 8  # of a contour, about
-_INNER = 0.85  # of the plane's radius: where a line's label is not cut
+_INNER = 0.85  # of the plane's radius, within which labels are not cut
 _LEVELS = 255  # of an image, to which the unit of the axes belongs
 _AXES = {"xlabel": "gradient's sign, 1/255", "ylabel": "random signs, 1/255"}
 _LOSS = "loss, nats"
@@ -59,15 +59,15 @@ def draw_surfaces(surfaces: Mapping[str, Surface], path: Path | None) -> np.ndar
 def draw_cuts(
     cuts: Mapping[str, Cut], epsilon_text: str, path: Path | None
 ) -> np.ndarray:
-    """Draws the loss on the way to the adversarial images, of several models.
+    """Draws the loss towards the adversarial images, of several models.
 
-    Lines are means over the images, bands their middle halves. The losses are linear on
-    the left, where it shows how they bend, and logarithmic on the right, for models
-    whose losses differ.
+    Lines are means over the images, bands their middle halves. The left panel is linear
+    and shows the curvature, the right one is logarithmic, for models whose losses
+    differ.
 
     Args:
         cuts: model's name -> cut, one or more.
-        epsilon_text: how far the adversarial images are, such as "8/255".
+        epsilon_text: the radius of the attack, such as "8/255".
         path: of a PNG file, replaced if it is there; None to write none.
 
     Returns:
@@ -118,7 +118,7 @@ def _draw_contour(axes: Axes, surface: Surface, colours: ScalarMappable) -> None
     levels = np.asarray(ticks)
     inks = [ink(colour) for colour in colours.to_rgba(levels)]
     lines = axes.contour(*plane, losses, levels, colors=inks, linewidths=0.7)
-    axes.clabel(lines, fontsize="small", manual=_inner_places(lines, plane[0].max()))
+    axes.clabel(lines, fontsize="small", manual=_label_positions(lines, plane[0].max()))
     axes.plot(0, 0, "o", color="white", mec="black")
     axes.set(**_AXES, aspect="equal")
     axes.locator_params(nbins=5)
@@ -129,9 +129,9 @@ def _plane(surface: Surface) -> tuple[np.ndarray, ...]:
     return tuple(np.meshgrid(*axes, indexing="ij"))
 
 
-def _inner_places(lines: ContourSet, radius: float) -> list[np.ndarray]:
-    """A place on the longest piece of each line, not near the border nor the middle."""
-    places = []
+def _label_positions(lines: ContourSet, radius: float) -> list[np.ndarray]:
+    """A point on the longest piece of each line, away from the border."""
+    positions = []
     for pieces in lines.allsegs:
         inner = [
             piece[np.abs(piece).max(-1) < _INNER * radius]
@@ -140,8 +140,8 @@ def _inner_places(lines: ContourSet, radius: float) -> list[np.ndarray]:
         ]
         longest = max(inner, key=len, default=())
         if len(longest):
-            places.append(longest[len(longest) // 3])
-    return places
+            positions.append(longest[len(longest) // 3])
+    return positions
 
 
 def _draw_cut(axes: Axes, cut: Cut, name: str, number: int) -> None:
@@ -153,7 +153,7 @@ def _draw_cut(axes: Axes, cut: Cut, name: str, number: int) -> None:
 
 
 def _make_logarithmic(axes: Axes) -> None:
-    """Logarithmic losses, down to below the lowest mean if that is not too far."""
+    """Makes losses logarithmic, down to half the lowest mean, at most 6 decades."""
     means = np.concatenate([line.get_ydata() for line in axes.lines])
     top = axes.get_ylim()[1]
     lowest = means.min(where=means > 0, initial=top)

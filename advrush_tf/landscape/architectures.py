@@ -1,4 +1,4 @@
-"""How smooth and how robust the architectures are that share a supernet's weights.
+"""Curvature and robustness of architectures that share a supernet's weights.
 
 Source: the motivating experiment of Mok et al., AdvRush, ICCV 2021, section 3.
 """
@@ -24,19 +24,18 @@ _TRAINING_BATCH = 64
 _STEPS = 10
 # Of a Hessian with a vector, for its largest eigenvalue alone.
 _PRODUCTS = 10
-# How far the attack's steps reach together, in radii of the ball.
+# Length of all the attack's steps together, in radii of the ball.
 _REACH = 2.5
 
 
 @dataclasses.dataclass(frozen=True)
 class SampledGenotype:
-    """What was measured of an architecture with a supernet's weights.
+    """The measurements of an architecture with a supernet's weights.
 
     Attributes:
         seed: of `random_genotype`; None if the genotype was not drawn.
         genotype: the architecture.
-        clean, robust: shares of the images that it gets right, and still gets right
-            under PGD.
+        clean, robust: accuracies on clean images and under PGD.
         top_eigenvalue, penalty, gradient_norm: means over images, see `Curvature`.
     """
 
@@ -54,10 +53,10 @@ class SampledGenotype:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "SampledGenotype":
-        """What `to_dict` was made of.
+        """Restores a sample from the dictionary of `to_dict`.
 
         Raises:
-            ValueError: it is damaged.
+            ValueError: the dictionary is damaged.
         """
         try:
             return cls(**{**data, "genotype": Genotype(**data["genotype"])})
@@ -68,20 +67,20 @@ class SampledGenotype:
 class ArchitectureSampler:
     """Measures architectures with the weights of one supernet, one after the other.
 
-    All are measured on the same images with the same random numbers, and what is
-    compiled is compiled once. Batch normalisation takes its statistics from training
-    images without augmentation, of each architecture anew. The attack is PGD on the
-    margin, which unlike the cross-entropy has a gradient however sure the model is.
+    All are measured on the same images with the same random numbers, by functions that
+    are compiled once. Batch normalisation takes new statistics for each architecture,
+    from training images without augmentation. The attack is PGD on the margin, whose
+    gradient does not vanish for confident models as that of the cross-entropy does.
 
     Args:
-        model: the supernet; it is as before after each measurement.
-        dataset: labelled images; the test images are taken from the first on.
+        model: the supernet, restored after each measurement.
+        dataset: labelled images; the first test images are used.
         epsilon: radius of the L-infinity ball, in [0, 1] units.
-        test_images: how many for the accuracies.
-        curvature_images: how many for the curvature.
+        test_images: number of images for the accuracies.
+        curvature_images: number of images for the curvature.
         h: length of the penalty's probe, in [0, 1] units.
         batches: training batches of 64 images for batch normalisation, at most.
-        batch_size: images at a time in all that is measured.
+        batch_size: images at a time in all measurements.
         seed: of the first genotype and of all other random numbers.
 
     Raises:
@@ -108,7 +107,7 @@ class ArchitectureSampler:
         noise = np.random.default_rng(seed).uniform(-epsilon, epsilon, self._x.shape)
         self._start = (self._x + noise).astype(np.float32)
         size = min(batch_size, len(self._x))
-        self._victim = BatchedClassifier(self._network, dataset.image_shape, size)
+        self._classifier = BatchedClassifier(self._network, dataset.image_shape, size)
         self._curved = self._x[:curvature_images], self._y[:curvature_images]
         self._meter = CurvatureMeter(
             self._network, min(curvature_images, batch_size), h, 1, _PRODUCTS, seed=seed
@@ -118,7 +117,7 @@ class ArchitectureSampler:
         @tf.function(autograph=False)
         def craft(x: tf.Tensor, start: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
             return attack.ascend(
-                lambda images: margin(self._victim.logits(images), y), x, start
+                lambda images: margin(self._classifier.logits(images), y), x, start
             )
 
         self._craft = craft
@@ -126,14 +125,14 @@ class ArchitectureSampler:
     def draw(
         self, count: int, known: Sequence[SampledGenotype] = ()
     ) -> Iterator[SampledGenotype]:
-        """Measures random genotypes, each as soon as it is asked for.
+        """Yields the measurements of random genotypes, each when it is requested.
 
-        What is measured of a genotype depends on its seed alone and not on the others,
-        so that an interrupted run goes on as if it had not been.
+        The measurements of a genotype depend on its seed alone, so that a resumed run
+        gives the results of an uninterrupted one.
 
         Args:
-            count: how many, with the seeds `seed`, `seed` + 1, and so on.
-            known: those that were measured before, which are passed over.
+            count: number of genotypes, with the seeds `seed`, `seed` + 1, and so on.
+            known: earlier measurements, whose seeds are skipped.
         """
         seen = {sample.seed for sample in known}
         for number in range(count):
@@ -148,14 +147,14 @@ class ArchitectureSampler:
 
         Args:
             genotype: with the supernet's number of nodes and operations.
-            seed: what is noted as `SampledGenotype.seed`.
+            seed: the value of `SampledGenotype.seed`.
 
         Raises:
             ValueError: the genotype does not fit the supernet.
         """
         with self._network.adopted(genotype, self._batches):
-            right = is_right(self._victim, self._x, self._y)
-            robust = right & is_right(self._victim, self._crafted(), self._y)
+            right = is_right(self._classifier, self._x, self._y)
+            robust = right & is_right(self._classifier, self._crafted(), self._y)
             curvature = self._meter.measure(*self._curved)
         return SampledGenotype(
             seed,
@@ -170,11 +169,11 @@ class ArchitectureSampler:
     def _crafted(self) -> np.ndarray:
         """The test images under PGD."""
         crafted = np.empty_like(self._x)
-        size = self._victim.batch_size
+        size = self._classifier.batch_size
         for first in range(0, len(self._x), size):
             rows = slice(first, first + size)
             arrays = self._x[rows], self._start[rows], self._y[rows]
-            batch = [self._victim.filled(array) for array in arrays]
+            batch = [self._classifier.filled(array) for array in arrays]
             crafted[rows] = self._craft(*batch).numpy()[: len(arrays[0])]
         return crafted
 

@@ -1,4 +1,4 @@
-"""Lanczos' method for many symmetric matrices at once, each known by its products.
+"""Lanczos' method for a batch of symmetric matrices, given by their products.
 
 Source: Golub and Welsch, Calculation of Gauss quadrature rules, Math. Comp. 23, 1969,
 for the quadrature; Parlett, The symmetric eigenvalue problem, 1998, for the rest.
@@ -17,13 +17,13 @@ _ROUNDINGS = 100
 
 
 class Tridiagonal(NamedTuple):
-    """Symmetric tridiagonal matrices, one an example: what the steps find out.
+    """Symmetric tridiagonal matrices, one per example: the result of the steps.
 
     Attributes:
         diagonal: (batch, steps).
         off_diagonal: (batch, steps - 1); 0 where an invariant subspace was full and the
             next vector is a new one.
-        residual: (batch,), length of what the last product has outside the subspace.
+        residual: (batch,), length of the last product's part outside the subspace.
     """
 
     diagonal: np.ndarray
@@ -32,13 +32,13 @@ class Tridiagonal(NamedTuple):
 
 
 class Ritz(NamedTuple):
-    """What tridiagonal matrices tell of the matrices that they come from.
+    """Approximate eigenvalues and quadratures of the original matrices.
 
     Attributes:
         values: (batch, steps), ascending approximations of eigenvalues.
         weights: (batch, steps), at least 0 and with the sum 1: the quadrature of the
             spectrum as the start vector sees it.
-        bounds: (batch, steps), how far each value is at most from an eigenvalue, up to
+        bounds: (batch, steps), largest distance of each value from an eigenvalue, up to
             the rounding of the products.
     """
 
@@ -58,7 +58,7 @@ def lanczos(
 
     Args:
         product: of unit vectors (batch, n), float64, with one symmetric matrix an
-            example, (batch, n). Its dtype tells how exact it is.
+            example, (batch, n). Its dtype gives its precision.
         start: (batch, n), not zero.
         steps: at least 1; n if there are more.
         seeds: (batch, any), integers of at least 0: of each example's new vectors.

@@ -1,20 +1,25 @@
-"""How curved the loss of each image is, as a function of the image.
+"""Curvature of each image's loss as a function of the image.
 
 The Hessian of an image's cross-entropy is never formed: its products with vectors are
 exact derivatives, and Lanczos' method finds its largest eigenvalues and its spectrum.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from advrush_tf.attacks.base import LogitsFn, as_logits_fn
 from advrush_tf.errors import NonFiniteLossError
+from advrush_tf.landscape.hessian import (
+    check_second_derivatives,
+    hessian_vector_product,
+)
 from advrush_tf.landscape.lanczos import Ritz, lanczos, ritz
-from advrush_tf.landscape.second_derivatives import check_second_derivatives
 from advrush_tf.nn.checks import as_labels, check_images
 from advrush_tf.search.penalty import curvature_penalty, input_gradient
 
@@ -28,10 +33,10 @@ class Curvature:
 
     Attributes:
         gradient_norms: (images,), L2 norms of the input gradients.
-        penalties: (images,), see `advrush_tf.penalty.curvature_penalty`.
+        penalties: (images,), see `advrush_tf.search.penalty`.
         eigenvalues: (images, top), the Hessian's largest in size, those first.
-        eigenvalue_bounds: (images, top), how far they are at most from an eigenvalue,
-            up to the rounding of the products.
+        eigenvalue_bounds: (images, top), their largest distance from an eigenvalue, up
+            to the rounding of the products.
         traces: (images,), Hutchinson's unbiased estimate of the Hessian's trace. With
             one probe, a Hessian of low rank makes single images' estimates noisy.
         ritz_values: (images, probes * steps), with
@@ -49,7 +54,7 @@ class Curvature:
 
     @property
     def quantities(self) -> dict[str, np.ndarray]:
-        """What is reported of each image, (images,) by name."""
+        """The reported quantities of each image, (images,) by name."""
         return {
             "top_eigenvalue": self.eigenvalues[:, 0],
             "trace": self.traces,
@@ -58,52 +63,24 @@ class Curvature:
         }
 
 
-def hessian_vector_product(
-    model_fn: Any, x: tf.Tensor, y: tf.Tensor, v: tf.Tensor
-) -> tf.Tensor:
-    """Hessian of each example's cross-entropy in its own image, times a vector.
-
-    Exact where the network is smooth; where it is piecewise linear, of the piece. What
-    `check_second_derivatives` refuses, as `CurvatureMeter` does, comes out wrong here.
-
-    Args:
-        model_fn: a Keras classifier, or a function from images to logits (batch,
-            classes) in which examples do not interact.
-        x: (batch, height, width, channels), float.
-        y: (batch,), integer labels.
-        v: as `x`, the vectors.
-
-    Returns:
-        A tensor of the shape and dtype of `x`.
-    """
-    logits_fn, x = as_logits_fn(model_fn), tf.convert_to_tensor(x)
-    # Both derivatives by back-propagation. With the outer one in forward mode
-    # (`tf.autodiff.ForwardAccumulator`) a CellNetwork's products took twice the time,
-    # and the float64 supernet's, through our custom gradients, came out wrong.
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(x)
-        gradient = input_gradient(logits_fn, x, y)
-    return tape.gradient(gradient, x, tf.cast(v, x.dtype), tf.UnconnectedGradients.ZERO)
-
-
 class CurvatureMeter:
-    """Measures the curvature of a classifier, compiled once whatever the images.
+    """Measures the curvature of a classifier, compiled once for any number of images.
 
-    Images are taken in batches of one size, whose memory, about that of a training step
-    and of `steps` batches of images in float64, is all that is needed. No value depends
-    on the batch size but for rounding.
+    Images are taken in batches of one size. The memory is about that of a training step
+    and of `steps` batches of images in float64. Values depend on the batch size by
+    rounding only.
 
     Args:
         model: a Keras classifier, called in inference mode, or a function of TensorFlow
             operations: images in [0, 1] to logits.
         batch_size: images at a time.
         h: length of the penalty's probe, in [0, 1] units.
-        top: how many eigenvalues of each Hessian are kept.
+        top: number of eigenvalues kept of each Hessian.
         steps: of each Lanczos run, one product each; n if images have n < steps values.
             In a piecewise linear network with K classes, no Hessian's rank is above
             K - 1, and K steps find all its eigenvalues.
         probes: Lanczos runs per image, from random signs (Rademacher vectors).
-        seed: of all random numbers, at least 0; those of an image depend on its place.
+        seed: of all random numbers, at least 0; those of an image depend on its index.
 
     Raises:
         ValueError: a number is out of range.
@@ -140,7 +117,7 @@ class CurvatureMeter:
         y: np.ndarray,
         progress: Callable[[int], Any] = lambda images: None,
     ) -> Curvature:
-        """Measures the curvature at images, whatever their number.
+        """Measures the curvature at any number of images.
 
         Args:
             x: (images, height, width, channels), floats in [0, 1]; float64 is kept.
@@ -200,7 +177,7 @@ def measure_curvature(
     progress: Callable[[int], Any] = lambda images: None,
     **settings: Any,
 ) -> Curvature:
-    """Measures the curvature of a classifier at images, whatever their number.
+    """Measures the curvature of a classifier at any number of images.
 
     Args:
         model: see `CurvatureMeter`.
@@ -211,6 +188,65 @@ def measure_curvature(
         ValueError, NonFiniteLossError: as there.
     """
     return CurvatureMeter(model, **settings).measure(x, y, progress)
+
+
+class CurvatureMetric(keras.callbacks.Callback):
+    """Adds the mean curvature at given images to the logs of an epoch.
+
+    The logs gain `curvature_top_eigenvalue` (of the largest size, with its
+    sign), `curvature_trace`, `curvature_penalty` and `curvature_gradient_norm`: means
+    over the images, see `Curvature`. Put it before the callbacks that log them, such
+    as TensorBoard and CSVLogger; the history of `fit` always has them.
+
+    Works with any classifier of images in [0, 1] that gives logits, with
+    `AdvRushSearchModel` and with `AdvRushFitModel`, whose averaged weights it measures
+    if there are any, as `evaluate` does. The model runs in inference mode; weights,
+    running statistics and metrics do not change.
+
+    Args:
+        x: (images, height, width, channels), floats in [0, 1].
+        y: (images,), integer labels.
+        h: length of the penalty's probe, in [0, 1] units.
+        steps: Lanczos steps, one Hessian-vector product each; see `CurvatureMeter`.
+        every_epochs: epochs from one measurement to the next, from the first epoch on.
+        batch_size: images at a time.
+        seed: of the random numbers, the same in each epoch.
+
+    Raises:
+        ValueError: `every_epochs` is out of range; in `fit`, another number is, or the
+            images are not as above.
+        NonFiniteLossError: in `fit`, a derivative of the loss is not finite.
+    """
+
+    def __init__(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        h: float = PROBE_LENGTH,
+        steps: int = 10,
+        every_epochs: int = 1,
+        batch_size: int = 32,
+        seed: int = 0,
+    ):
+        super().__init__()
+        if every_epochs < 1:
+            raise ValueError(f"every_epochs must be 1 or more, not {every_epochs}")
+        self._x, self._y, self._every_epochs = x, y, every_epochs
+        self._settings: dict[str, Any] = {"h": h, "steps": steps, "top": 1}
+        self._settings |= {"batch_size": batch_size, "seed": seed}
+
+    def on_train_begin(self, logs=None):
+        # Compiles at the first measurement: the model may have no weights yet.
+        self._meter = CurvatureMeter(self.model, **self._settings)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch % self._every_epochs or logs is None:
+            return
+        averaged = getattr(self.model, "averaged", contextlib.nullcontext)
+        with averaged():
+            curvature = self._meter.measure(self._x, self._y)
+        for name, values in curvature.quantities.items():
+            logs[f"curvature_{name}"] = float(np.mean(values))
 
 
 def _compiled(logits_fn: LogitsFn, h: float) -> tuple[Callable, Callable]:
@@ -263,12 +299,12 @@ def _batches(count: int, size: int) -> Iterator[range]:
 
 
 def _filled(rows: np.ndarray, size: int) -> np.ndarray:
-    """A full batch that begins with these rows; its last one is repeated."""
+    """Fills up a batch by repeating its last row."""
     return rows[np.minimum(np.arange(size), len(rows) - 1)]
 
 
 def _check_finite(values: np.ndarray, rows: range) -> np.ndarray:
-    """The values, (images, ...), if all are finite; else names the first image."""
+    """Returns the values, (images, ...), or raises with the first image not finite."""
     finite = np.isfinite(values).reshape(len(rows), -1).all(1)
     if not finite.all():
         raise NonFiniteLossError(
@@ -280,7 +316,7 @@ def _check_finite(values: np.ndarray, rows: range) -> np.ndarray:
 
 
 def _spectra(runs: list[Ritz], top: int) -> dict[str, np.ndarray]:
-    """The spectra as the runs see them together, and each image's largest values."""
+    """The runs' common quadratures, and the largest eigenvalues of each image."""
     values, weights, bounds = (np.stack(part, 1) for part in zip(*runs, strict=True))
     images = len(values)
     # No Ritz value is beyond the spectrum: the run that reaches farthest is best. Runs

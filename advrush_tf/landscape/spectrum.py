@@ -3,7 +3,7 @@
 A piecewise linear network with K classes has at most K - 1 eigenvalues that are not
 zero in each image: nearly all the density is a spike at 0. So a density is drawn on a
 logarithmic axis (as Ghorbani et al., arXiv 1901.10159, and Yao et al., PyHessian, arXiv
-1912.07145, do for Hessians in the weights), and counts tell what lies beside the spike.
+1912.07145, do for Hessians in the weights), and counts show what is beside the spike.
 
 Source: Lin, Saad and Yang, Approximating spectral densities of large matrices, SIAM
 Review 58, 2016, for stochastic Lanczos quadrature.
@@ -23,7 +23,7 @@ _MARGIN = 6  # widths
 def mean_spectra(
     curvatures: Mapping[str, Curvature],
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Each model's density of eigenvalues, on a grid of its own.
+    """Each model's density of eigenvalues, on a grid for its range.
 
     Args:
         curvatures: model's name -> curvature of its images.
@@ -42,7 +42,7 @@ def mean_spectra(
 
 
 def density_grid(ritz_values: np.ndarray) -> tuple[np.ndarray, float]:
-    """Where to evaluate a density, and how wide to smooth it: 1/300 of the range.
+    """Returns the points of a density and its smoothing width, 1/300 of the range.
 
     Args:
         ritz_values: of any shape.
@@ -69,7 +69,7 @@ def spectral_density(
     Args:
         ritz_values, ritz_weights: (images, values), the quadratures of the images'
             spectra, see `Curvature`.
-        points: (points,), where the density is wanted.
+        points: (points,), where the density is evaluated.
         width: standard deviation of the Gaussian that each eigenvalue becomes.
 
     Returns:
@@ -95,13 +95,13 @@ def eigenvalues_beyond(
     size: int,
     thresholds: np.ndarray,
 ) -> np.ndarray:
-    """How many eigenvalues an image has, on average, of more than some sizes.
+    """The mean number of an image's eigenvalues beyond each of some sizes.
 
     Needs no smoothing and leaves out the spike at 0: for two logarithmic axes.
 
     Args:
         ritz_values, ritz_weights: see `spectral_density`.
-        size: number of an image's values (pixels times channels), and so of its
+        size: number of an image's values (pixels times channels), which is that of its
             eigenvalues.
         thresholds: (thresholds,), 0 or more.
 

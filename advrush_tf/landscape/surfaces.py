@@ -1,6 +1,6 @@
 """The loss near images: over a plane through each, and along an attack's direction.
 
-What is shown is the function, not an attack: no image is clipped to [0, 1].
+Images are not clipped to [0, 1]: the subject is the function, not an attack.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from advrush_tf.search.penalty import input_gradient
 _ATTACK_STEPS = 20
 _FIRST, _LAST = -1, 2  # of a cut, in steps from the clean to the adversarial image
 
-# (images, labels, their numbers in the data set) to directions (batch, k, ...).
+# (images, labels, their indices in the data set) to directions (batch, k, ...).
 _DirectionsFn = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 _Progress = Callable[[int], object]
 
@@ -45,8 +45,8 @@ class Cut:
     """The loss of each image along its own attack's direction.
 
     Attributes:
-        steps: (m,), in multiples of the way to the adversarial image: 0 is the clean
-            image and 1 the adversarial one, at most epsilon away.
+        steps: (m,), in multiples of the adversarial perturbation: 0 is the clean image
+            and 1 the adversarial one, at most epsilon away.
         losses: (images, m), nats.
     """
 
@@ -117,11 +117,10 @@ def loss_cut(
     seed: int = 0,
     progress: _Progress = lambda images: None,
 ) -> Cut:
-    """The cross-entropy of each image along the way to its adversarial image.
+    """The cross-entropy of each image on the line through its adversarial image.
 
-    That is the one of PGD-20 on the cross-entropy, with steps of epsilon / 8 from a
-    random start. The line goes on to twice the way, and as far as once to the opposite
-    side.
+    The attack is PGD-20 on the cross-entropy, with steps of epsilon / 8 from a random
+    start. The line reaches from -1 to 2 times the adversarial perturbation.
 
     Args:
         epsilon: radius of the attack's L-infinity ball, in [0, 1] units.
@@ -140,14 +139,14 @@ def loss_cut(
     logits_fn = as_logits_fn(model)
 
     def directions(images, labels, indices):
-        # A seed of its own for each image, whatever batch it is in.
+        # Each image has its seed, whatever batch it is in.
         noise = tf.map_fn(
             lambda pair: attack.noise(*pair),
             (images, seeds_of(seed, indices)),
             fn_output_signature=images.dtype,
         )
         adversarial = attack.ascend(
-            lambda moved: cross_entropy(labels, logits_fn(moved)),
+            lambda perturbed: cross_entropy(labels, logits_fn(perturbed)),
             images,
             images + noise,
         )
@@ -174,30 +173,30 @@ def _random_signs(seed: int, indices: tf.Tensor, shape: Sequence[int]) -> tf.Ten
 def _losses_of_images(
     model: Any,
     directions_fn: _DirectionsFn,
-    places: np.ndarray,
+    offsets: np.ndarray,
     x: np.ndarray,
     y: np.ndarray,
     batch_size: int,
 ) -> Iterator[np.ndarray]:
-    """Each image's losses, float64 (places,), at x + places @ its directions.
+    """Each image's losses, float64 (offsets,), at x + offsets @ its directions.
 
     Args:
-        places: (places, k), the lengths to go along the k directions.
+        offsets: (offsets, k), lengths along the k directions.
     """
     check_images(x)
     x, y = np.asarray(x, np.float32), np.asarray(y, np.int32)
     if not len(x):
         raise ValueError("there are no images")
     # As few batches as possible, then as equal as possible.
-    batches = -(-len(places) // batch_size)
-    classifier = BatchedClassifier(model, x.shape[1:], -(-len(places) // batches))
+    batches = -(-len(offsets) // batch_size)
+    classifier = BatchedClassifier(model, x.shape[1:], -(-len(offsets) // batches))
     for image, label, directions in _with_directions(directions_fn, x, y, batch_size):
         losses = []
-        for some in np.array_split(places, batches):
-            moved = image + np.tensordot(some.astype(np.float32), directions, 1)
+        for some in np.array_split(offsets, batches):
+            perturbed = image + np.tensordot(some.astype(np.float32), directions, 1)
             labels = tf.fill(len(some), label)
             # In float32 losses below 1e-7 would be 0.
-            logits = classifier.predict(moved).astype(np.float64)
+            logits = classifier.predict(perturbed).astype(np.float64)
             losses.append(cross_entropy(labels, logits))
         yield np.concatenate(losses)
 

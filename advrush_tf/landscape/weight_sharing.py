@@ -1,15 +1,21 @@
-"""Architectures that share the weights of one supernet."""
+"""Networks of single architectures with a supernet's weights, and their training."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from advrush_tf.genotypes.genotype import Genotype
+from advrush_tf.data.dataset import ImageDataset
+from advrush_tf.genotypes.genotype import Genotype, random_genotype
 from advrush_tf.genotypes.search_space import num_edges
+from advrush_tf.losses import cross_entropy
 from advrush_tf.nn.batch_norm import MOMENTUM
 from advrush_tf.search.model import AdvRushSearchModel
+from advrush_tf.training.optimizers import MomentumSGD
+
+# Of `train_paths`: those of the search's weights.
+_LEARNING_RATE, _MOMENTUM, _L2, _CLIP = 0.025, 0.9, 3e-4, 5.0
 
 
 def one_hot_weights(
@@ -28,7 +34,7 @@ def one_hot_weights(
 
     Raises:
         ValueError: the genotype has an operation that is not among the primitives, or
-            a cell that leaves a node out of its output, which search cells never do.
+            a cell whose output lacks a node, which search cells never do.
     """
     normal = _one_hot(genotype, "normal", primitives)
     return normal, _one_hot(genotype, "reduce", primitives)
@@ -56,21 +62,21 @@ def _one_hot(genotype: Genotype, kind: str, primitives: Sequence[str]) -> np.nda
 
 
 class SharedNetwork:
-    """The network of one genotype after another, with the weights of a supernet.
+    """The network of any genotype, with the weights of a supernet.
 
-    One graph serves all: the supernet's own, with a 1 as the weight of each operation
-    that a genotype keeps. It costs as much as the supernet, but whatever is compiled
-    of it (predictions, attacks, curvature) is compiled once.
+    All genotypes share the supernet's graph, with weight 1 for each operation that the
+    genotype keeps. A call costs as much as the supernet's, but predictions, attacks and
+    curvature are compiled once for all genotypes.
 
     Args:
-        model: the supernet, which is not changed outside of `adopted`.
+        model: the supernet; only `adopted` changes it.
 
     Call arguments:
         x: (batch, height, width, channels), in [0, 1].
         training: batch normalisation mode.
 
     Output shape:
-        (batch, num_classes), logits. Outside of `adopted` they mean nothing.
+        (batch, num_classes), logits; meaningless outside of `adopted`.
 
     Source: Bender et al., Understanding and Simplifying One-Shot Architecture Search,
     ICML 2018.
@@ -98,11 +104,11 @@ class SharedNetwork:
     def adopted(
         self, genotype: Genotype, batches: Sequence[np.ndarray]
     ) -> Iterator[None]:
-        """Makes this a genotype's network; afterwards the supernet is as before.
+        """Makes this the network of a genotype; restores the supernet afterwards.
 
         The supernet's running statistics are those of the mixture and wrong for any
-        single architecture. They become the averages, weighted as always, of those of
-        the given batches alone.
+        single architecture. They are replaced by the running averages over the given
+        batches alone.
 
         Args:
             genotype: with the supernet's number of nodes and operations.
@@ -124,7 +130,7 @@ class SharedNetwork:
                 variable.assign(value)
 
     def mix(self, genotype: Genotype) -> None:
-        """Gives the weights of a genotype, without statistics for inference.
+        """Sets the mixing weights to a genotype, without statistics for inference.
 
         Raises:
             ValueError: the genotype does not fit the supernet.
@@ -148,3 +154,67 @@ class SharedNetwork:
         total = 1 - MOMENTUM ** len(batches)
         for variable in self._statistics:
             variable.assign(variable.value / total)
+
+
+def train_paths(
+    model: AdvRushSearchModel,
+    dataset: ImageDataset,
+    epochs: int,
+    batch_size: int = 64,
+    seed: int = 0,
+    progress: Callable[[int], object] = lambda epochs: None,
+) -> None:
+    """Trains a supernet's weights, one random architecture per step.
+
+    A search trains its weights for the mixture of all operations. With those weights
+    most single architectures classify hardly better than chance, and a comparison of
+    them is meaningless. A few epochs of this training make the weights shareable.
+
+    Args:
+        model: the supernet; its weights change, its alphas do not.
+        dataset: gives the training images, which are not augmented.
+        epochs: passes over the training images; 0 changes no weights.
+        batch_size: images per step.
+        seed: of the order of the images and of the architectures.
+        progress: receives 1 after each epoch.
+
+    Raises:
+        ValueError: there are fewer images than `batch_size`.
+
+    Source: Guo et al., Single Path One-Shot Neural Architecture Search with Uniform
+    Sampling, ECCV 2020.
+    """
+    step = _compiled(model)
+    augmentation = dataset.augmentation(augment=False)
+    batches, steps = dataset.train.training_batches(batch_size, seed, augmentation)
+    seeds = np.random.default_rng(seed).integers(2**32, size=(epochs, steps))
+    iterator = iter(batches)
+    for epoch in range(epochs):
+        for genotype_seed in seeds[epoch]:
+            step(int(genotype_seed), *next(iterator))
+        progress(1)
+
+
+def _compiled(
+    model: AdvRushSearchModel,
+) -> Callable[[int, tf.Tensor, tf.Tensor], None]:
+    """Returns a step that trains the architecture of a seed on a batch of images."""
+    network, weights = SharedNetwork(model), model.network_weights
+    optimizer = MomentumSGD(_LEARNING_RATE, _MOMENTUM, _L2, _CLIP)
+    optimizer.build(weights)
+
+    @tf.function(autograph=False)
+    def step(x: tf.Tensor, y: tf.Tensor) -> None:
+        values = [weight.value for weight in weights]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(values)
+            losses = cross_entropy(y, network(x, training=True))
+            loss = tf.reduce_mean(losses)
+        optimizer.apply(tape.gradient(loss, values), weights)
+
+    def train(seed: int, x: tf.Tensor, y: tf.Tensor) -> None:
+        supernet = model.supernet
+        network.mix(random_genotype(seed, supernet.num_nodes, supernet.primitives))
+        step(x, y)
+
+    return train

@@ -21,8 +21,8 @@ from advrush_tf.files import write_json
 from advrush_tf.genotypes.genotype import get_genotype
 from advrush_tf.landscape.architectures import ArchitectureSampler, SampledGenotype
 from advrush_tf.landscape.meter import measure_curvature
-from advrush_tf.landscape.path_training import train_paths
 from advrush_tf.landscape.surfaces import loss_cut, loss_surface
+from advrush_tf.landscape.weight_sharing import train_paths
 from advrush_tf.runs.checkpoints import CheckpointStore
 from advrush_tf.runs.inspection import ModelCurvature
 from advrush_tf.runs.inspection_report import RESULTS, draw_search, tell, write_results

@@ -5,8 +5,11 @@ import tensorflow as tf
 
 from advrush_tf.fit.model import AdvRushFitModel
 from advrush_tf.fit.objectives import Standard
-from advrush_tf.landscape.curvature_metric import CurvatureMetric
-from advrush_tf.landscape.meter import CurvatureMeter, measure_curvature
+from advrush_tf.landscape.meter import (
+    CurvatureMeter,
+    CurvatureMetric,
+    measure_curvature,
+)
 from support.small_networks import tiny_batch, tiny_network
 from support.tiny_search import random_batch, random_pair, tiny_compiled
 

@@ -7,12 +7,8 @@ import tensorflow as tf
 
 from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.errors import NonFiniteLossError
-from advrush_tf.landscape.meter import (
-    PROBE_LENGTH,
-    CurvatureMeter,
-    hessian_vector_product,
-    measure_curvature,
-)
+from advrush_tf.landscape.hessian import hessian_vector_product
+from advrush_tf.landscape.meter import PROBE_LENGTH, CurvatureMeter, measure_curvature
 from advrush_tf.nn.supernet import Supernet
 from advrush_tf.official import weights as official
 from advrush_tf.search.penalty import curvature_penalty, input_gradient

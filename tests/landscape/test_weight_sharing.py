@@ -3,9 +3,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from advrush_tf.data.dataset import load_dataset
 from advrush_tf.genotypes.genotype import Genotype, random_genotype
 from advrush_tf.genotypes.search_space import PRIMITIVES
-from advrush_tf.landscape.weight_sharing import SharedNetwork, one_hot_weights
+from advrush_tf.landscape.weight_sharing import (
+    SharedNetwork,
+    one_hot_weights,
+    train_paths,
+)
 from advrush_tf.search.model import AdvRushSearchModel
 from support import per_edge
 
@@ -218,3 +223,55 @@ def test_an_edge_read_twice_counts_twice():
     edges = [("skip_connect", 0), ("skip_connect", 0)]
     normal, _ = one_hot_weights(Genotype(edges, (2,), edges, (2,)), PRIMITIVES)
     assert normal[0, PRIMITIVES.index("skip_connect")] == 2
+
+
+def _supernet():
+    keras.utils.set_random_seed(0)
+    few = ("none", "avg_pool_3x3", "skip_connect", "sep_conv_3x3")
+    return AdvRushSearchModel(10, (8, 8, 1), 4, 1, num_nodes=2, primitives=few)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_dataset("digits")
+
+
+def _accuracy(model, dataset):
+    """Mean over architectures that were not trained for."""
+    network = SharedNetwork(model)
+    images = dataset.train.images.astype(np.float32) / 255
+    batches = [images[first : first + 64] for first in range(0, 640, 64)]
+    x, y = dataset.test.images / np.float32(255), dataset.test.labels
+    found = []
+    for seed in range(3):
+        genotype = random_genotype(seed, 2, model.supernet.primitives)
+        with network.adopted(genotype, batches):
+            found.append((np.argmax(network(x), -1) == y).mean())
+    return np.mean(found)
+
+
+def test_architectures_learn_to_share_the_weights(digits):
+    model = _supernet()
+    alphas = [table.numpy() for table in model.alphas]
+    before = _accuracy(model, digits)
+    done = []
+    train_paths(model, digits, 8, progress=done.append)
+    assert done == [1] * 8
+    assert _accuracy(model, digits) > before + 0.3
+    for table, expected in zip(model.alphas, alphas, strict=True):
+        np.testing.assert_array_equal(table, expected)
+    # The seed determines the outcome.
+    again = _supernet()
+    train_paths(again, digits, 8)
+    for first, second in zip(
+        model.supernet.weights, again.supernet.weights, strict=True
+    ):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_no_epochs_change_nothing(digits):
+    model = _supernet()
+    before = [weight.numpy() for weight in model.supernet.weights]
+    train_paths(model, digits, 0)
+    for weight, value in zip(model.supernet.weights, before, strict=True):
+        np.testing.assert_array_equal(weight, value)

@@ -1,15 +1,50 @@
-"""Operations whose second derivative TensorFlow gets wrong without a word."""
+"""Products with the Hessian of the loss in the image, and where they would be wrong.
+
+TensorFlow's second derivative of some operations is silently wrong.
+"""
 
 from collections.abc import Iterator
+from typing import Any
 
 import tensorflow as tf
+
+from advrush_tf.attacks.victim import as_logits_fn
+from advrush_tf.search.penalty import input_gradient
 
 # The derivative of each counts as one that depends on nothing.
 _CONSTANT = ("ResizeBilinearGrad", "ScaleAndTranslateGrad")
 
 
+def hessian_vector_product(
+    model_fn: Any, x: tf.Tensor, y: tf.Tensor, v: tf.Tensor
+) -> tf.Tensor:
+    """Hessian of each example's cross-entropy in its image, times a vector.
+
+    Exact; for piecewise linear networks, the Hessian of the current linear region.
+    Wrong for the networks that `check_second_derivatives` and `CurvatureMeter` refuse.
+
+    Args:
+        model_fn: a Keras classifier, or a function from images to logits (batch,
+            classes) in which examples do not interact.
+        x: (batch, height, width, channels), float.
+        y: (batch,), integer labels.
+        v: as `x`, the vectors.
+
+    Returns:
+        A tensor of the shape and dtype of `x`.
+    """
+    logits_fn, x = as_logits_fn(model_fn), tf.convert_to_tensor(x)
+    # Both derivatives by back-propagation. With the outer one in forward mode
+    # (`tf.autodiff.ForwardAccumulator`) a CellNetwork's products took twice the time,
+    # and the float64 supernet's, through our custom gradients, came out wrong.
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        gradient = input_gradient(logits_fn, x, y)
+    return tape.gradient(gradient, x, tf.cast(v, x.dtype), tf.UnconnectedGradients.ZERO)
+
+
 def check_second_derivatives(graph: tf.Graph) -> None:
-    """Refuses a graph of a second derivative that is wrong.
+    """Raises if a graph contains a wrong second derivative.
 
     Args:
         graph: in which a gradient was differentiated once more.
@@ -24,7 +59,7 @@ def check_second_derivatives(graph: tf.Graph) -> None:
             raise ValueError(
                 "the model has a max pooling with stride 1 and padding 'same', whose "
                 "second derivative is wrong in TensorFlow; use "
-                "advrush_tf.kernels.max_pool_3x3 in its place"
+                "advrush_tf.nn.kernels.max_pool_3x3 instead"
             )
         if node.op == "SquaredDifference" and stopped & set(_inputs(node)):
             # As tf.nn.moments does, whose first derivative is right all the same.
@@ -52,7 +87,7 @@ def _inputs(node: tf.compat.v1.NodeDef) -> list[str]:
 
 
 def _is_pooling_in_place(node: tf.compat.v1.NodeDef) -> bool:
-    """Whether TensorFlow's CPU kernel writes over the input that it still reads."""
+    """True if TensorFlow's CPU kernel overwrites an input before its last read."""
     return (
         node.op == "MaxPoolGradGrad"
         and max(node.attr["strides"].list.i) == 1
