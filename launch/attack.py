@@ -1,18 +1,21 @@
 """Measures how robust a model is: python launch/attack.py --model=model.keras."""
 
-from advrush_tf.runs import attack as attack_run
-from advrush_tf.runs.attack_settings import AttackSettings
-from advrush_tf.runs.flags import (
-    define_data_dir,
-    define_devices,
-    define_settings,
-    define_workdir,
-    run,
-)
+import console
+
+with console.held_back():
+    from advrush_tf.runs import attack as attack_run
+    from advrush_tf.runs.attack_settings import AttackSettings
+    from advrush_tf.runs.flags import (
+        define_data_dir,
+        define_devices,
+        define_settings,
+        define_workdir,
+        run,
+    )
 
 _WORKDIR = define_workdir("runs/attack")
 _DATA_DIR = define_data_dir()
-_DEVICES = define_devices()
+_DEVICES = define_devices(console.held_back)
 _VALUES = define_settings(AttackSettings)
 
 
@@ -23,4 +26,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, console.held_back)

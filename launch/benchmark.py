@@ -10,11 +10,14 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from advrush_tf.errors import UserError
-from advrush_tf.nn.cell_network import CellNetwork
-from advrush_tf.runs import profiling
-from advrush_tf.runs.flags import run
-from advrush_tf.search.model import AdvRushSearchModel
+import console
+
+with console.held_back():
+    from advrush_tf.errors import UserError
+    from advrush_tf.nn.cell_network import CellNetwork
+    from advrush_tf.runs import profiling
+    from advrush_tf.runs.flags import run
+    from advrush_tf.search.model import AdvRushSearchModel
 
 
 class Part(enum.StrEnum):
@@ -181,4 +184,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, console.held_back)

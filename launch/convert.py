@@ -2,8 +2,11 @@
 
 from absl import flags
 
-from advrush_tf.runs.convert import Normalise, convert
-from advrush_tf.runs.flags import run
+import console
+
+with console.held_back():
+    from advrush_tf.runs.convert import Normalise, convert
+    from advrush_tf.runs.flags import run
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "File that the official PyTorch code saved.", required=True
@@ -42,4 +45,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, console.held_back)

@@ -4,10 +4,18 @@ from pathlib import Path
 
 from absl import flags
 
-from advrush_tf.errors import UserError
-from advrush_tf.runs import landscape
-from advrush_tf.runs.flags import define_data_dir, define_settings, define_workdir, run
-from advrush_tf.runs.landscape_settings import LandscapeSettings
+import console
+
+with console.held_back():
+    from advrush_tf.errors import UserError
+    from advrush_tf.runs import landscape
+    from advrush_tf.runs.flags import (
+        define_data_dir,
+        define_settings,
+        define_workdir,
+        run,
+    )
+    from advrush_tf.runs.landscape_settings import LandscapeSettings
 
 _WORKDIR = define_workdir("runs/landscape")
 _DATA_DIR = define_data_dir()
@@ -39,4 +47,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, console.held_back)

@@ -4,9 +4,11 @@ import enum
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import attrs
+import tensorflow as tf
 from absl import app, flags
 
 from advrush_tf.errors import NonFiniteLossError, UserError, WorkerLostError
@@ -23,7 +25,10 @@ from advrush_tf.runs.settings import (
 flags.disclaim_key_flags()
 
 
-def run(body: Callable[[], object]) -> None:
+def run(
+    body: Callable[[], object],
+    quietly: Callable[[], AbstractContextManager] = nullcontext,
+) -> None:
     """Runs a launcher, and ends the program with its exit code.
 
     A mistake of the user's, in a flag or later, is one line and code 2; a loss that
@@ -31,7 +36,10 @@ def run(body: Callable[[], object]) -> None:
 
     Args:
         body: what the program does once the flags are set.
+        quietly: a context in which TensorFlow looks for the machine's devices.
     """
+    with quietly():
+        tf.config.list_physical_devices()
     app.run(lambda argv: _exit_code(body, argv), flags_parser=parse_flags)
 
 
@@ -85,8 +93,17 @@ def define_data_dir() -> flags.FlagHolder[str | None]:
     )
 
 
-def define_devices() -> Callable[[], Devices]:
-    """Defines --strategy and --virtual_cpus; gives what makes the devices they name."""
+def define_devices(
+    quietly: Callable[[], AbstractContextManager] = nullcontext,
+) -> Callable[[], Devices]:
+    """Defines --strategy and --virtual_cpus.
+
+    Args:
+        quietly: a context in which TensorFlow makes its devices.
+
+    Returns:
+        A function that makes the devices that the flags name.
+    """
     strategy = flags.DEFINE_enum_class(
         "strategy",
         StrategyName.NONE,
@@ -107,7 +124,16 @@ def define_devices() -> Callable[[], Devices]:
         ),
         "--virtual_cpus is for --strategy=mirrored",
     )
-    return lambda: Devices(strategy.value, virtual_cpus.value)
+
+    def make() -> Devices:
+        # A worker that waits in vain for others is ended from within.
+        alone = strategy.value is not StrategyName.MULTIWORKER
+        with quietly() if alone else nullcontext():
+            devices = Devices(strategy.value, virtual_cpus.value)
+            tf.config.list_logical_devices()
+        return devices
+
+    return make
 
 
 def define_dry_run(run: str) -> flags.FlagHolder[bool]:

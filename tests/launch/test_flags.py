@@ -1,6 +1,7 @@
 """The flags of every launcher: users' scripts read their names and defaults."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from absl import app, flags
 
 found, known = {}, set(flags.FLAGS)
 for path in sorted(pathlib.Path("launch").glob("*.py")):
+    if path.stem == "console":
+        continue
     runpy.run_path(str(path), run_name="launcher")
     own = {name: flags.FLAGS[name] for name in set(flags.FLAGS) - known}
     own = {name: flag for name, flag in own.items() if flag.name == name}
@@ -34,7 +37,7 @@ def found():
     result = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         cwd=ROOT,
-        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        env={"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'launch'}"},
         check=True,
         capture_output=True,
         text=True,

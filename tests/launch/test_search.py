@@ -1,6 +1,10 @@
+import os
+import subprocess
+import sys
+
 import pytest
 
-from support.processes import assert_is_one_error, launch
+from support.processes import ROOT, assert_is_one_error, launch
 
 
 @pytest.mark.parametrize(
@@ -31,3 +35,17 @@ from support.processes import assert_is_one_error, launch
 )
 def test_bad_input_is_one_line_and_code_2(arguments, words):
     assert_is_one_error(launch("search", *arguments), words)
+
+
+def test_what_tensorflow_writes_at_its_start_does_not_bury_the_error():
+    environment = {name: v for name, v in os.environ.items() if "TF_" not in name}
+    result = subprocess.run(
+        [sys.executable, "launch/search.py", "--epochs=-1"],
+        cwd=ROOT,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.stdout == ""
+    assert result.stderr == "error: --epochs is -1; it must be more than 0.\n"
+    assert result.returncode == 2
