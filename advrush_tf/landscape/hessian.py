@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from advrush_tf.attacks.victim import as_logits_fn
+from advrush_tf.attacks.base import as_logits_fn
 from advrush_tf.search.penalty import input_gradient
 
 # The derivative of each counts as one that depends on nothing.
