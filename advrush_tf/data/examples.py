@@ -1,4 +1,4 @@
-"""Labelled images and their batches, whether in memory or in files.
+"""Labelled images and their batches, in memory or in files.
 
 All randomness is stateless: what a batch holds follows from the seed, the epoch and
 the step alone, so that a run that is resumed at an epoch sees what the uninterrupted
@@ -43,7 +43,7 @@ class Augmenting(Protocol):
 
 
 class Examples(abc.ABC):
-    """Labelled images, of which batches are made.
+    """Labelled images, and their batches.
 
     Attributes:
         image_shape: Height, width and channels of the images of a batch.

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-# A stream mixes the records of so many files that it reads at a time, and then of so
-# many neighbours.
+# Number of files that a stream reads at a time, and of neighbouring records that it
+# shuffles at a time.
 _FILES_AT_ONCE = 4
 _BLOCK = 256
 

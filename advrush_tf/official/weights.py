@@ -1,9 +1,8 @@
-"""Weights of the official PyTorch code, moved into our layers.
+"""Assigns weights of the official PyTorch code to our layers.
 
 The official supernet stores one module an edge and an operation; ours stores one
 variable for all edges that leave a state. In the network of a fixed genotype both store
-one module an edge. A `Slot` says which part of which variable
-an official tensor fills.
+one module an edge. A `Slot` is the part of a variable that an official tensor fills.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,7 +26,7 @@ _DEPTHWISE = (2, 3, 0, 1)  # (channels, 1, kh, kw) -> (kh, kw, channels, 1)
 
 
 class Slot(NamedTuple):
-    """Where one official tensor goes.
+    """The place of one official tensor.
 
     Attributes:
         name: official state-dictionary name.

@@ -33,17 +33,27 @@ def _take(dataset, steps):
     return np.stack(weights), np.stack(alphas)
 
 
-def test_pairs_have_the_promised_form():
+BOTH = pytest.mark.parametrize("make", [bilevel_pairs, training_batches])
+
+
+def _halves(element):
+    """The (x, y) of a batch: two in a search, one in a fit."""
+    return element if isinstance(element[0], tuple) else (element,)
+
+
+@BOTH
+def test_batches_have_the_promised_form(make):
     images, labels = _numbered(80)
-    dataset, steps = bilevel_pairs(images, labels, batch_size=8)
+    dataset, steps = make(images, labels, batch_size=8)
     half = (
         tf.TensorSpec((8, 4, 4, 3), tf.float32),
         tf.TensorSpec((8,), tf.int32),
     )
-    assert dataset.element_spec == (half, half)
-    assert steps == 5
+    searching = make is bilevel_pairs
+    assert dataset.element_spec == ((half, half) if searching else half)
+    assert steps == (5 if searching else 10)
     assert dataset.cardinality() == tf.data.INFINITE_CARDINALITY
-    for x, y in next(iter(dataset)):
+    for x, y in _halves(next(iter(dataset))):
         np.testing.assert_array_equal(x, images[_numbers(x)] * np.float32(1 / 255))
         np.testing.assert_array_equal(y, labels[_numbers(x)])
 
@@ -98,38 +108,53 @@ def test_alpha_half_of_another_length_wraps_around(portion):
     assert len({tuple(one) for one in passes}) == 4
 
 
-@pytest.mark.parametrize("portion", [0.5, 0.7, 0.3])
-def test_later_start_continues_bit_for_bit(portion):
-    images, labels = _numbered(200, side=8)
+@pytest.mark.parametrize(
+    ("make", "count", "more"),
+    [
+        (bilevel_pairs, 200, {"train_portion": 0.5}),
+        (bilevel_pairs, 200, {"train_portion": 0.7}),
+        (bilevel_pairs, 200, {"train_portion": 0.3}),
+        (training_batches, 200, {}),
+        (training_batches, 208, {}),
+    ],
+)
+def test_later_start_continues_bit_for_bit(make, count, more):
+    images, labels = _numbered(count, side=8)
     settings = {
         "batch_size": 16,
-        "train_portion": portion,
         "seed": 11,
         "augmentation": Augmentation(crop_padding=2, flip=True, cutout=3),
         "mean": MEAN,
+        **more,
     }
-    whole, steps = bilevel_pairs(images, labels, **settings)
-    later, _ = bilevel_pairs(images, labels, initial_epoch=3, **settings)
+    whole, steps = make(images, labels, **settings)
+    later, _ = make(images, labels, initial_epoch=3, **settings)
     one_thread = tf.data.Options()
     one_thread.threading.private_threadpool_size = 1
     later = later.with_options(one_thread)
     expected = whole.skip(3 * steps).take(2 * steps).as_numpy_iterator()
-    for one, other in zip(expected, later.as_numpy_iterator(), strict=False):
+    got = later.take(2 * steps).as_numpy_iterator()
+    for one, other in zip(expected, got, strict=True):
         tf.nest.map_structure(np.testing.assert_array_equal, one, other)
 
 
-def test_seed_decides_split_order_and_augmentation():
+@BOTH
+def test_seed_decides_split_order_and_augmentation(make):
     images, labels = _numbered(100, side=8)
     augmentation = Augmentation(crop_padding=2)
 
     def first(seed):
-        dataset, _ = bilevel_pairs(
+        dataset, _ = make(
             images, labels, batch_size=16, seed=seed, augmentation=augmentation
         )
         return next(dataset.as_numpy_iterator())
 
-    tf.nest.map_structure(np.testing.assert_array_equal, first(1), first(1))
-    assert (first(1)[0][0] != first(2)[0][0]).any()
+    one, again, other = first(1), first(1), first(2)
+    tf.nest.map_structure(np.testing.assert_array_equal, one, again)
+    x, y = _halves(one)[0]
+    other_x, other_y = _halves(other)[0]
+    assert (x != other_x).any()
+    assert (y != other_y).any()
 
 
 def test_streams_and_steps_are_augmented_differently():
@@ -165,20 +190,6 @@ def _order(dataset, steps):
     return np.stack([_numbers(x) for x, _ in dataset.take(steps)])
 
 
-def test_training_batches_have_the_promised_form():
-    images, labels = _numbered(80)
-    dataset, steps = training_batches(images, labels, batch_size=8)
-    assert dataset.element_spec == (
-        tf.TensorSpec((8, 4, 4, 3), tf.float32),
-        tf.TensorSpec((8,), tf.int32),
-    )
-    assert steps == 10
-    assert dataset.cardinality() == tf.data.INFINITE_CARDINALITY
-    x, y = next(iter(dataset))
-    np.testing.assert_array_equal(x, images[_numbers(x)] * np.float32(1 / 255))
-    np.testing.assert_array_equal(y, labels[_numbers(x)])
-
-
 @pytest.mark.parametrize(("batch_size", "steps"), [(16, 20), (64, 5), (50, 6)])
 def test_each_epoch_of_training_has_all_images_in_another_order(batch_size, steps):
     dataset, promised = training_batches(*_numbered(320), batch_size, seed=4)
@@ -191,35 +202,6 @@ def test_each_epoch_of_training_has_all_images_in_another_order(batch_size, step
     assert len({tuple(epoch) for epoch in epochs}) == 3
     if steps * batch_size < 320:
         assert len({frozenset(epoch.tolist()) for epoch in epochs}) == 3
-
-
-@pytest.mark.parametrize("count", [200, 208])
-def test_training_from_a_later_epoch_continues_bit_for_bit(count):
-    images, labels = _numbered(count, side=8)
-    settings = {
-        "batch_size": 16,
-        "seed": 11,
-        "augmentation": Augmentation(crop_padding=2, flip=True, cutout=3),
-        "mean": MEAN,
-    }
-    whole, steps = training_batches(images, labels, **settings)
-    later, _ = training_batches(images, labels, initial_epoch=3, **settings)
-    expected = whole.skip(3 * steps).take(2 * steps).as_numpy_iterator()
-    got = later.take(2 * steps).as_numpy_iterator()
-    for one, other in zip(expected, got, strict=True):
-        tf.nest.map_structure(np.testing.assert_array_equal, one, other)
-
-
-def test_the_seed_decides_order_and_augmentation_of_training():
-    images, labels = _numbered(64, side=8)
-    augmentation = Augmentation(crop_padding=2)
-
-    def first(seed):
-        batches, _ = training_batches(images, labels, 64, seed, augmentation)
-        return next(batches.as_numpy_iterator())
-
-    tf.nest.map_structure(np.testing.assert_array_equal, first(1), first(1))
-    assert (first(1)[1] != first(2)[1]).any()
 
 
 def test_training_has_streams_of_its_own():
@@ -257,46 +239,41 @@ def test_evaluation_gives_every_image_in_order():
     assert (x.dtype, y.dtype) == (np.float32, np.int32)
 
 
+@BOTH
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"initial_epoch": -1}, "initial_epoch at least 0, not 16 and -1"),
-        ({"batch_size": 33}, "A batch of 33 needs .* they have 32 and 32"),
-        ({"train_portion": 0.9}, "A batch of 16 needs .* they have 58 and 6"),
-        ({"train_portion": 1.0}, "strictly between 0 and 1"),
+        ({"batch_size": 65}, "A batch of 65 needs .* (there are 64|have 32 and 32)"),
         ({"images": np.zeros((64, 4, 4, 3), np.float32)}, "uint8 .* not float32"),
         ({"images": np.zeros((64, 4, 4), np.uint8)}, r"not uint8 of shape \(64, 4, 4"),
         ({"labels": np.zeros((63,), int)}, r"of shape \(64,\), not \(63,\)"),
         ({"labels": np.zeros((64, 4), int)}, r"of shape \(64,\), not \(64, 4\)"),
         ({"augmentation": Augmentation(cutout=4)}, "cutout must be below"),
+        ({"shard": (0, 3)}, "16 cannot be cut into 3 equal shards; .* 3"),
+        ({"shard": (2, 2)}, r"index from 0 to count - 1, not \(2, 2\)"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_bad_arguments_are_refused(change, message):
+def test_bad_arguments_are_refused(make, change, message):
     images, labels = _numbered(64)
     arguments = {"images": images, "labels": labels, "batch_size": 16} | change
     with pytest.raises(ValueError, match=message):
-        bilevel_pairs(**arguments)
+        make(**arguments)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"initial_epoch": -1}, "initial_epoch at least 0, not 16 and -1"),
-        ({"batch_size": 65}, "A batch of 65 needs .* there are 64"),
-        ({"images": np.zeros((64, 4, 4, 3), np.float32)}, "uint8 .* not float32"),
-        ({"labels": np.zeros((64, 4), int)}, r"of shape \(64,\), not \(64, 4\)"),
-        ({"augmentation": Augmentation(cutout=4)}, "cutout must be below"),
+        ({"batch_size": 33}, "A batch of 33 needs .* they have 32 and 32"),
+        ({"train_portion": 0.9}, "A batch of 16 needs .* they have 58 and 6"),
+        ({"train_portion": 1.0}, "strictly between 0 and 1"),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_bad_training_arguments_are_refused(change, message):
-    images, labels = _numbered(64)
-    arguments = {"images": images, "labels": labels, "batch_size": 16} | change
+def test_halves_must_have_a_batch(change, message):
     with pytest.raises(ValueError, match=message):
-        training_batches(**arguments)
+        bilevel_pairs(*_numbered(64), **{"batch_size": 16, **change})
 
 
 def test_bad_evaluation_arguments_are_refused():
@@ -304,8 +281,8 @@ def test_bad_evaluation_arguments_are_refused():
         evaluation_batches(*_numbered(4), batch_size=0)
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_all_shards_are_the_pairs(count):
+def test_all_shards_are_the_pairs():
+    count = 4
     images, labels = _numbered(120, side=8)
     settings = {
         "batch_size": 16,
@@ -325,8 +302,3 @@ def test_all_shards_are_the_pairs(count):
     for pair, *pieces in zip(whole.take(6).as_numpy_iterator(), *streams, strict=True):
         together = tf.nest.map_structure(lambda *p: np.concatenate(p), *pieces)
         tf.nest.map_structure(np.testing.assert_array_equal, pair, together)
-
-
-def test_a_batch_that_cannot_be_cut_is_refused():
-    with pytest.raises(ValueError, match=r"16 cannot be cut into 3 equal shards; .* 3"):
-        bilevel_pairs(*_numbered(64), batch_size=16, shard=(0, 3))

@@ -93,14 +93,14 @@ def test_batches_of_one_size_are_augmented_as_those_in_memory(fixed):
 
 def test_all_shards_are_the_batch_bit_for_bit(varying):
     arguments, count = (12, 3, ResizedCrop(16, cutout=3), 1, MEAN), 3
-    whole, steps = varying.training_batches(*arguments)
-    parts = [
-        varying.training_batches(*arguments, shard=(index, count))[0].take(steps)
+    whole, _ = varying.training_batches(*arguments)
+    shards = [
+        varying.training_batches(*arguments, shard=(index, count))[0]
         for index in range(count)
     ]
-    assert parts[0].element_spec[0].shape == (12 // count, 16, 16, 3)
-    streams = [part.as_numpy_iterator() for part in parts]
-    batches = whole.take(steps).as_numpy_iterator()
+    assert shards[0].element_spec[0].shape == (12 // count, 16, 16, 3)
+    streams = [shard.take(3).as_numpy_iterator() for shard in shards]
+    batches = whole.take(3).as_numpy_iterator()
     for batch, *pieces in zip(batches, *streams, strict=True):
         together = tf.nest.map_structure(lambda *p: np.concatenate(p), *pieces)
         tf.nest.map_structure(np.testing.assert_array_equal, batch, together)

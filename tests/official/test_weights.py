@@ -138,20 +138,26 @@ def _everything(dtype, watch=contextlib.nullcontext):
     }
 
 
-def _by_official_name(net, values, wanted):
-    """Takes arrays of our layout apart into official tensors.
+@functools.cache
+def _numbered():
+    """A number for each element of the official tensors, and the net that holds them.
 
-    The way round is found with `assign_supernet` itself: each entry that is `wanted`
-    is numbered, and the numbers say where each element went.
+    `assign_supernet` itself so says where each element goes.
     """
     numbered, total = {}, 0
     for name, value in _state().items():
         numbered[name] = np.arange(total, total + value.size).reshape(value.shape)
         total += value.size
-    probe = _supernet("float64")
-    official.assign_supernet(probe, numbered)
+    net = _supernet("float64")
+    official.assign_supernet(net, numbered)
+    return numbered, total, net
+
+
+def _by_official_name(net, values, wanted):
+    """Takes arrays of our layout apart into those official tensors that are wanted."""
+    numbered, total, places = _numbered()
     flat = np.full(total, np.nan)
-    for source, target in zip(net.weights, probe.weights, strict=True):
+    for source, target in zip(net.weights, places.weights, strict=True):
         if id(source) in values:
             flat[target.numpy().astype(int).ravel()] = values[id(source)].ravel()
     return {name: flat[numbered[name]] for name in wanted}
