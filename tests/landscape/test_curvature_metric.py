@@ -15,7 +15,7 @@ from support.tiny_search import random_batch, random_pair, tiny_compiled
 
 NAMES = ("top_eigenvalue", "trace", "penalty", "gradient_norm")
 KEYS = [f"curvature_{name}" for name in NAMES]
-SETTINGS = {"steps": 3, "batch_size": 4, "seed": 2}
+SETTINGS = {"steps": 2, "batch_size": 4, "seed": 2}
 
 
 def _plain_classifier():
