@@ -179,6 +179,16 @@ def test_evaluation_measures_pgd_with_the_averaged_weights():
     np.testing.assert_allclose(got["loss"], loss, rtol=1e-5)
 
 
+def test_evaluation_is_in_inference_mode():
+    # In training mode, running statistics would move.
+    attack = SignAscent(0.1, 0.05, 2)
+    model = model_of(tiny_network(), Standard(), evaluation_attack=attack)
+    before = model.network.get_weights()
+    model.evaluate(*tiny_batch(), verbose=0)
+    for old, new in zip(before, model.network.get_weights(), strict=True):
+        np.testing.assert_array_equal(new, old)
+
+
 def test_metrics_are_means_over_examples():
     model = model_of(tiny_network(), Standard())
     x, y = tiny_batch(0, 10)
