@@ -17,10 +17,10 @@ from advrush_tf.attacks.victim import BatchedClassifier
 from advrush_tf.data.dataset import ImageDataset, load_dataset
 from advrush_tf.data.examples import Examples
 from advrush_tf.errors import UserError
-from advrush_tf.runs.attack_report import RESULTS, tell, write_report
 from advrush_tf.runs.attack_settings import AttackSettings
 from advrush_tf.runs.devices import Devices
 from advrush_tf.runs.evaluation import AttackResult, Evaluation
+from advrush_tf.runs.evaluation_report import RESULTS, tell, write_report
 from advrush_tf.runs.models import load_classifier, open_classifier, sha256
 from advrush_tf.runs.progress import print_existing_summary, print_line, write_failure
 from advrush_tf.runs.settings import record_settings

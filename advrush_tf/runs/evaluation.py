@@ -1,8 +1,7 @@
-"""The results of an evaluation of robustness, as JSON and as a table."""
+"""The results of an evaluation of robustness."""
 
 import dataclasses
 import importlib.metadata
-from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +15,6 @@ from advrush_tf.attacks.victim import BatchedClassifier
 from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.files import json_copy
 from advrush_tf.runs.attack_settings import AttackSettings
-from advrush_tf.runs.table import Table
 from advrush_tf.statistics import accuracy_per_class, wilson
 from advrush_tf.version import __version__
 
@@ -206,85 +204,3 @@ def transfer(evaluated: Evaluation) -> dict[str, Any] | None:
             for name in settings.attacks
         },
     }
-
-
-def tables(results: Mapping[str, Any]) -> list[Table]:
-    """Returns the accuracies under attack and the transfer between models.
-
-    Args:
-        results: what results.json holds.
-    """
-    transfers = results["transfer"] or {"models": (), "matrices": {}}
-    return [
-        _accuracies(results),
-        *(
-            _transfer_table(attack, transfers["models"], matrix)
-            for attack, matrix in transfers["matrices"].items()
-        ),
-    ]
-
-
-def _accuracies(results: Mapping[str, Any]) -> Table:
-    rows = [_row("clean", "", results["clean"])]
-    for attack in results["attacks"]:
-        name, epsilon = attack["attack"], attack["epsilon"]["given"]
-        own = attack["crafted_on"] == results["settings"]["model"]
-        if own and len(attack["members"]) > 1:
-            rows += [
-                _row(f"{name}: after {member['name']}", epsilon, member)
-                for member in attack["members"]
-            ]
-        place = "" if own else attack["crafted_on"]
-        rows.append(_row(name, epsilon, attack, place, f"{attack['seconds']:.1f}"))
-    rows.append(_row("all", results["epsilon"]["given"], results["robust"]))
-    head = ("attack", "epsilon", "accuracy", "95 % interval", "crafted on", "seconds")
-    return Table("Accuracy under attack", head, rows)
-
-
-def _row(
-    name: str,
-    epsilon: str,
-    share: Mapping[str, Any],
-    place: str = "",
-    seconds: str = "",
-) -> tuple[str, ...]:
-    low, high = share["interval"]
-    interval = f"{low:.2%} to {high:.2%}"
-    return name, epsilon, f"{share['accuracy']:.2%}", interval, place, seconds
-
-
-def _transfer_table(
-    attack: str, models: Sequence[str], matrix: Sequence[Sequence[float]]
-) -> Table:
-    return Table(
-        f"Accuracy under {attack}, crafted on (rows) and measured on (columns)",
-        ("crafted on", *models),
-        [
-            (model, *(f"{accuracy:.2%}" for accuracy in row))
-            for model, row in zip(models, matrix, strict=True)
-        ],
-    )
-
-
-def markdown(results: Mapping[str, Any]) -> str:
-    """Returns the results as Markdown: accuracies, transfer and warnings.
-
-    Args:
-        results: what results.json holds.
-    """
-    settings = results["settings"]
-    parts = [
-        f"# Robustness of {settings['model']}",
-        f"{results['dataset']}, the first {results['images']} images of the test "
-        f"split; {results['norm']}, epsilon {results['epsilon']['given']} "
-        f"({results['epsilon']['value']:.6g}); seed {settings['seed']}; SHA-256 "
-        f"{settings['sha256'][0]}.",
-        *(table.markdown() for table in tables(results)),
-        *(f"**Warning** {warning}" for warning in warnings(results)),
-    ]
-    return "\n\n".join(parts)
-
-
-def warnings(results: Mapping[str, Any]) -> list[str]:
-    """Returns the reasons not to trust an evaluation, with their codes."""
-    return [f"({one['code']}): {one['sentence']}" for one in results["warnings"]]

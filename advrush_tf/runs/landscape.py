@@ -24,8 +24,7 @@ from advrush_tf.landscape.meter import measure_curvature
 from advrush_tf.landscape.path_training import train_paths
 from advrush_tf.landscape.surfaces import loss_cut, loss_surface
 from advrush_tf.runs.checkpoints import CheckpointStore
-from advrush_tf.runs.inspection import ModelCurvature
-from advrush_tf.runs.inspection_report import RESULTS, draw_search, tell, write_results
+from advrush_tf.runs.inspection import RESULTS, ModelCurvature, tell, write_results
 from advrush_tf.runs.landscape_settings import LandscapeSettings
 from advrush_tf.runs.models import (
     load_classifier,
@@ -39,9 +38,8 @@ from advrush_tf.runs.progress import (
     progress_bar,
     write_failure,
 )
-from advrush_tf.runs.report import write_html
-from advrush_tf.runs.report_sections import check_workdir
-from advrush_tf.runs.search_files import load_supernet
+from advrush_tf.runs.report import check_workdir, write_html
+from advrush_tf.runs.search_files import draw_search, load_supernet
 from advrush_tf.runs.settings import record_settings
 from advrush_tf.search.history import is_search
 from advrush_tf.search.model import AdvRushSearchModel

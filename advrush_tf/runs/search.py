@@ -18,8 +18,8 @@ from advrush_tf.runs.checkpoints import CheckpointStore
 from advrush_tf.runs.devices import Devices
 from advrush_tf.runs.progress import ProgressBar, print_line, write_failure
 from advrush_tf.runs.search_settings import SearchSettings
-from advrush_tf.runs.search_tensorboard import SearchTensorBoard
 from advrush_tf.runs.settings import record_settings
+from advrush_tf.runs.tensorboard import SearchTensorBoard
 from advrush_tf.search.model import AdvRushSearchModel
 from advrush_tf.search.penalty import Penalty
 from advrush_tf.training import optimizers

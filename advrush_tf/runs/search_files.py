@@ -1,4 +1,4 @@
-"""The supernet that a search left in its folder."""
+"""What a search left in its folder: its supernet and its history."""
 
 import dataclasses
 import hashlib
@@ -7,13 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+import tensorflow as tf
+
 from advrush_tf.data.dataset import load_dataset
 from advrush_tf.errors import UserError, one_line
+from advrush_tf.figures.search import draw_alphas, draw_history
 from advrush_tf.runs.checkpoints import CheckpointStore, assign
 from advrush_tf.runs.progress import print_line
 from advrush_tf.runs.search import build_model
 from advrush_tf.runs.search_settings import SearchSettings
 from advrush_tf.runs.settings import Precision
+from advrush_tf.search.history import read_history
 from advrush_tf.search.model import AdvRushSearchModel
 from advrush_tf.search.penalty import Penalty
 
@@ -91,3 +96,40 @@ def load_supernet(
         )
     assign(weights, content)
     return model, hashlib.sha256(content).hexdigest()
+
+
+def draw_search(
+    run: Path, name: str, workdir: Path, say: Callable[[str], None]
+) -> None:
+    """Draws the history of a search into a folder.
+
+    Args:
+        run: the search's workdir.
+        name: what the figures' names have after "search_".
+        workdir: receives the figures, also in tensorboard/; made if it is not there.
+        say: receives the lines for the user.
+
+    Raises:
+        UserError: the search's files are damaged.
+        OSError: a figure could not be written.
+    """
+    history = read_history(run)
+    workdir.mkdir(parents=True, exist_ok=True)
+    stem = f"search_{name}"
+    try:
+        pictures = {f"{stem}/history": draw_history(history, workdir / f"{stem}.png")}
+        for kind in ("normal", "reduce"):
+            path = workdir / f"{stem}_alphas_{kind}.png"
+            pictures[f"{stem}/alphas_{kind}"] = draw_alphas(history, kind, path)
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"The history in {run} is damaged ({one_line(error)}); copy it again."
+        ) from None
+    writer = tf.summary.create_file_writer(str(workdir / "tensorboard"))
+    with writer.as_default(0):
+        for name, picture in pictures.items():
+            tf.summary.image(name, picture[np.newaxis])
+    writer.close()
+    ends = ("", "_alphas_normal", "_alphas_reduce")
+    written = ", ".join(str(workdir / f"{stem}{end}.png") for end in ends)
+    say(f"History      of {run}: {written}")

@@ -1,17 +1,24 @@
-"""What the page of a report is made of: sections of figures, tables and numbers."""
+"""The page of a report: sections of figures, tables and numbers, as HTML."""
 
 import base64
 import dataclasses
+import datetime
+import importlib.resources
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 from matplotlib.image import imsave
 
 from advrush_tf.figures.style import DPI
+from advrush_tf.runs.models import short_names
 from advrush_tf.runs.table import Table
+from advrush_tf.version import __version__
+
+_TEMPLATE = "report.html.jinja"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,3 +123,41 @@ def compare(measurements: Sequence[Measurement], names: Mapping[str, str]) -> Ta
         ("model", *quantities),
         [[row.get(name, "") for name in ("", *quantities)] for row in rows.values()],
     )
+
+
+def render(sections: Sequence[Section]) -> str:
+    """The page, as HTML; all text in it is escaped."""
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = importlib.resources.files("advrush_tf.runs").joinpath(_TEMPLATE)
+    return environment.from_string(template.read_text("utf-8")).render(
+        sections=sections,
+        comparison=_comparison(sections),
+        date=datetime.datetime.now().astimezone().strftime("%-d %B %Y, %H:%M %Z"),
+        version=__version__,
+        text=_text,
+    )
+
+
+def _comparison(sections: Sequence[Section]) -> Table | None:
+    """Of all models; None if no run measured any."""
+    found = [one for section in sections for one in section.measurements]
+    # The same file may have been given by different paths.
+    paths: dict[str, str] = {}
+    for one in found:
+        paths.setdefault(one.model, one.path)
+    names = dict(zip(paths, short_names(list(paths.values())), strict=True))
+    return compare(found, names) if found else None
+
+
+def _text(value: Any) -> str:
+    """A setting, for readers."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    if value is None:
+        return "not used"
+    return ("no", "yes")[value] if isinstance(value, bool) else str(value)

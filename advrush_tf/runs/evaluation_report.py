@@ -1,6 +1,6 @@
 """What an evaluation of robustness writes: results, a table, figures, TensorBoard."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from advrush_tf.figures import attack as figures
 from advrush_tf.files import replacing, write_json, write_text
-from advrush_tf.runs.evaluation import Evaluation, as_json, markdown
+from advrush_tf.runs.evaluation import Evaluation, as_json
 from advrush_tf.runs.models import short_names
-from advrush_tf.runs.table import share_text
+from advrush_tf.runs.table import Table, share_text
 from advrush_tf.statistics import wilson
 
 RESULTS, TABLE = "results.json", "results.md"
@@ -135,6 +135,88 @@ def _curves(results: Mapping[str, Any]) -> dict[str, dict[int, float]]:
             accuracies = [member["accuracy"] for member in attack["members"]]
             curves[tag] = dict(enumerate(accuracies, 1))
     return curves
+
+
+def tables(results: Mapping[str, Any]) -> list[Table]:
+    """Returns the accuracies under attack and the transfer between models.
+
+    Args:
+        results: what results.json holds.
+    """
+    transfers = results["transfer"] or {"models": (), "matrices": {}}
+    return [
+        _accuracies(results),
+        *(
+            _transfer_table(attack, transfers["models"], matrix)
+            for attack, matrix in transfers["matrices"].items()
+        ),
+    ]
+
+
+def _accuracies(results: Mapping[str, Any]) -> Table:
+    rows = [_row("clean", "", results["clean"])]
+    for attack in results["attacks"]:
+        name, epsilon = attack["attack"], attack["epsilon"]["given"]
+        own = attack["crafted_on"] == results["settings"]["model"]
+        if own and len(attack["members"]) > 1:
+            rows += [
+                _row(f"{name}: after {member['name']}", epsilon, member)
+                for member in attack["members"]
+            ]
+        place = "" if own else attack["crafted_on"]
+        rows.append(_row(name, epsilon, attack, place, f"{attack['seconds']:.1f}"))
+    rows.append(_row("all", results["epsilon"]["given"], results["robust"]))
+    head = ("attack", "epsilon", "accuracy", "95 % interval", "crafted on", "seconds")
+    return Table("Accuracy under attack", head, rows)
+
+
+def _row(
+    name: str,
+    epsilon: str,
+    share: Mapping[str, Any],
+    place: str = "",
+    seconds: str = "",
+) -> tuple[str, ...]:
+    low, high = share["interval"]
+    interval = f"{low:.2%} to {high:.2%}"
+    return name, epsilon, f"{share['accuracy']:.2%}", interval, place, seconds
+
+
+def _transfer_table(
+    attack: str, models: Sequence[str], matrix: Sequence[Sequence[float]]
+) -> Table:
+    return Table(
+        f"Accuracy under {attack}, crafted on (rows) and measured on (columns)",
+        ("crafted on", *models),
+        [
+            (model, *(f"{accuracy:.2%}" for accuracy in row))
+            for model, row in zip(models, matrix, strict=True)
+        ],
+    )
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """Returns the results as Markdown: accuracies, transfer and warnings.
+
+    Args:
+        results: what results.json holds.
+    """
+    settings = results["settings"]
+    parts = [
+        f"# Robustness of {settings['model']}",
+        f"{results['dataset']}, the first {results['images']} images of the test "
+        f"split; {results['norm']}, epsilon {results['epsilon']['given']} "
+        f"({results['epsilon']['value']:.6g}); seed {settings['seed']}; SHA-256 "
+        f"{settings['sha256'][0]}.",
+        *(table.markdown() for table in tables(results)),
+        *(f"**Warning** {warning}" for warning in warnings(results)),
+    ]
+    return "\n\n".join(parts)
+
+
+def warnings(results: Mapping[str, Any]) -> list[str]:
+    """Returns the reasons not to trust an evaluation, with their codes."""
+    return [f"({one['code']}): {one['sentence']}" for one in results["warnings"]]
 
 
 def tell(results: Mapping[str, Any], workdir: Path, say: Callable[[str], None]) -> None:
