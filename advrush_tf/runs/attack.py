@@ -20,7 +20,7 @@ from advrush_tf.errors import UserError
 from advrush_tf.runs.attack_settings import AttackSettings
 from advrush_tf.runs.devices import Devices
 from advrush_tf.runs.evaluation import AttackResult, Evaluation
-from advrush_tf.runs.evaluation_report import RESULTS, tell, write_report
+from advrush_tf.runs.evaluation_report import RESULTS, print_summary, write_report
 from advrush_tf.runs.models import load_classifier, open_classifier, sha256
 from advrush_tf.runs.progress import print_existing_summary, print_line, write_failure
 from advrush_tf.runs.settings import record_settings
@@ -108,7 +108,7 @@ def _finished(workdir: Path, say: Callable[[str], None]) -> bytes:
     path = workdir / RESULTS
     if not path.exists():
         return b""
-    print_existing_summary(path, tell, say, "evaluation")
+    print_existing_summary(path, print_summary, say, "evaluation")
     return path.read_bytes()
 
 

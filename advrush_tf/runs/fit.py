@@ -24,7 +24,7 @@ from advrush_tf.runs.fit_record import (
     EpochRecorder,
     FiniteLosses,
     FitRecord,
-    tell,
+    print_summary,
     write_report,
 )
 from advrush_tf.runs.fit_settings import FitSettings
@@ -264,7 +264,9 @@ def _run_fit(
         record_settings(settings, workdir)
         _record_genotype(genotype, workdir)
         if (report := workdir / REPORT).exists():
-            return json.dumps(print_existing_summary(report, tell, say, "fit")).encode()
+            return json.dumps(
+                print_existing_summary(report, print_summary, say, "fit")
+            ).encode()
         return b""
 
     def fitted() -> bytes:

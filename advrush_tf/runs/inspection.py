@@ -34,13 +34,13 @@ _BATCH = 50  # resamples at a time, which bounds the memory
 
 @dataclasses.dataclass(frozen=True)
 class ModelCurvature:
-    """What was found of a model.
+    """The curvature of one model's loss, and the loss around its images.
 
     Attributes:
-        right: (images,), bool: whether it classifies the clean image rightly.
-        curvature: of each image.
-        surface: its mean loss on a plane.
-        cut: its loss along its own attack.
+        right: (images,), bool, correct on the clean image.
+        curvature: curvature at each image.
+        surface: mean loss on a plane.
+        cut: loss along the model's own attack.
     """
 
     right: np.ndarray
@@ -49,11 +49,7 @@ class ModelCurvature:
     cut: Cut
 
     def save(self, path: Path) -> None:
-        """Writes everything in one step, as an .npz file.
-
-        Raises:
-            OSError: it could not be written.
-        """
+        """Writes an .npz file, whole or not at all."""
         arrays = {
             f"{part}/{name}": array
             for part in _PARTS
@@ -90,11 +86,11 @@ _PARTS: Mapping[str, Any] = {"curvature": Curvature, "surface": Surface, "cut": 
 
 
 def summary(values: np.ndarray, seed: int) -> dict[str, float]:
-    """Mean with its 95 % bootstrap interval, and quartiles.
+    """Returns the mean with its 95 % bootstrap interval, and the quartiles.
 
     Args:
         values: (images,).
-        seed: of the resampling.
+        seed: seed of the resampling.
     """
     low = high = mean = float(values.mean())
     if np.ptp(values) > 0:
@@ -125,14 +121,14 @@ def as_json(
     found: SampledGenotype | None,
     correlations: Mapping[str, RankCorrelation],
 ) -> dict[str, Any]:
-    """All results, in JSON's types.
+    """Returns all results, in JSON's types.
 
     Args:
-        settings: of the inspection.
+        settings: settings of the inspection.
         models: by their names in figures, in the order of `settings.model`.
-        samples: of the random genotypes.
-        found: the search's own genotype, with the same shared weights.
-        correlations: of a quantity with the robust accuracy, over the samples.
+        samples: the measured random genotypes.
+        found: the search's genotype, measured with the same shared weights.
+        correlations: of each quantity with the robust accuracy, over the samples.
     """
     results: dict[str, Any] = {
         "library": f"advrush_tf {__version__}",
@@ -175,7 +171,7 @@ def _model(path: str, inspected: ModelCurvature, seed: int) -> dict[str, Any]:
 
 
 def tables(results: Mapping[str, Any]) -> list[Table]:
-    """Returns the curvature of the models and what it says of random genotypes.
+    """Returns the curvature of the models and the rank correlations of genotypes.
 
     Args:
         results: what `as_json` gives.
@@ -232,18 +228,18 @@ def write_results(
     samples: Sequence[SampledGenotype],
     found: SampledGenotype | None,
     workdir: Path,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Writes all that was found; inspection.json last, which marks the end.
+    """Writes the results; inspection.json comes last and marks the end.
 
     Args:
-        settings: of the inspection.
-        models: what was found of each model, by its name in figures.
-        size: number of an image's values.
-        samples: of the random genotypes, none if there were none.
-        found: the search's own genotype, measured as they were.
+        settings: settings of the inspection.
+        models: results of each model, by its name in figures.
+        size: number of values of an image.
+        samples: the measured random genotypes, if any.
+        found: the search's genotype, measured in the same way.
         workdir: receives the files.
-        say: receives the lines for the user.
+        log: receives the lines for the user.
 
     Returns:
         What inspection.json holds.
@@ -265,7 +261,7 @@ def write_results(
     write_text(workdir / TABLE, table + "\n")
     _write_tensorboard(models, samples, table, pictures, workdir / "tensorboard")
     write_json(workdir / RESULTS, results)
-    tell(results, workdir, say)
+    print_summary(results, workdir, log)
     return results
 
 
@@ -333,17 +329,19 @@ def _write_tensorboard(
     writer.close()
 
 
-def tell(results: Mapping[str, Any], workdir: Path, say: Callable[[str], None]) -> None:
-    """Says what was found and where it is.
+def print_summary(
+    results: Mapping[str, Any], workdir: Path, log: Callable[[str], None]
+) -> None:
+    """Prints the results and the paths of their files.
 
     Args:
         results: what inspection.json holds.
-        workdir: where everything was written.
-        say: receives the lines.
+        workdir: folder of the inspection.
+        log: receives the lines.
     """
-    say(f"\n{markdown(results)}\n")
-    say(f"Results      {workdir / RESULTS}, {workdir / TABLE}")
+    log(f"\n{markdown(results)}\n")
+    log(f"Results      {workdir / RESULTS}, {workdir / TABLE}")
     for name in _FIGURES:
         if (path := workdir / f"{name}.png").exists():
-            say(f"             {path}")
-    say(f"\nNext: tensorboard --logdir {workdir / 'tensorboard'}")
+            log(f"             {path}")
+    log(f"\nNext: tensorboard --logdir {workdir / 'tensorboard'}")

@@ -24,7 +24,12 @@ from advrush_tf.landscape.meter import measure_curvature
 from advrush_tf.landscape.path_training import train_paths
 from advrush_tf.landscape.surfaces import loss_cut, loss_surface
 from advrush_tf.runs.checkpoints import CheckpointStore
-from advrush_tf.runs.inspection import RESULTS, ModelCurvature, tell, write_results
+from advrush_tf.runs.inspection import (
+    RESULTS,
+    ModelCurvature,
+    print_summary,
+    write_results,
+)
 from advrush_tf.runs.landscape_settings import LandscapeSettings
 from advrush_tf.runs.models import (
     load_classifier,
@@ -158,7 +163,7 @@ def _inspect(
     settings = dataclasses.replace(settings, sha256=checksums)
     record_settings(settings, workdir)
     if (finished := workdir / RESULTS).exists():
-        return print_existing_summary(finished, tell, say, "inspection")
+        return print_existing_summary(finished, print_summary, say, "inspection")
     inspection = _Inspection(settings, dataset, workdir, say)
     names = short_names(settings.model)
     models = {

@@ -43,9 +43,9 @@ def write_html(workdirs: Sequence[Path], path: Path) -> None:
     """Writes a report that needs no other file and no network.
 
     Args:
-        workdirs: of searches, fits, evaluations and inspections, in the order in which
-            they are told of.
-        path: the HTML file, replaced if it is there.
+        workdirs: folders of searches, fits, evaluations and inspections, in the order
+            of the page.
+        path: the HTML file, replaced if it exists.
 
     Raises:
         UserError: a folder holds nothing to report, or a file is damaged.
@@ -57,10 +57,10 @@ def write_html(workdirs: Sequence[Path], path: Path) -> None:
 
 
 def read_section(workdir: Path) -> Section:
-    """Reads what a run left in its workdir.
+    """Reads the files in a run's workdir.
 
     Raises:
-        UserError: the folder holds no run that can be told of, or a file is damaged.
+        UserError: the folder holds no finished run, or a file is damaged.
         OSError: a file cannot be read.
     """
     check_workdir(workdir)
@@ -81,7 +81,7 @@ def read_section(workdir: Path) -> Section:
 
 
 def check_workdir(workdir: Path) -> None:
-    """Raises UserError unless a folder holds a run that can be told of."""
+    """Raises UserError unless a folder holds a run that can be reported."""
     if not is_search(workdir) and not any((workdir / n).is_file() for n in _READERS):
         raise UserError(
             f"{workdir} holds nothing to report. Give the --workdir of a search with a "
@@ -118,8 +118,8 @@ def _drawings(genotype: Genotype) -> list[Figure]:
         for kind in CELLS:
             drawing = Path(folder, f"cell_{kind}.svg").read_bytes()
             edges = "; ".join(
-                f"node {2 + place // 2} reads state {state} by {operation}"
-                for place, (operation, state) in enumerate(getattr(genotype, kind))
+                f"node {2 + index // 2} reads state {state} by {operation}"
+                for index, (operation, state) in enumerate(getattr(genotype, kind))
             )
             description = f"Drawing of the {_NAMES[kind]}: {edges}."
             caption = _NAMES[kind].capitalize()
@@ -168,7 +168,7 @@ def _fit_measurements(
 
 
 def _own_drawings(workdir: Path) -> list[Figure]:
-    """Of a fit's genotype; a ResNet has none."""
+    """Drawings of a fit's genotype; a ResNet has none."""
     path = workdir / "genotype.json"
     return _drawings(Genotype.load(path)) if path.is_file() else []
 
@@ -248,7 +248,7 @@ def _inspection(workdir: Path, results: Mapping[str, Any]) -> Section:
         read_command(workdir),
         settings,
         _library(results) | results["versions"],
-        # The searches that it drew have sections of their own.
+        # Searches have their sections.
         _pictures(workdir, [name for name in names if not name.startswith("search_")]),
         inspection.tables(results),
         measurements=measurements,
@@ -272,7 +272,7 @@ def _library(report: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _pictures(workdir: Path, patterns: Iterable[str]) -> list[Figure]:
-    """The PNG files of these names that are there."""
+    """The PNG files that match any of the patterns."""
     paths = [path for pattern in patterns for path in sorted(workdir.glob(pattern))]
     return [Figure.of_png(_read_png(path), _caption(path)) for path in paths]
 

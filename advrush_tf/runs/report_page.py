@@ -23,13 +23,13 @@ _TEMPLATE = "report.html.jinja"
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A picture that the page itself holds.
+    """A picture inside the page.
 
     Attributes:
         source: a data URI.
-        caption: what it is.
-        description: in words what it shows, for those who cannot see it.
-        width: in CSS pixels, 1/96 inch.
+        caption: text below the picture.
+        description: text for readers who cannot see the picture.
+        width: in CSS pixels, 1/96 inch; None for the picture's own.
     """
 
     source: str
@@ -39,18 +39,18 @@ class Figure:
 
     @classmethod
     def of_svg(cls, content: bytes, caption: str, description: str) -> "Figure":
-        """A figure of an SVG file's content, in the size that it names."""
+        """Returns a figure of an SVG file's content."""
         return cls(_data_uri(content, "svg+xml"), caption, description, None)
 
     @classmethod
     def of_png(cls, content: bytes, caption: str) -> "Figure":
-        """A figure of a PNG file's content, in the size in which it was drawn."""
+        """Returns a figure of a PNG file's content, in the size of the drawing."""
         pixels = int.from_bytes(content[16:20])  # of its header
         return cls(_data_uri(content, "png"), caption, caption, pixels * 96 // DPI)
 
     @classmethod
     def of_pixels(cls, pixels: np.ndarray, caption: str) -> "Figure":
-        """A figure of an RGB picture, uint8, (height, width, 3)."""
+        """Returns a figure of an RGB picture, uint8, (height, width, 3)."""
         buffer = io.BytesIO()
         imsave(buffer, pixels, format="png")
         return cls.of_png(buffer.getvalue(), caption)
@@ -65,10 +65,10 @@ class Measurement:
     """A number of a model, for the comparison of all models.
 
     Attributes:
-        model: SHA-256 of its file, or another text that tells it from others.
-        path: of its file.
-        quantity: what was measured.
-        value: as text.
+        model: SHA-256 of the model's file, or another text that identifies it.
+        path: path of that file.
+        quantity: name of the quantity.
+        value: the number, as text.
     """
 
     model: str
@@ -79,18 +79,18 @@ class Measurement:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """What a report tells of one run.
+    """The part of a report on one run.
 
     Attributes:
-        kind: of run, in a word.
-        workdir: of the run.
-        lead: its outline in a sentence.
-        command: what runs it again; empty where it is not known.
-        settings: by name.
-        versions: of libraries, by name.
-        figures, tables, warnings: what was found.
-        genotype: as text; empty for none.
-        measurements: of models.
+        kind: kind of run, in a word.
+        workdir: folder of the run.
+        lead: outline in a sentence.
+        command: command line of the run; empty where it is not known.
+        settings: settings, by name.
+        versions: versions of libraries, by name.
+        figures, tables, warnings: results of the run.
+        genotype: genotype as text; empty for none.
+        measurements: numbers for the comparison of all models.
     """
 
     kind: str
@@ -107,11 +107,11 @@ class Section:
 
 
 def compare(measurements: Sequence[Measurement], names: Mapping[str, str]) -> Table:
-    """A table with a row for each model and a column for each quantity.
+    """Returns a table with a row for each model and a column for each quantity.
 
     Args:
-        measurements: where two tell the same quantity of a model, the later counts.
-        names: of the models, by `Measurement.model`.
+        measurements: of two of the same model and quantity, the later counts.
+        names: names of the models, by `Measurement.model`.
     """
     quantities = list(dict.fromkeys(m.quantity for m in measurements))
     rows: dict[str, dict[str, str]] = {}
@@ -126,7 +126,7 @@ def compare(measurements: Sequence[Measurement], names: Mapping[str, str]) -> Ta
 
 
 def render(sections: Sequence[Section]) -> str:
-    """The page, as HTML; all text in it is escaped."""
+    """Returns the page as HTML; all text in it is escaped."""
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -144,7 +144,7 @@ def render(sections: Sequence[Section]) -> str:
 
 
 def _comparison(sections: Sequence[Section]) -> Table | None:
-    """Of all models; None if no run measured any."""
+    """Returns the table of all models; None if no run measured any."""
     found = [one for section in sections for one in section.measurements]
     # The same file may have been given by different paths.
     paths: dict[str, str] = {}
@@ -155,7 +155,7 @@ def _comparison(sections: Sequence[Section]) -> Table | None:
 
 
 def _text(value: Any) -> str:
-    """A setting, for readers."""
+    """Returns a setting as text for readers."""
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
     if value is None:

@@ -1,4 +1,4 @@
-"""What a run shows in TensorBoard: curves, rates, settings, a search's alphas."""
+"""Callbacks for TensorBoard: curves, learning rates, settings, a search's alphas."""
 
 import os
 from collections.abc import Collection, Mapping, Sequence
@@ -24,13 +24,13 @@ class RunTensorBoard(keras.callbacks.Callback):
 
     Per step `step/...`: the step's logs and the learning rates that it used. Per epoch
     `epoch/...`: the logs of `fit` and the learning rates of the epoch's first step.
-    Steps are counted by the model's optimizer and epochs from 1, so that a resumed run
-    goes on where it was; the steps that an interrupted one wrote beyond that point are
-    taken out of the curves. A callback that restores or saves the model has to come
+    Steps are counted by the model's optimizer and epochs from 1, so that the curves of
+    a resumed run continue; the steps that an interrupted one wrote beyond that point
+    are removed. A callback that restores or saves the model has to come
     before this one, so that no epoch is written twice.
 
     Args:
-        folder: Where the event files are written; made if it is not there.
+        folder: Folder of the event files; made if it does not exist.
         hyperparameters: Name and value of each setting, for the HParams tab.
         every_steps: Steps from one step that is written to the next, at least 1.
 
@@ -98,16 +98,16 @@ class RunTensorBoard(keras.callbacks.Callback):
         self._writer.close()
 
     def step_values(self, logs: Mapping[str, Any]) -> dict[str, Any]:
-        """What is written of a step; of a fit, the running means of its epoch."""
+        """Returns the scalars of a step: by default, the running means of its epoch."""
         return dict(logs)
 
     def epoch_pictures(self, epoch: int) -> dict[str, np.ndarray]:
-        """RGB pictures, uint8 (height, width, 3), of an epoch, counted from 0."""
+        """Returns RGB pictures, uint8 (height, width, 3), of an epoch from 0 on."""
         del epoch
         return {}
 
     def optimizers(self) -> dict[str, keras.optimizers.Optimizer]:
-        """The optimizers by the prefix of their learning rate's name."""
+        """Returns the optimizers by the prefix of their learning rate's name."""
         return {"": self.model.optimizer}
 
     @property
@@ -140,7 +140,7 @@ class FitTensorBoard(RunTensorBoard):
 class SearchTensorBoard(RunTensorBoard):
     """`RunTensorBoard` of a search.
 
-    A step's values are its own, not the running means of its epoch. Per epoch there are
+    The scalars of a step are not averaged over its epoch. Per epoch there are
     the pictures `alphas/normal`, `alphas/reduce` and `genotype/cells`.
     """
 
@@ -184,8 +184,8 @@ def alphas_image(
         weights: Weights of the operations, in [0, 1], shape (edges, operations), the
             edges ordered by node and then by state.
         primitives: Names of the operations.
-        title: What is written above.
-        kept: The genotype's (operation, state), two for each node.
+        title: Text above the map.
+        kept: (operation, state) of the genotype, two for each node.
 
     Returns:
         RGB picture, uint8, shape (height, width, 3).
@@ -225,7 +225,7 @@ def _colour_range(weights: np.ndarray) -> tuple[float, float]:
 
 
 def _mark_start(writer: Any, step: int) -> None:
-    """Tells TensorBoard to drop what earlier files hold from this step on."""
+    """Makes TensorBoard drop what earlier files hold from this step on."""
     log = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
     event = tf.compat.v1.Event(step=step, session_log=log)
     tf.raw_ops.ImportEvent(writer=writer._resource, event=event.SerializeToString())

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from advrush_tf.runs.evaluation_report import markdown, tell, write_report
+from advrush_tf.runs.evaluation_report import markdown, print_summary, write_report
 from advrush_tf.statistics import wilson
 from support.evaluations import CLEAN, X, Y, evaluation
 
@@ -69,7 +69,7 @@ def test_tensorboard_shows_the_same(written):
 def test_what_is_told_says_where_everything_is(written):
     workdir, results, _ = written
     lines = []
-    tell(results, workdir, lines.append)
+    print_summary(results, workdir, lines.append)
     text = "\n".join(lines)
     assert "Robust accuracy 0.00%" in text
     for name in ("results.json", "results.md", "robustness.png", "adversarial.npz"):
