@@ -1,6 +1,6 @@
 """What every network that is fitted has in common: its input, its seed, its origin."""
 
-import copy
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -86,11 +86,12 @@ class ImageClassifier(keras.Model):
     @property
     def provenance(self) -> dict[str, Any]:
         """A copy of what made the weights."""
-        return copy.deepcopy(self._provenance)
+        return json.loads(self._provenance)
 
     @provenance.setter
     def provenance(self, value: Mapping[str, Any]) -> None:
-        self._provenance = json_copy(value)
+        # As text, since Keras tracks what dictionaries hold.
+        self._provenance = json.dumps(json_copy(value))
 
     def prepare(self, x: tf.Tensor) -> tf.Tensor:
         """Normalises images in [0, 1] and casts them to the network's arithmetic."""
