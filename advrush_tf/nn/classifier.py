@@ -1,5 +1,6 @@
 """ImageClassifier: the base of the networks that are fitted."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -82,12 +83,12 @@ class ImageClassifier(keras.Model):
     @property
     def provenance(self) -> dict[str, Any]:
         """A copy of the origin of the weights, as JSON types."""
-        # Not deepcopy: Keras wraps what a model keeps.
-        return json_copy(self._provenance)
+        return json.loads(self._provenance)
 
     @provenance.setter
     def provenance(self, value: Mapping[str, Any]) -> None:
-        self._provenance = json_copy(value)
+        # As text, since Keras tracks what dictionaries hold.
+        self._provenance = json.dumps(json_copy(value))
 
     def prepare(self, x: tf.Tensor) -> tf.Tensor:
         """Normalises images in [0, 1] and casts them to the network's arithmetic."""

@@ -1,8 +1,7 @@
-"""The results of an evaluation of robustness, as JSON and as a table."""
+"""The results of an evaluation of robustness."""
 
 import dataclasses
 import importlib.metadata
-from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +15,6 @@ from advrush_tf.attacks.series import Progress
 from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.files import json_copy
 from advrush_tf.runs.attack_settings import AttackSettings
-from advrush_tf.runs.table import Table
 from advrush_tf.statistics import accuracy_per_class, wilson
 from advrush_tf.version import __version__
 
@@ -25,40 +23,40 @@ _LIBRARIES = ("tensorflow", "keras", "cleverhans", "numpy", "tensorflow-datasets
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AttackResult:
-    """What one attack made on one model, and who is right about it.
+    """The adversarial images of one attack and each model's correctness on them.
 
     Attributes:
-        source: place of the model that it was crafted on; 0 is the measured one.
-        attack: its name.
-        epsilon: as given.
-        ledger: of the finished trial.
-        right: for each model (images,), bool, right before and after.
+        source: index of the model that they were crafted on; 0 is the measured one.
+        attack: name of the attack.
+        epsilon: radius, as given.
+        progress: outcome of the finished attack.
+        right: for each model (images,), bool, correct before and after the attack.
     """
 
     source: int
     attack: str
     epsilon: str
-    ledger: Progress
+    progress: Progress
     right: list[np.ndarray]
 
     @property
     def accuracy(self) -> float:
-        """Of the measured model."""
+        """Accuracy of the measured model."""
         return float(self.right[0].mean())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluation:
-    """All that an evaluation found.
+    """The outcome of an evaluation of robustness.
 
     Attributes:
-        settings: of the evaluation.
-        dataset: where the images are from.
+        settings: settings of the evaluation.
+        dataset: source of the images.
         x, y: the images, float32 in [0, 1], and their labels.
-        clean: (images,), bool, where the model is right before any attack.
+        clean: (images,), bool, where the model is correct before any attack.
         classifier: the measured model.
-        crafted: what each attack made.
-        probed: the doubts that the model itself raised.
+        crafted: result of each attack.
+        probed: findings about the model itself.
     """
 
     settings: AttackSettings
@@ -72,12 +70,12 @@ class Evaluation:
 
     @cached_property
     def attacked(self) -> list[AttackResult]:
-        """What was made with the evaluation's epsilon."""
+        """The results of the attacks with the evaluation's epsilon."""
         return [c for c in self.crafted if c.epsilon == self.settings.epsilon]
 
     @cached_property
     def robust(self) -> np.ndarray:
-        """(images,), bool: right before and after all that was made in the ball."""
+        """(images,), bool: correct before and after all attacks inside the ball."""
         radius = self.settings.radius
         inside = [
             c.right[0]
@@ -87,29 +85,29 @@ class Evaluation:
         return np.all([self.clean, *inside], 0)
 
     @cached_property
-    def doubts(self) -> list[Finding]:
-        """All reasons not to trust the evaluation as it stands."""
+    def findings(self) -> list[Finding]:
+        """The reasons not to trust the evaluation."""
         broken, blind = self._broken_by_attack()
-        members = {name for c in self.attacked for name in c.ledger.attacks}
+        members = {name for c in self.attacked for name in c.progress.attacks}
         classes = self.classifier.num_classes
         outcome = check_results(
             self.robust, broken, blind, classes, "apgd-t" in members
         )
         rising = [rising_curve(name, *self.curve(name)) for name in self._curves()]
-        return [*self.probed, *outcome, *(doubt for doubt in rising if doubt)]
+        return [*self.probed, *outcome, *(finding for finding in rising if finding)]
 
     def _curves(self) -> tuple[str, ...]:
         return self.settings.attacks if self.settings.epsilons else ()
 
     def curve(self, attack: str) -> tuple[list[float], list[np.ndarray]]:
-        """The radii of an attack's robustness curve, from 0 on, and who is right."""
+        """Radii of an attack's robustness curve, from 0 on, and correctness there."""
         own = {(c.attack, c.epsilon): c.right[0] for c in self.crafted if not c.source}
         radii = [self.settings.radius(epsilon) for epsilon in self.settings.curve]
         right = [own[attack, epsilon] for epsilon in self.settings.curve]
         return [0.0, *radii], [self.clean, *right]
 
     def _broken_by_attack(self) -> tuple[dict[str, np.ndarray], set[str]]:
-        """Which images each attack broke, and the names of the black-box ones."""
+        """The images that each attack broke, and the names of the black-box attacks."""
         broken, blind = {}, set()
         for crafted in self.attacked:
             if crafted.source:
@@ -117,19 +115,19 @@ class Evaluation:
                 broken[name] = self.clean & ~crafted.right[0]
                 blind.add(name)
                 continue
-            for place, member in enumerate(crafted.ledger.attacks):
+            for index, member in enumerate(crafted.progress.attacks):
                 # One step is no measure of what gradients can find.
                 if crafted.attack == "fgsm":
                     continue
                 name = f"{crafted.attack}: {member}"
-                broken[name] = crafted.ledger.broken_by == place
+                broken[name] = crafted.progress.broken_by == index
                 if member in BLACK_BOX:
                     blind.add(name)
         return broken, blind
 
 
 def as_json(evaluated: Evaluation) -> dict[str, Any]:
-    """All that an evaluation found, as JSON types."""
+    """Returns the outcome of an evaluation, in JSON's types."""
     settings, labels = evaluated.settings, evaluated.y
     classes = accuracy_per_class(
         labels, evaluated.robust, evaluated.classifier.num_classes
@@ -149,8 +147,8 @@ def as_json(evaluated: Evaluation) -> dict[str, Any]:
         },
         "attacks": [_attack(evaluated, c) for c in evaluated.crafted],
         "transfer": transfer(evaluated),
-        "warnings": [dataclasses.asdict(doubt) for doubt in evaluated.doubts],
-        "seconds": sum(c.ledger.seconds for c in evaluated.crafted),
+        "warnings": [dataclasses.asdict(finding) for finding in evaluated.findings],
+        "seconds": sum(c.progress.seconds for c in evaluated.crafted),
     }
     return json_copy(results)
 
@@ -164,36 +162,39 @@ def _radius(settings: AttackSettings, epsilon: str) -> dict[str, Any]:
 
 
 def _share(right: np.ndarray) -> dict[str, Any]:
-    """An accuracy and its 95 % Wilson interval."""
+    """Returns an accuracy and its 95 % Wilson interval."""
     interval = wilson(int(right.sum()), len(right))
     return {"accuracy": float(right.mean()), "interval": interval}
 
 
 def _attack(evaluated: Evaluation, crafted: AttackResult) -> dict[str, Any]:
-    ledger, settings = crafted.ledger, evaluated.settings
-    points = verdicts_of(ledger)
+    progress, settings = crafted.progress, evaluated.settings
+    points = verdicts_of(progress)
     models = (settings.model, *settings.source_model)
     return {
         "attack": crafted.attack,
         "crafted_on": models[crafted.source],
         "epsilon": _radius(settings, crafted.epsilon),
         **_share(crafted.right[0]),
-        # On the model that it was crafted on.
+        # On the model that was attacked.
         "members": [
             {
                 "name": name,
-                **_share(ledger.survived(place + 1)),
-                "broken": int((ledger.broken_by == place).sum()),
+                **_share(progress.survived(index + 1)),
+                "broken": int((progress.broken_by == index).sum()),
             }
-            for place, name in enumerate(ledger.attacks)
+            for index, name in enumerate(progress.attacks)
         ],
         "broken_by": points.broken_by,
-        "seconds": ledger.seconds,
+        "seconds": progress.seconds,
     }
 
 
 def transfer(evaluated: Evaluation) -> dict[str, Any] | None:
-    """For each attack a row a source, a column a target; None for a single model."""
+    """Returns, by attack, accuracies with a row a source and a column a target.
+
+    None for a single model.
+    """
     settings = evaluated.settings
     if not settings.source_model:
         return None
@@ -208,85 +209,3 @@ def transfer(evaluated: Evaluation) -> dict[str, Any] | None:
             for name in settings.attacks
         },
     }
-
-
-def tables(results: Mapping[str, Any]) -> list[Table]:
-    """Returns the accuracies under attack and the transfer between models.
-
-    Args:
-        results: what results.json holds.
-    """
-    transfers = results["transfer"] or {"models": (), "matrices": {}}
-    return [
-        _accuracies(results),
-        *(
-            _transfer_table(attack, transfers["models"], matrix)
-            for attack, matrix in transfers["matrices"].items()
-        ),
-    ]
-
-
-def _accuracies(results: Mapping[str, Any]) -> Table:
-    rows = [_row("clean", "", results["clean"])]
-    for attack in results["attacks"]:
-        name, epsilon = attack["attack"], attack["epsilon"]["given"]
-        own = attack["crafted_on"] == results["settings"]["model"]
-        if own and len(attack["members"]) > 1:
-            rows += [
-                _row(f"{name}: after {member['name']}", epsilon, member)
-                for member in attack["members"]
-            ]
-        place = "" if own else attack["crafted_on"]
-        rows.append(_row(name, epsilon, attack, place, f"{attack['seconds']:.1f}"))
-    rows.append(_row("all", results["epsilon"]["given"], results["robust"]))
-    head = ("attack", "epsilon", "accuracy", "95 % interval", "crafted on", "seconds")
-    return Table("Accuracy under attack", head, rows)
-
-
-def _row(
-    name: str,
-    epsilon: str,
-    share: Mapping[str, Any],
-    place: str = "",
-    seconds: str = "",
-) -> tuple[str, ...]:
-    low, high = share["interval"]
-    interval = f"{low:.2%} to {high:.2%}"
-    return name, epsilon, f"{share['accuracy']:.2%}", interval, place, seconds
-
-
-def _transfer_table(
-    attack: str, models: Sequence[str], matrix: Sequence[Sequence[float]]
-) -> Table:
-    return Table(
-        f"Accuracy under {attack}, crafted on (rows) and measured on (columns)",
-        ("crafted on", *models),
-        [
-            (model, *(f"{accuracy:.2%}" for accuracy in row))
-            for model, row in zip(models, matrix, strict=True)
-        ],
-    )
-
-
-def markdown(results: Mapping[str, Any]) -> str:
-    """Returns the results as Markdown: accuracies, transfer and warnings.
-
-    Args:
-        results: what results.json holds.
-    """
-    settings = results["settings"]
-    parts = [
-        f"# Robustness of {settings['model']}",
-        f"{results['dataset']}, the first {results['images']} images of the test "
-        f"split; {results['norm']}, epsilon {results['epsilon']['given']} "
-        f"({results['epsilon']['value']:.6g}); seed {settings['seed']}; SHA-256 "
-        f"{settings['sha256'][0]}.",
-        *(table.markdown() for table in tables(results)),
-        *(f"**Warning** {warning}" for warning in warnings(results)),
-    ]
-    return "\n\n".join(parts)
-
-
-def warnings(results: Mapping[str, Any]) -> list[str]:
-    """Returns the reasons not to trust an evaluation, with their codes."""
-    return [f"({one['code']}): {one['sentence']}" for one in results["warnings"]]

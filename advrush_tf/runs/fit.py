@@ -20,7 +20,7 @@ from advrush_tf.runs.fit_record import (
     EpochRecorder,
     FiniteLosses,
     FitRecord,
-    tell,
+    print_summary,
     write_report,
 )
 from advrush_tf.runs.fit_settings import FitSettings, NetworkName, Schedule
@@ -238,7 +238,7 @@ def run_fit(
             model = make_model(settings, network, data.steps_per_epoch)
         run.open()
         run.devices.on_chief(lambda: _record_genotype(genotype, run.workdir))
-        report = run.finished(REPORT, tell, "fit")
+        report = run.finished(REPORT, print_summary, "fit")
         return report or _fit_and_report(model, data, run)
 
 

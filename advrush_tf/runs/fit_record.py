@@ -1,4 +1,4 @@
-"""What a fit keeps of itself: its history, its best weights, its report."""
+"""The record of a fit: its history, its best weights, its report."""
 
 import dataclasses
 import time
@@ -28,12 +28,12 @@ REPORT, CURVES = "fit.json", "curves.png"
 
 @dataclasses.dataclass
 class FitRecord:
-    """What a fit has seen so far; it travels in the checkpoints.
+    """The history of a fit so far; checkpoints contain it.
 
     Attributes:
         history: a row an epoch, from 1: losses, accuracies, learning rate, seconds.
         best: the row of the best weights.
-        seconds: wall time, without what was lost by interruptions.
+        seconds: wall time of the finished epochs.
     """
 
     history: list[dict[str, float]] = dataclasses.field(default_factory=list)
@@ -42,11 +42,11 @@ class FitRecord:
 
     @classmethod
     def from_notes(cls, notes: Mapping[str, Any]) -> "FitRecord":
-        """The record that a checkpoint's notes hold; a new one if they are empty."""
+        """Returns the record in a checkpoint's notes; a new one if they are empty."""
         return cls(**notes)
 
     def add(self, row: dict[str, float], selection: Selection) -> bool:
-        """Takes in an epoch and says whether its weights are the best so far.
+        """Adds an epoch and returns whether its weights are the best so far.
 
         The accuracy that `selection` names decides, then the other one.
         """
@@ -85,14 +85,14 @@ class FiniteLosses(keras.callbacks.Callback):
 
 
 class EpochRecorder(keras.callbacks.Callback):
-    """After each epoch, saves the best weights and a checkpoint and tells of it.
+    """Saves the best weights and a checkpoint after each epoch, and logs a line.
 
     Args:
-        settings: the fit's settings.
-        workdir: the fit's folder.
-        store: where checkpoints go.
-        record: what is known so far; it is extended.
-        say: receives one line an epoch.
+        settings: settings of the fit.
+        workdir: folder of the fit.
+        store: store of the checkpoints.
+        record: record so far; it is extended.
+        log: receives one line an epoch.
     """
 
     def __init__(
@@ -101,14 +101,14 @@ class EpochRecorder(keras.callbacks.Callback):
         workdir: Path,
         store: CheckpointStore,
         record: FitRecord,
-        say: Callable[[str], None],
+        log: Callable[[str], None],
     ):
         super().__init__()
         self._settings = settings
         self._workdir = workdir
         self._store = store
         self._record = record
-        self._say = say
+        self._log = log
 
     def on_epoch_begin(self, epoch, logs=None):
         self._started = time.perf_counter()
@@ -128,11 +128,11 @@ class EpochRecorder(keras.callbacks.Callback):
         if better:
             save_network(self.model, self._settings, row, self._workdir / BEST)
         self._store.save(self.model, epoch + 1, dataclasses.asdict(self._record))
-        self._say(epoch_line(row, self._settings.epochs) + ("  best" if better else ""))
+        self._log(epoch_line(row, self._settings.epochs) + ("  best" if better else ""))
 
 
 def epoch_line(row: Mapping[str, float], epochs: int) -> str:
-    """One line on an epoch."""
+    """Returns one line on an epoch."""
     labels = {
         "loss": "loss",
         "accuracy": "acc",
@@ -148,7 +148,7 @@ def epoch_line(row: Mapping[str, float], epochs: int) -> str:
 def save_network(
     model: AdvRushFitModel, settings: FitSettings, row: Mapping[str, float], path: Path
 ) -> None:
-    """Saves the fitted network, averaged if it is, with what made it; atomically."""
+    """Saves the network, with averaged weights if there are any, and its provenance."""
     model.network.provenance = {
         "library": f"advrush_tf {__version__}",
         "settings": settings.to_dict(),
@@ -164,17 +164,17 @@ def write_report(
     settings: FitSettings,
     record: FitRecord,
     workdir: Path,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> dict[str, Any]:
     """Measures the best and the last weights on the test split and writes fit.json.
 
     Args:
         model: the fitted model, with the last weights.
         test: batches (x, y) of the test split.
-        settings: the fit's settings.
-        record: the fit's history.
+        settings: settings of the fit.
+        record: history of the fit.
         workdir: receives fit.json, model_last.keras and the drawing of the curves.
-        say: receives the lines for the user.
+        log: receives the lines for the user.
 
     Returns:
         What fit.json holds.
@@ -203,14 +203,14 @@ def write_report(
     }
     report = json_copy(report)
     write_json(workdir / REPORT, report)
-    tell(report, workdir, say)
+    print_summary(report, workdir, log)
     return report
 
 
 def _measure(
     path: Path, test: tf.data.Dataset, settings: FitSettings
 ) -> dict[str, float]:
-    """Accuracies of a saved network, as whoever loads it will find them."""
+    """Returns the accuracies of a network, loaded from its file."""
     if not path.exists():
         raise UserError(
             f"{path} is missing, and with it the weights of an earlier epoch; fit "
@@ -267,12 +267,14 @@ def accuracies(report: Mapping[str, Any]) -> Table:
     )
 
 
-def tell(report: Mapping[str, Any], workdir: Path, say: Callable[[str], None]) -> None:
-    """Says how a fit ended, where its results are and what to do next."""
-    say(f"\n{accuracies(report).markdown()}\n")
-    say(f"Best weights {workdir / BEST}")
-    say(f"Last weights {workdir / LAST}")
-    say(f"Report       {workdir / REPORT}")
-    say(f"Curves       {workdir / CURVES}")
-    say(f"Checkpoints  {workdir / 'checkpoints'}")
-    say(f"\nNext: tensorboard --logdir {workdir / 'tensorboard'}")
+def print_summary(
+    report: Mapping[str, Any], workdir: Path, log: Callable[[str], None]
+) -> None:
+    """Prints the accuracies of a fit and the paths of its files."""
+    log(f"\n{accuracies(report).markdown()}\n")
+    log(f"Best weights {workdir / BEST}")
+    log(f"Last weights {workdir / LAST}")
+    log(f"Report       {workdir / REPORT}")
+    log(f"Curves       {workdir / CURVES}")
+    log(f"Checkpoints  {workdir / 'checkpoints'}")
+    log(f"\nNext: tensorboard --logdir {workdir / 'tensorboard'}")

@@ -1,23 +1,32 @@
-"""What an inspection finds: of each model in a file, and in all as JSON."""
+"""The results of an inspection: each model's numbers, and the files of them all."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from scipy import stats
 
-from advrush_tf.files import json_copy, replacing
+from advrush_tf.figures import architectures as architecture_figures
+from advrush_tf.figures import curvature as curvature_figures
+from advrush_tf.figures import surfaces as surface_figures
+from advrush_tf.files import json_copy, replacing, write_json, write_text
 from advrush_tf.landscape.architectures import SampledGenotype
 from advrush_tf.landscape.meter import Curvature
+from advrush_tf.landscape.spectrum import mean_spectra
 from advrush_tf.landscape.surfaces import Cut, Surface
 from advrush_tf.runs.landscape_settings import LandscapeSettings
 from advrush_tf.runs.table import Table, mean_text
-from advrush_tf.statistics import RankCorrelation
+from advrush_tf.statistics import RankCorrelation, rank_correlation
 from advrush_tf.version import __version__
 
+RESULTS, TABLE = "inspection.json", "inspection.md"
+_COMPARED = ("top_eigenvalue", "penalty", "gradient_norm", "clean")
+_FIGURES = ["curvature", "spectra", "eigenvalues", "surfaces", "cuts", "architectures"]
 _LIBRARIES = ("keras", "tensorflow", "numpy", "scipy")
 _RESAMPLES = 2000
 _BATCH = 50  # resamples at a time, which bounds the memory
@@ -25,13 +34,13 @@ _BATCH = 50  # resamples at a time, which bounds the memory
 
 @dataclasses.dataclass(frozen=True)
 class ModelCurvature:
-    """What was found of a model.
+    """The curvature of one model's loss, and the loss around its images.
 
     Attributes:
-        right: (images,), bool: whether it classifies the clean image rightly.
-        curvature: of each image.
-        surface: its mean loss on a plane.
-        cut: its loss along its own attack.
+        right: (images,), bool, correct on the clean image.
+        curvature: curvature at each image.
+        surface: mean loss on a plane.
+        cut: loss along the model's own attack.
     """
 
     right: np.ndarray
@@ -40,11 +49,7 @@ class ModelCurvature:
     cut: Cut
 
     def save(self, path: Path) -> None:
-        """Writes everything in one step, as an .npz file.
-
-        Raises:
-            OSError: it could not be written.
-        """
+        """Writes an .npz file, whole or not at all."""
         arrays = {
             f"{part}/{name}": array
             for part in _PARTS
@@ -81,11 +86,11 @@ _PARTS: Mapping[str, Any] = {"curvature": Curvature, "surface": Surface, "cut": 
 
 
 def summary(values: np.ndarray, seed: int) -> dict[str, float]:
-    """Mean with its 95 % bootstrap interval, and quartiles.
+    """Returns the mean with its 95 % bootstrap interval, and the quartiles.
 
     Args:
         values: (images,).
-        seed: of the resampling.
+        seed: seed of the resampling.
     """
     low = high = mean = float(values.mean())
     if np.ptp(values) > 0:
@@ -116,14 +121,14 @@ def as_json(
     found: SampledGenotype | None,
     correlations: Mapping[str, RankCorrelation],
 ) -> dict[str, Any]:
-    """All results, in JSON's types.
+    """Returns all results, in JSON's types.
 
     Args:
-        settings: of the inspection.
+        settings: settings of the inspection.
         models: by their names in figures, in the order of `settings.model`.
-        samples: of the random genotypes.
-        found: the search's own genotype, with the same shared weights.
-        correlations: of a quantity with the robust accuracy, over the samples.
+        samples: the measured random genotypes.
+        found: the search's genotype, measured with the same shared weights.
+        correlations: of each quantity with the robust accuracy, over the samples.
     """
     results: dict[str, Any] = {
         "library": f"advrush_tf {__version__}",
@@ -166,7 +171,7 @@ def _model(path: str, inspected: ModelCurvature, seed: int) -> dict[str, Any]:
 
 
 def tables(results: Mapping[str, Any]) -> list[Table]:
-    """Returns the curvature of the models and what it says of random genotypes.
+    """Returns the curvature of the models and the rank correlations of genotypes.
 
     Args:
         results: what `as_json` gives.
@@ -214,3 +219,129 @@ def markdown(results: Mapping[str, Any]) -> str:
         results: what `as_json` gives.
     """
     return "\n\n".join(table.markdown() for table in tables(results))
+
+
+def write_results(
+    settings: LandscapeSettings,
+    models: Mapping[str, ModelCurvature],
+    size: int,
+    samples: Sequence[SampledGenotype],
+    found: SampledGenotype | None,
+    workdir: Path,
+    log: Callable[[str], None],
+) -> dict[str, Any]:
+    """Writes the results; inspection.json comes last and marks the end.
+
+    Args:
+        settings: settings of the inspection.
+        models: results of each model, by its name in figures.
+        size: number of values of an image.
+        samples: the measured random genotypes, if any.
+        found: the search's genotype, measured in the same way.
+        workdir: receives the files.
+        log: receives the lines for the user.
+
+    Returns:
+        What inspection.json holds.
+
+    Raises:
+        OSError: a file could not be written.
+    """
+    correlations = _correlations(samples, settings.seed)
+    results = as_json(settings, models, samples, found, correlations)
+    pictures = _draw(settings, models, size, workdir)
+    if samples:
+        pictures["architectures"] = architecture_figures.draw_architectures(
+            samples,
+            found,
+            correlations.get("top_eigenvalue"),
+            workdir / "architectures.png",
+        )
+    table = markdown(results)
+    write_text(workdir / TABLE, table + "\n")
+    _write_tensorboard(models, samples, table, pictures, workdir / "tensorboard")
+    write_json(workdir / RESULTS, results)
+    print_summary(results, workdir, log)
+    return results
+
+
+def _correlations(
+    samples: Sequence[SampledGenotype], seed: int
+) -> dict[str, RankCorrelation]:
+    robust = [sample.robust for sample in samples]
+    correlations = {}
+    for name in _COMPARED:
+        # There is none where all have the same robust accuracy.
+        with contextlib.suppress(ValueError):
+            values = [getattr(sample, name) for sample in samples]
+            correlations[name] = rank_correlation(values, robust, seed)
+    return correlations
+
+
+def _draw(
+    settings: LandscapeSettings,
+    models: Mapping[str, ModelCurvature],
+    size: int,
+    workdir: Path,
+) -> dict[str, np.ndarray]:
+    curvatures = {name: model.curvature for name, model in models.items()}
+    return {
+        "curvature": curvature_figures.draw_curvature(
+            curvatures, workdir / "curvature.png"
+        ),
+        "spectra": curvature_figures.draw_spectra(
+            mean_spectra(curvatures), workdir / "spectra.png"
+        ),
+        "eigenvalues": curvature_figures.draw_counts(
+            curvatures, size, workdir / "eigenvalues.png"
+        ),
+        "surfaces": surface_figures.draw_surfaces(
+            {name: model.surface for name, model in models.items()},
+            workdir / "surfaces.png",
+        ),
+        "cuts": surface_figures.draw_cuts(
+            {name: model.cut for name, model in models.items()},
+            settings.epsilon,
+            workdir / "cuts.png",
+        ),
+    }
+
+
+def _write_tensorboard(
+    models: Mapping[str, ModelCurvature],
+    samples: Sequence[SampledGenotype],
+    table: str,
+    pictures: Mapping[str, np.ndarray],
+    folder: Path,
+) -> None:
+    writer = tf.summary.create_file_writer(str(folder))
+    with writer.as_default(0):
+        for model, inspected in models.items():
+            for name, values in inspected.curvature.quantities.items():
+                tf.summary.scalar(f"mean {name}/{model}", values.mean())
+                tf.summary.histogram(f"{name}/{model}", values)
+        tf.summary.text("inspection", table)
+        for name, picture in pictures.items():
+            tf.summary.image(name, picture[np.newaxis])
+        for step, sample in enumerate(samples):
+            tf.summary.scalar("sampled/robust accuracy", sample.robust, step)
+            tf.summary.scalar("sampled/top eigenvalue", sample.top_eigenvalue, step)
+    writer.close()
+
+
+def print_summary(
+    results: Mapping[str, Any], workdir: Path, log: Callable[[str], None]
+) -> None:
+    """Prints the results and the paths of their files.
+
+    Args:
+        results: what inspection.json holds.
+        workdir: folder of the inspection.
+        log: receives the lines.
+    """
+    log(f"\n{markdown(results)}\n")
+    log(f"Results      {workdir / RESULTS}, {workdir / TABLE}")
+    for name in _FIGURES:
+        if (path := workdir / f"{name}.png").exists():
+            log(f"             {path}")
+    log(f"\nNext: tensorboard --logdir {workdir / 'tensorboard'}")

@@ -24,8 +24,12 @@ from advrush_tf.landscape.meter import measure_curvature
 from advrush_tf.landscape.surfaces import loss_cut, loss_surface
 from advrush_tf.landscape.weight_sharing import train_paths
 from advrush_tf.runs.checkpoints import CheckpointStore
-from advrush_tf.runs.inspection import ModelCurvature
-from advrush_tf.runs.inspection_report import RESULTS, draw_search, tell, write_results
+from advrush_tf.runs.inspection import (
+    RESULTS,
+    ModelCurvature,
+    print_summary,
+    write_results,
+)
 from advrush_tf.runs.landscape_settings import LandscapeSettings
 from advrush_tf.runs.models import (
     load_classifier,
@@ -35,9 +39,9 @@ from advrush_tf.runs.models import (
     short_names,
 )
 from advrush_tf.runs.progress import print_line, progress_bar
-from advrush_tf.runs.report import write_html
-from advrush_tf.runs.report_sections import check_workdir
+from advrush_tf.runs.report import check_workdir, write_html
 from advrush_tf.runs.run import Log, Run, explained_writes
+from advrush_tf.runs.search import draw_search
 from advrush_tf.search.history import is_search
 from advrush_tf.search.model import AdvRushSearchModel
 
@@ -147,7 +151,7 @@ def _inspect(run: Run[LandscapeSettings]) -> dict[str, Any]:
     )
     run.settings = settings = attrs.evolve(settings, sha256=checksums)
     run.open()
-    if (results := run.finished(RESULTS, tell, "inspection")) is not None:
+    if (results := run.finished(RESULTS, print_summary, "inspection")) is not None:
         return results
     inspection = _Inspection(run, dataset)
     names = short_names(settings.model)

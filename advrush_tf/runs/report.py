@@ -1,30 +1,51 @@
 """One page on searches, fits, evaluations and inspections, complete in itself."""
 
-import datetime
-import importlib.resources
-from collections.abc import Sequence
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
+from advrush_tf.errors import UserError, one_line
+from advrush_tf.figures.genotype import draw_cells
+from advrush_tf.figures.search import draw_alphas, draw_history
 from advrush_tf.files import write_text
-from advrush_tf.runs.models import short_names
-from advrush_tf.runs.report_parts import Section, compare
-from advrush_tf.runs.report_sections import read_section
-from advrush_tf.runs.table import Table
-from advrush_tf.version import __version__
+from advrush_tf.genotypes.genotype import Genotype
+from advrush_tf.runs import evaluation_report, inspection
+from advrush_tf.runs.command import read_command
+from advrush_tf.runs.evaluation_report import CURVE, MATRIX, TRIPLES
+from advrush_tf.runs.evaluation_report import RESULTS as EVALUATION
+from advrush_tf.runs.fit_record import CURVES, accuracies, measured
+from advrush_tf.runs.fit_record import REPORT as FIT
+from advrush_tf.runs.inspection import RESULTS as INSPECTION
+from advrush_tf.runs.models import sha256
+from advrush_tf.runs.report_page import Figure, Measurement, Section, render
+from advrush_tf.runs.table import Table, accuracy_text, mean_text, share_text
+from advrush_tf.search.history import CELLS, SearchHistory, is_search, read_history
 
-_TEMPLATE = "report.html.jinja"
+_NAMES = {"normal": "normal cell", "reduce": "reduction cell"}
+_CAPTIONS = {
+    CURVES: "Accuracies, losses and learning rate over the epochs of the fit",
+    CURVE: "Accuracy over the radius of the attacks, with 95 % intervals",
+    TRIPLES: "Images, their adversarial images and the scaled differences",
+    "curvature.png": "Curvature of the loss as a function of the input, per image",
+    "spectra.png": "Spectral density of the input Hessian, mean over the images",
+    "eigenvalues.png": "Eigenvalues of an image beyond each size, mean over the images",
+    "surfaces.png": "Mean loss over the plane of the gradient's sign and a random "
+    "direction",
+    "cuts.png": "Loss along each model's own attack",
+    "architectures.png": "Random genotypes with the weights of one supernet: robust "
+    "accuracy over the top eigenvalue",
+}
 
 
 def write_html(workdirs: Sequence[Path], path: Path) -> None:
     """Writes a report that needs no other file and no network.
 
     Args:
-        workdirs: of searches, fits, evaluations and inspections, in the order in which
-            they are told of.
-        path: the HTML file, replaced if it is there.
+        workdirs: folders of searches, fits, evaluations and inspections, in the order
+            of the page.
+        path: the HTML file, replaced if it exists.
 
     Raises:
         UserError: a folder holds nothing to report, or a file is damaged.
@@ -35,39 +56,236 @@ def write_html(workdirs: Sequence[Path], path: Path) -> None:
     write_text(path, render(sections))
 
 
-def render(sections: Sequence[Section]) -> str:
-    """The page, as HTML; all text in it is escaped."""
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+def read_section(workdir: Path) -> Section:
+    """Reads the files in a run's workdir.
+
+    Raises:
+        UserError: the folder holds no finished run, or a file is damaged.
+        OSError: a file cannot be read.
+    """
+    check_workdir(workdir)
+    # It names a damaged file by itself.
+    history = read_history(workdir) if is_search(workdir) else None
+    path = workdir / "genotypes"
+    try:
+        if history is not None:
+            return _search(workdir, history)
+        name = next(name for name in _READERS if (workdir / name).is_file())
+        path = workdir / name
+        return _READERS[name](workdir, json.loads(path.read_text("utf-8")))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} or a picture beside it is damaged ({one_line(error)}). Run its "
+            "command again, or leave the folder out of the report."
+        ) from None
+
+
+def check_workdir(workdir: Path) -> None:
+    """Raises UserError unless a folder holds a run that can be reported."""
+    if not is_search(workdir) and not any((workdir / n).is_file() for n in _READERS):
+        raise UserError(
+            f"{workdir} holds nothing to report. Give the --workdir of a search with a "
+            f"finished epoch (genotypes/), of a finished fit ({FIT}), evaluation "
+            f"({EVALUATION}) or inspection ({INSPECTION})."
+        )
+
+
+def _search(workdir: Path, history: SearchHistory) -> Section:
+    settings, genotype = history.settings, history.genotypes[-1]
+    last = {name: values[-1] for name, values in history.metrics.items()}
+    rows = [(name.replace("_", " "), f"{value:.4g}") for name, value in last.items()]
+    tables = [Table("The last epoch", ("metric", "value"), rows)] if rows else []
+    return Section(
+        "Search",
+        workdir,
+        f"On {settings['dataset']}, after epoch {history.epochs[-1]} of "
+        f"{settings['epochs']}, {settings['warmup_epochs']} of them without the "
+        f"penalty; supernet of {settings['num_cells']} cells, "
+        f"{settings['init_channels']} channels; seed {settings['seed']}.",
+        read_command(workdir),
+        settings,
+        _library(genotype.provenance),
+        [*_drawings(genotype), *_history_figures(history)],
+        tables,
+        genotype=repr(genotype),
     )
-    template = importlib.resources.files("advrush_tf.runs").joinpath(_TEMPLATE)
-    return environment.from_string(template.read_text("utf-8")).render(
-        sections=sections,
-        comparison=_comparison(sections),
-        date=datetime.datetime.now().astimezone().strftime("%-d %B %Y, %H:%M %Z"),
-        version=__version__,
-        text=_text,
+
+
+def _drawings(genotype: Genotype) -> list[Figure]:
+    figures = []
+    with tempfile.TemporaryDirectory() as folder:
+        draw_cells(genotype, Path(folder, "cell"))
+        for kind in CELLS:
+            drawing = Path(folder, f"cell_{kind}.svg").read_bytes()
+            edges = "; ".join(
+                f"node {2 + index // 2} reads state {state} by {operation}"
+                for index, (operation, state) in enumerate(getattr(genotype, kind))
+            )
+            description = f"Drawing of the {_NAMES[kind]}: {edges}."
+            caption = _NAMES[kind].capitalize()
+            figures.append(Figure.of_svg(drawing, caption, description))
+    return figures
+
+
+def _history_figures(history: SearchHistory) -> list[Figure]:
+    pictures = {"How the search went": draw_history(history, None)}
+    for kind in CELLS:
+        caption = f"Weights of the {_NAMES[kind]}'s operations, over the epochs"
+        pictures[caption] = draw_alphas(history, kind, None)
+    return [Figure.of_pixels(pixels, caption) for caption, pixels in pictures.items()]
+
+
+def _fit(workdir: Path, report: Mapping[str, Any]) -> Section:
+    settings = report["settings"]
+    return Section(
+        "Fit",
+        workdir,
+        f"Objective {settings['objective']} on {settings['dataset']}, "
+        f"{len(report['history'])} epochs; {_network(settings)}, "
+        f"{report['parameters']:,} parameters; seed {settings['seed']}; "
+        f"{report['seconds']:.0f} s.",
+        read_command(workdir),
+        settings,
+        _library(report),
+        [*_own_drawings(workdir), *_pictures(workdir, [CURVES])],
+        [accuracies(report), _history(report)],
+        measurements=list(_fit_measurements(workdir, report)),
     )
 
 
-def _comparison(sections: Sequence[Section]) -> Table | None:
-    """Of all models; None if no run measured any."""
-    found = [one for section in sections for one in section.measurements]
-    # The same file may have been given by different paths.
-    paths: dict[str, str] = {}
-    for one in found:
-        paths.setdefault(one.model, one.path)
-    names = dict(zip(paths, short_names(list(paths.values())), strict=True))
-    return compare(found, names) if found else None
+def _fit_measurements(
+    workdir: Path, report: Mapping[str, Any]
+) -> Iterator[Measurement]:
+    attack = f"PGD-{report['test']['attack']['steps']}"
+    attack += f", epsilon {report['test']['attack']['epsilon']:.4g} (fit)"
+    images = report["test"]["images"]
+    for name, (_, result) in measured(report).items():
+        path = workdir / name
+        model = sha256(path) if path.is_file() else str(path)
+        for quantity, key in (("clean", "accuracy"), (attack, "robust_accuracy")):
+            value = accuracy_text(result[key], images)
+            yield Measurement(model, str(path), quantity, value)
 
 
-def _text(value: Any) -> str:
-    """A setting, for readers."""
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
-    if value is None:
-        return "not used"
-    return ("no", "yes")[value] if isinstance(value, bool) else str(value)
+def _own_drawings(workdir: Path) -> list[Figure]:
+    """Drawings of a fit's genotype; a ResNet has none."""
+    path = workdir / "genotype.json"
+    return _drawings(Genotype.load(path)) if path.is_file() else []
+
+
+def _network(settings: Mapping[str, Any]) -> str:
+    channels = f"{settings['init_channels']} channels"
+    if settings["genotype"] is None:
+        return f"{settings['network']}, {channels}"
+    return f"{settings['genotype']}, {settings['num_cells']} cells, {channels}"
+
+
+def _history(report: Mapping[str, Any]) -> Table:
+    history, best = report["history"], report["best"]["epoch"]
+    shown = {1: "first", best: "best", len(history): "last"}
+    shown[best] = "best"
+    names = [name for name in history[-1] if name not in ("epoch", "seconds")]
+    rows = [
+        (
+            f"{epoch} ({shown[epoch]})",
+            *(f"{row[name]:.4g}" if name in row else "" for name in names),
+        )
+        for row in history
+        if (epoch := row["epoch"]) in shown
+    ]
+    head = ("epoch", *(name.replace("_", " ") for name in names))
+    return Table("First, best and last epoch", head, rows)
+
+
+def _evaluation(workdir: Path, results: Mapping[str, Any]) -> Section:
+    settings, norm = results["settings"], results["norm"]
+    model, radius = settings["model"], results["epsilon"]["given"]
+    ball = f"{norm}, epsilon {radius}"
+    found = {"clean": results["clean"]}
+    for attack in results["attacks"]:
+        if attack["crafted_on"] == model and attack["epsilon"]["given"] == radius:
+            found[f"{attack['attack']}, {ball}"] = attack
+    found[f"all attacks, {ball}"] = results["robust"]
+    return Section(
+        "Evaluation",
+        workdir,
+        f"{model} on the first {results['images']} images of the test split of "
+        f"{results['dataset']}; {ball}; seed {settings['seed']}; "
+        f"{results['seconds']:.0f} s.",
+        read_command(workdir),
+        settings,
+        results["versions"],
+        _pictures(workdir, [CURVE, MATRIX.format(attack="*"), TRIPLES]),
+        evaluation_report.tables(results),
+        evaluation_report.warnings(results),
+        measurements=[
+            Measurement(settings["sha256"][0], model, name, share_text(share))
+            for name, share in found.items()
+        ],
+    )
+
+
+def _inspection(workdir: Path, results: Mapping[str, Any]) -> Section:
+    settings, models = results["settings"], results["models"]
+    names = sorted(path.name for path in workdir.glob("*.png"))
+    measurements = [
+        Measurement(
+            model,
+            path,
+            "top eigenvalue",
+            mean_text(found["curvature"]["top_eigenvalue"]),
+        )
+        for model, path, found in zip(
+            settings["sha256"], settings["model"], models.values(), strict=True
+        )
+    ]
+    return Section(
+        "Inspection",
+        workdir,
+        f"{len(models)} {'models' if len(models) > 1 else 'model'} on the first "
+        f"{_images(models)} images of the test split of {settings['dataset']}; "
+        f"epsilon {settings['epsilon']}; seed {settings['seed']}.",
+        read_command(workdir),
+        settings,
+        _library(results) | results["versions"],
+        # Searches have their sections.
+        _pictures(workdir, [name for name in names if not name.startswith("search_")]),
+        inspection.tables(results),
+        measurements=measurements,
+    )
+
+
+def _images(models: Mapping[str, Any]) -> int:
+    return max(found["images"] for found in models.values())
+
+
+_READERS: Mapping[str, Callable[[Path, Mapping[str, Any]], Section]] = {
+    FIT: _fit,
+    EVALUATION: _evaluation,
+    INSPECTION: _inspection,
+}
+
+
+def _library(report: Mapping[str, Any]) -> dict[str, str]:
+    name, _, version = report["library"].partition(" ")
+    return {name: version}
+
+
+def _pictures(workdir: Path, patterns: Iterable[str]) -> list[Figure]:
+    """The PNG files that match any of the patterns."""
+    paths = [path for pattern in patterns for path in sorted(workdir.glob(pattern))]
+    return [Figure.of_png(_read_png(path), _caption(path)) for path in paths]
+
+
+def _read_png(path: Path) -> bytes:
+    content = path.read_bytes()
+    if not content.startswith(b"\x89PNG"):
+        raise ValueError(f"{path.name} is no PNG file")
+    return content
+
+
+def _caption(path: Path) -> str:
+    if path.match(MATRIX.format(attack="*")):
+        attack = path.stem.partition("_")[2]
+        return f"Accuracy of each model on what {attack} crafted on each"
+    return _CAPTIONS.get(path.name, path.stem.replace("_", " ").capitalize())

@@ -5,19 +5,22 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.data.examples import ALL, Shard
 from advrush_tf.data.pipeline import pairs
 from advrush_tf.data.streaming import reading_examples
-from advrush_tf.errors import UserError
+from advrush_tf.errors import UserError, one_line
 from advrush_tf.figures.genotype import draw_cells
+from advrush_tf.figures.search import draw_alphas, draw_history
 from advrush_tf.genotypes.genotype import Genotype
 from advrush_tf.runs.devices import Devices
 from advrush_tf.runs.progress import ProgressBar, print_line
 from advrush_tf.runs.run import Log, Run
 from advrush_tf.runs.search_settings import SearchSettings
-from advrush_tf.runs.search_tensorboard import SearchTensorBoard
+from advrush_tf.runs.tensorboard import SearchTensorBoard
+from advrush_tf.search.history import read_history
 from advrush_tf.search.model import AdvRushSearchModel
 from advrush_tf.search.penalty import Penalty
 from advrush_tf.training import optimizers
@@ -289,3 +292,38 @@ def collapse_warning(genotype: Genotype) -> str | None:
         f"WARNING: {skips} of the normal cell's {total} edges are skip connections: "
         "the search is collapsing. Fewer epochs or a smaller alpha learning rate help."
     )
+
+
+def draw_search(run: Path, name: str, workdir: Path, log: Log) -> None:
+    """Draws the history of a search into a folder.
+
+    Args:
+        run: the search's workdir.
+        name: what the figures' names have after "search_".
+        workdir: receives the figures, also in tensorboard/; made if it is not there.
+        log: receives the lines for the user.
+
+    Raises:
+        UserError: the search's files are damaged.
+        OSError: a figure could not be written.
+    """
+    history = read_history(run)
+    workdir.mkdir(parents=True, exist_ok=True)
+    stem = f"search_{name}"
+    try:
+        pictures = {f"{stem}/history": draw_history(history, workdir / f"{stem}.png")}
+        for kind in ("normal", "reduce"):
+            path = workdir / f"{stem}_alphas_{kind}.png"
+            pictures[f"{stem}/alphas_{kind}"] = draw_alphas(history, kind, path)
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"The history in {run} is damaged ({one_line(error)}); copy it again."
+        ) from None
+    writer = tf.summary.create_file_writer(str(workdir / "tensorboard"))
+    with writer.as_default(0):
+        for name, picture in pictures.items():
+            tf.summary.image(name, picture[np.newaxis])
+    writer.close()
+    ends = ("", "_alphas_normal", "_alphas_reduce")
+    written = ", ".join(str(workdir / f"{stem}{end}.png") for end in ends)
+    log(f"History      of {run}: {written}")

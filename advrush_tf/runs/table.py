@@ -17,9 +17,9 @@ class Table:
 
     def markdown(self) -> str:
         """Returns the table in Markdown, below its caption."""
-        rules = ["---"] * len(self.head)
-        lines = [_line(cells) for cells in (self.head, rules, *self.rows)]
-        return "\n".join([f"{self.caption}:", "", *lines])
+        head, *rows = (_line(cells) for cells in (self.head, *self.rows))
+        rule = "|" + "---|" * len(self.head)
+        return "\n".join([f"{self.caption}:", "", head, rule, *rows])
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -90,6 +90,7 @@ def test_provenance_is_a_copy_that_cannot_be_changed_from_outside():
     given["widths"].append(3)
     net.provenance["deep"]["rates"].append(4)
     assert net.provenance == {"widths": [1, 2], "deep": {"rates": [0.5, 0.25]}}
+    assert type(net.provenance) is type(net.provenance["deep"]) is dict
     assert Summing().provenance == {}
 
 

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from advrush_tf.runs.evaluation import as_json, markdown
+from advrush_tf.runs.evaluation import as_json
 from advrush_tf.statistics import wilson
 from support.evaluations import evaluation
 
@@ -63,15 +63,3 @@ def test_what_the_doubts_of_the_outcome_look_at():
     radii, right = evaluated.curve("fgsm")
     assert radii == [0.0, 2 / 255, 8 / 255]
     assert [each.mean() for each in right] == [0.75, 0.75, 0.5]
-
-
-def test_the_table_shows_it_all(results):
-    text = markdown(results)
-    low, high = wilson(3, 4)
-    assert f"| clean |  | 75.00% | {low:.2%} to {high:.2%} |  |  |" in text
-    rows = [line.split(" | ") for line in text.splitlines()]
-    assert ["| autoattack: after a", "8/255", "50.00%"] in [row[:3] for row in rows]
-    assert ["| all", "8/255", "0.00%"] in [row[:3] for row in rows]
-    assert "| runs/two/model.keras | 50.00% | 25.00% |" in text
-    assert "**Warning** (zero_gradients): No gradients." in text
-    assert "0.0313725" in text

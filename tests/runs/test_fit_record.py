@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from advrush_tf.runs.fit_record import FitRecord, accuracies, epoch_line, tell
+from advrush_tf.runs.fit_record import FitRecord, accuracies, epoch_line, print_summary
 from advrush_tf.runs.fit_settings import Selection
 from advrush_tf.runs.table import accuracy_text
 
@@ -61,7 +61,7 @@ def test_the_end_names_epsilon_and_both_models(tmp_path):
         },
     }
     lines = []
-    tell(report, tmp_path, lines.append)
+    print_summary(report, tmp_path, lines.append)
     text = "\n".join(lines)
     assert "100 test images, PGD-20 with epsilon 0.03137 (8.00/255)" in text
     best, last = accuracies(report).rows

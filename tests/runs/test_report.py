@@ -1,189 +1,228 @@
 import hashlib
-import shutil
-import subprocess
-from html.parser import HTMLParser
+import json
 
-import numpy as np
 import pytest
-from matplotlib.image import imread
 
 from advrush_tf.errors import UserError
-from advrush_tf.runs.report import render, write_html
+from advrush_tf.runs import evaluation_report, fit_record, inspection
+from advrush_tf.runs.report import read_section
+from advrush_tf.runs.table import accuracy_text
+from advrush_tf.statistics import wilson
 from support.workdirs import (
-    COLOURS,
     COMMAND,
     make_evaluation,
     make_fit,
     make_inspection,
     make_search,
+    paint,
 )
 
-HOSTILE = "<img src='http://x/y.png'>&\"data\""
-BEST = hashlib.sha256(b"the best").hexdigest()
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-VOID = {"meta", "img", "link", "br", "hr", "input"}
-
-
-class Page(HTMLParser):
-    """What a page holds; raises if its tags are not balanced."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.texts, self._open = [], [], []
-        self.feed(text)
-        self.close()
-        assert self._open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self._open.pop() == tag
-
-    def handle_data(self, data):
-        self.texts.append(data)
-
-    def all(self, tag):
-        return [attributes for name, attributes in self.tags if name == tag]
-
-    @property
-    def text(self):
-        return " ".join(" ".join(self.texts).split())
+MAKERS = {"fit": make_fit, "results": make_evaluation, "inspection": make_inspection}
 
 
 @pytest.fixture(scope="module")
-def workdirs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    return [
-        make_search(folder / "search", dataset=HOSTILE),
-        make_fit(_new(folder / "fit")),
-        make_evaluation(_new(folder / "attack"), sha256=BEST),
-        make_inspection(_new(folder / "inspect"), sha256=BEST),
+def search(tmp_path_factory):
+    return read_section(make_search(tmp_path_factory.mktemp("search")))
+
+
+@pytest.fixture
+def fit(tmp_path):
+    return read_section(make_fit(tmp_path))
+
+
+def _values(section):
+    return {found.quantity: found.value for found in section.measurements}
+
+
+def test_a_search_shows_its_cells_and_its_history(search):
+    assert search.kind == "Search"
+    assert "after epoch 3 of 3, 2 of them without the penalty" in search.lead
+    normal, reduce, *history = search.figures
+    assert normal.source.startswith("data:image/svg+xml")
+    assert "node 2 reads state 0 by skip_connect" in normal.description
+    assert "node 3 reads state 2 by sep_conv_3x3" in normal.description
+    assert "sep_conv" not in reduce.description
+    assert len(history) == 3
+    assert all(figure.source.startswith("data:image/png") for figure in history)
+    assert search.genotype.startswith("Genotype(\n    normal=(")
+    assert ("penalty", "4.5") in search.tables[0].rows
+
+
+def test_a_search_can_be_run_again(search):
+    assert search.command == COMMAND
+    assert search.settings["num_nodes"] == 2
+    assert search.versions == {"advrush_tf": "1.2.3"}
+
+
+def test_an_unfinished_search_can_be_told_of(tmp_path):
+    section = read_section(make_search(tmp_path, epochs=1, metrics=None))
+    assert "after epoch 1 of 3" in section.lead
+    assert section.command == COMMAND
+    assert section.tables == []
+
+
+def test_a_fit_tells_the_accuracies_of_both_weights(fit):
+    assert fit.kind == "Fit"
+    assert "12,345 parameters" in fit.lead
+    table, history = fit.tables
+    assert "On 200 test images, PGD-20 with epsilon 0.1 (25.50/255)" in table.caption
+    assert table.head[2:] == ("clean accuracy", "robust accuracy")
+    assert table.rows == [
+        ("model.keras", "2", accuracy_text(0.9, 200), accuracy_text(0.505, 200)),
+        ("model_last.keras", "3", accuracy_text(0.6, 200), accuracy_text(0, 200)),
+    ]
+    low, high = wilson(180, 200)
+    assert table.rows[0][2] == f"90.00% ({low:.2%} to {high:.2%})"
+    assert [row[0] for row in history.rows] == ["1 (first)", "2 (best)", "3 (last)"]
+    assert history.rows[1][1:] == ("1", "0.9", "0.1")
+    (curves,) = fit.figures
+    assert "learning rate" in curves.caption
+
+
+def test_models_are_told_apart_by_their_files(fit):
+    best, last = (hashlib.sha256(x).hexdigest() for x in (b"the best", b"the last"))
+    models = [(found.model, found.quantity) for found in fit.measurements]
+    robust = "PGD-20, epsilon 0.1 (fit)"
+    assert models == [(best, "clean"), (best, robust), (last, "clean"), (last, robust)]
+
+
+def test_best_weights_of_the_last_epoch_are_told_once(tmp_path):
+    report = json.loads((make_fit(tmp_path) / "fit.json").read_text())
+    report["best"] = report["history"][-1]
+    (tmp_path / "fit.json").write_text(json.dumps(report))
+    (tmp_path / "model.keras").unlink()
+    section = read_section(tmp_path)
+    assert len(section.tables[0].rows) == 1
+    assert section.tables[1].rows[-1][0] == "3 (best)"
+    assert {found.model for found in section.measurements} == {
+        str(tmp_path / "model.keras")
+    }
+
+
+def test_a_fit_without_cells_names_its_network(tmp_path):
+    section = read_section(make_fit(tmp_path, network="resnet18"))
+    assert "resnet18, 64 channels" in section.lead
+
+
+def test_an_evaluation_tells_each_attack_with_its_interval(tmp_path):
+    section = read_section(make_evaluation(tmp_path))
+    assert section.kind == "Evaluation"
+    assert "the first 4 images of the test split of shades" in section.lead
+    attacks, fgsm, autoattack = section.tables
+    assert [row[:3] for row in attacks.rows] == [
+        ("clean", "", "75.00%"),
+        ("fgsm", "8/255", "50.00%"),
+        ("autoattack: after a", "8/255", "50.00%"),
+        ("autoattack: after b", "8/255", "25.00%"),
+        ("autoattack", "8/255", "25.00%"),
+        ("fgsm", "8/255", "50.00%"),
+        ("autoattack", "8/255", "75.00%"),
+        ("fgsm", "2/255", "75.00%"),
+        ("autoattack", "2/255", "75.00%"),
+        ("all", "8/255", "0.00%"),
+    ]
+    low, high = wilson(3, 4)
+    assert attacks.rows[0][3] == f"{low:.2%} to {high:.2%}"
+    assert [row[4] for row in attacks.rows[4:8]] == [
+        "",
+        *["runs/two/model.keras"] * 2,
+        "",
+    ]
+    assert fgsm.rows[1] == ("runs/two/model.keras", "50.00%", "25.00%")
+    assert "autoattack" in autoattack.caption
+    assert "(zero_gradients): No gradients." in section.warnings
+    assert "keras" in section.versions
+
+
+def test_an_evaluation_compares_what_was_crafted_on_the_model(tmp_path):
+    values = _values(read_section(make_evaluation(tmp_path)))
+    shares = {name: text.partition(" ")[0] for name, text in values.items()}
+    assert shares == {
+        "clean": "75.00%",
+        "fgsm, Linf, epsilon 8/255": "50.00%",
+        "autoattack, Linf, epsilon 8/255": "25.00%",
+        "all attacks, Linf, epsilon 8/255": "0.00%",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "tables_of"),
+    [
+        ("fit", lambda report: [fit_record.accuracies(report)]),
+        ("results", evaluation_report.tables),
+        ("inspection", inspection.tables),
+    ],
+)
+def test_the_page_shows_the_tables_that_the_run_told(tmp_path, name, tables_of):
+    section = read_section(MAKERS[name](tmp_path))
+    told = tables_of(json.loads((tmp_path / f"{name}.json").read_text()))
+    assert section.tables[: len(told)] == told
+
+
+def test_figures_are_those_that_are_there(tmp_path):
+    make_evaluation(tmp_path)
+    paint(tmp_path / "transfer_fgsm.png")
+    captions = [figure.caption for figure in read_section(tmp_path).figures]
+    assert captions == [
+        "Accuracy over the radius of the attacks, with 95 % intervals",
+        "Accuracy of each model on what fgsm crafted on each",
     ]
 
 
-def _new(folder):
-    folder.mkdir()
-    return folder
+def test_an_inspection_tells_curvature_and_correlation(tmp_path):
+    section = read_section(make_inspection(tmp_path))
+    curvature, correlation = section.tables
+    assert curvature.head == (
+        *("model", "clean accuracy"),
+        *("top eigenvalue", "trace", "penalty", "gradient norm"),
+    )
+    assert curvature.rows[0][:3] == ("one/model.keras", "87.50%", "3.25 (2.5 to 4)")
+    assert "7 random genotypes" in correlation.caption
+    assert correlation.rows == [("top eigenvalue", "-0.50 (-0.75 to -0.25)")]
+    assert _values(section) == {"top eigenvalue": "3.25 (2.5 to 4)"}
+    assert section.versions == {"advrush_tf": "1.2.3", "keras": "3.0"}
 
 
-@pytest.fixture(scope="module")
-def path(workdirs):
-    path = workdirs[0].parent / "pages" / "report.html"
-    write_html(workdirs, path)
-    return path
+def test_an_inspection_shows_all_pictures_but_those_of_searches(tmp_path):
+    captions = [
+        figure.caption for figure in read_section(make_inspection(tmp_path)).figures
+    ]
+    assert captions == [
+        "Curvature of the loss as a function of the input, per image",
+        "My own",
+    ]
 
 
-@pytest.fixture(scope="module")
-def page(path):
-    return Page(path.read_text("utf-8"))
-
-
-def test_every_run_has_a_section_that_the_contents_name(page, workdirs):
-    sections = [section["id"] for section in page.all("section")]
-    assert len(sections) == 4
-    assert [link["href"] for link in page.all("a")] == [f"#{name}" for name in sections]
-    for kind, workdir in zip(
-        ("Search", "Fit", "Evaluation", "Inspection"), workdirs, strict=True
-    ):
-        assert f"{kind}: {workdir}" in page.text
-
-
-def test_nothing_is_loaded_from_elsewhere(page, path):
-    for tag, attributes in page.tags:
-        assert tag not in ("script", "link", "iframe", "object", "base")
-        assert not {"srcset", "style", "onload", "onerror"} & attributes.keys()
-        assert attributes.get("src", "data:image/").startswith("data:image/")
-        assert attributes.get("href", "#").startswith("#")
-    (policy,) = (meta["content"] for meta in page.all("meta") if "http-equiv" in meta)
-    assert "default-src 'none'" in policy
-    style = path.read_text("utf-8").partition("<style>")[2].partition("</style>")[0]
-    assert "url(" not in style and "@import" not in style
-
-
-def test_text_of_the_runs_is_no_markup(page):
-    assert f"On {HOSTILE}, after epoch" in page.text
-    assert all("http:" not in image["src"] for image in page.all("img"))
-
-
-def test_every_picture_says_what_it_shows(page):
-    images = page.all("img")
-    # Of the search 5, of the fit and the evaluation 1 each, of the inspection 2.
-    assert len(images) == 9
-    descriptions = [image["alt"] for image in images]
-    assert all(descriptions) and len(set(descriptions)) == 9
-
-
-def test_a_table_compares_what_was_measured_of_the_same_file(path):
-    table = path.read_text("utf-8").partition("<table>")[2].partition("</table>")[0]
-    rows = [Page(row.partition("</tr>")[0]) for row in table.split("<tr>")[1:]]
-    head, best, last = (row.text.replace("\N{NO-BREAK SPACE}", " ") for row in rows)
-    assert head.startswith("model clean PGD-20, epsilon 0.1 (fit) fgsm, Linf, epsilon")
-    assert head.endswith("all attacks, Linf, epsilon 8/255 top eigenvalue")
-    # The evaluation's clean accuracy, as it comes after the fit's.
-    assert best.startswith("fit/model.keras 75.00% (30.06% to 95.44%) 50.50% (")
-    assert best.endswith("3.25 (2.5 to 4)")
-    assert last.startswith("fit/model_last.keras 60.00% (")
-
-
-def test_settings_commands_and_versions_are_there(page):
-    # The search alone was started by a launcher.
-    assert page.text.count("To run it again") == 1
-    assert COMMAND in page.text
-    assert "num_nodes 2" in page.text
-    assert "jit_compile no" in page.text
-    assert "beta not used" in page.text
-    assert "attacks fgsm, autoattack" in page.text
-    assert "advrush_tf 1.2.3" in page.text
-
-
-def test_an_interval_is_kept_on_one_line(path):
-    assert "(30.06%\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}95.44%)" in path.read_text()
-
-
-def test_a_page_without_models_has_no_comparison():
-    assert Page(render([])).all("table") == []
-
-
-def test_a_page_is_replaced_or_left_as_it_was(workdirs, tmp_path):
-    path = tmp_path / "report.html"
-    write_html(workdirs[1:2], path)
-    whole = path.read_bytes()
+def test_another_folder_is_refused_with_what_was_expected(tmp_path):
+    with pytest.raises(UserError, match=r"nothing to report.*fit\.json.*results\.json"):
+        read_section(tmp_path)
     with pytest.raises(UserError, match="nothing to report"):
-        write_html([workdirs[1], tmp_path], path)
-    assert path.read_bytes() == whole
-    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+        read_section(tmp_path / "none")
 
 
-@pytest.fixture(scope="module")
-def browse(path):
-    """Runs a browser on the page, without a window."""
-    found = [program for program in map(shutil.which, BROWSERS) if program]
-    if not found:
-        pytest.skip("there is no Chromium or Chrome")
-    common = [found[0], "--headless=new", "--no-sandbox", "--disable-gpu"]
-
-    def run(*options):
-        command = [*common, *options, path.as_uri()]
-        return subprocess.run(command, capture_output=True, timeout=120, check=True)
-
-    return run
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"settings": 1}', "\x00"])
+def test_a_damaged_report_is_named(tmp_path, name, text):
+    path = MAKERS[name](tmp_path) / f"{name}.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=rf"{name}\.json or a picture .* damaged"):
+        read_section(tmp_path)
 
 
-def test_a_browser_shows_all_kinds_of_pictures(browse, tmp_path):
-    browse(f"--screenshot={tmp_path / 'page.png'}", "--window-size=1200,6000")
-    pixels = np.round(imread(tmp_path / "page.png")[..., :3] * 255)
-    # The painted ones in full, and the box of a skip connection in the drawn cells.
-    for colour, least in (*((c, 192 * 48) for c in COLOURS.values()), (SKIP, 500)):
-        assert (np.abs(pixels - colour).max(-1) <= 2).sum() >= least
+def test_a_search_without_all_settings_is_named(tmp_path):
+    path = make_search(tmp_path, epochs=1) / "genotypes" / "epoch_0001.json"
+    path.write_text(path.read_text().replace('"num_cells"', '"num_cell"'))
+    with pytest.raises(UserError, match=r"genotypes or .* damaged .*'num_cells'"):
+        read_section(tmp_path)
 
 
-SKIP = (0xCD, 0xEE, 0xE2)
+def test_a_damaged_epoch_of_a_search_is_named(tmp_path):
+    (make_search(tmp_path) / "genotypes" / "epoch_0002.json").write_text("{")
+    with pytest.raises(UserError, match=r"epoch_0002\.json is damaged"):
+        read_section(tmp_path)
 
 
-def test_a_browser_understands_the_page_as_it_is_written(browse, page):
-    seen = Page(browse("--dump-dom").stdout.decode())
-    assert [tag for tag, _ in seen.tags] == [tag for tag, _ in page.tags]
-    assert seen.text == page.text
+def test_a_damaged_picture_is_named(tmp_path):
+    (make_fit(tmp_path) / "curves.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"damaged .*curves\.png is no PNG file"):
+        read_section(tmp_path)

@@ -8,10 +8,11 @@ from advrush_tf.data.dataset import load_dataset
 from advrush_tf.errors import UserError
 from advrush_tf.runs.checkpoints import CheckpointStore
 from advrush_tf.runs.models import load_supernet, read_search_settings, sha256
-from advrush_tf.runs.search import build_model, compile_model
+from advrush_tf.runs.search import build_model, compile_model, draw_search
 from advrush_tf.runs.search_settings import SearchSettings
 from advrush_tf.runs.settings import Precision, record_settings
 from advrush_tf.search.penalty import Penalty
+from support.workdirs import make_search
 
 SETTINGS = SearchSettings(
     dataset="digits",
@@ -129,3 +130,24 @@ def test_damaged_settings_are_refused(copy, text, words):
         load_supernet(copy)
     assert "settings.json does not hold the settings of a search" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_history_of_a_search_is_drawn(tmp_path):
+    search, lines = tmp_path / "run", []
+    search.mkdir()
+    make_search(search)
+    draw_search(search, "mine", tmp_path / "new", lines.append)
+    drawn = {path.name for path in (tmp_path / "new").glob("*.png")}
+    stem = "search_mine"
+    ends = ("", "_alphas_normal", "_alphas_reduce")
+    assert drawn == {f"{stem}{end}.png" for end in ends}
+    assert all(name in lines[0] for name in drawn)
+
+
+def test_a_damaged_history_is_one_line(tmp_path):
+    search = tmp_path / "run"
+    search.mkdir()
+    make_search(search)
+    (search / "genotypes" / "epoch_0002.json").write_text("{")
+    with pytest.raises(UserError, match=r"epoch_0002\.json is damaged"):
+        draw_search(search, "run", tmp_path / "new", print)

@@ -10,7 +10,7 @@ def test_markdown_has_a_caption_a_head_and_a_line_a_row():
         "Scores:",
         "",
         "| model | a |",
-        "| --- | --- |",
+        "|---|---|",
         r"| x\|y | 1 |",
         "| z |  |",
     ]

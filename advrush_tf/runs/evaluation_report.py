@@ -1,6 +1,6 @@
-"""What an evaluation of robustness writes: results, a table, figures, TensorBoard."""
+"""The files of an evaluation: results, tables, figures, TensorBoard."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from advrush_tf.figures import attack as figures
 from advrush_tf.files import replacing, write_json, write_text
-from advrush_tf.runs.evaluation import Evaluation, as_json, markdown
+from advrush_tf.runs.evaluation import Evaluation, as_json
 from advrush_tf.runs.models import short_names
-from advrush_tf.runs.table import share_text
+from advrush_tf.runs.table import Table, share_text
 from advrush_tf.statistics import wilson
 
 RESULTS, TABLE = "results.json", "results.md"
@@ -20,14 +20,14 @@ CURVE, MATRIX = "robustness.png", "transfer_{attack}.png"
 
 
 def write_report(
-    evaluated: Evaluation, workdir: Path, say: Callable[[str], None]
+    evaluated: Evaluation, workdir: Path, log: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Writes all results of an evaluation; results.json last, which marks its end.
+    """Writes the results of an evaluation; results.json comes last and marks its end.
 
     Args:
-        evaluated: what was found.
+        evaluated: outcome of the evaluation.
         workdir: receives the files.
-        say: receives the lines for the user.
+        log: receives the lines for the user.
 
     Returns:
         What results.json holds.
@@ -41,14 +41,14 @@ def write_report(
     write_text(workdir / TABLE, table + "\n")
     _write_tensorboard(results, table, pictures, workdir / "tensorboard")
     write_json(workdir / RESULTS, results)
-    tell(results, workdir, say)
+    print_summary(results, workdir, log)
     return results
 
 
 def _draw(
     evaluated: Evaluation, results: Mapping[str, Any], workdir: Path
 ) -> dict[str, np.ndarray]:
-    """Writes the figures, and the images if wanted; gives the figures by name."""
+    """Writes the figures, and the images if wanted; returns the figures by name."""
     settings, pictures = evaluated.settings, {}
     if settings.save_images:
         pictures["adversarial"] = _keep_images(evaluated, workdir)
@@ -66,21 +66,21 @@ def _draw(
 def _keep_images(evaluated: Evaluation, workdir: Path) -> np.ndarray:
     """Saves the images of all attacks and draws those of the last that broke any."""
     arrays = {
-        f"{crafted.source}_{crafted.attack}_{crafted.epsilon}": crafted.ledger.images
+        f"{crafted.source}_{crafted.attack}_{crafted.epsilon}": crafted.progress.images
         for crafted in evaluated.crafted
     }
     with replacing(workdir / IMAGES) as file:
         np.savez(file, labels=evaluated.y, clean=evaluated.x, **arrays)  # type: ignore
     own = [crafted for crafted in evaluated.attacked if not crafted.source]
-    last = next((c for c in own[::-1] if (c.ledger.broken_by >= 0).any()), own[-1])
-    rows = np.argsort(last.ledger.broken_by < 0, kind="stable")[:8]
+    last = next((c for c in own[::-1] if (c.progress.broken_by >= 0).any()), own[-1])
+    rows = np.argsort(last.progress.broken_by < 0, kind="stable")[:8]
     before, after = (
         evaluated.classifier.predict(images[rows]).argmax(-1)
-        for images in (evaluated.x, last.ledger.images)
+        for images in (evaluated.x, last.progress.images)
     )
     return figures.draw_triples(
         evaluated.x[rows],
-        last.ledger.images[rows],
+        last.progress.images[rows],
         evaluated.y[rows],
         before,
         after,
@@ -122,7 +122,7 @@ def _write_tensorboard(
 
 
 def _curves(results: Mapping[str, Any]) -> dict[str, dict[int, float]]:
-    """Accuracies over epsilon, times 10,000, and over the members of a series."""
+    """Returns accuracies over epsilon, times 10,000, and over a series' members."""
     curves: dict[str, dict[int, float]] = {}
     for attack in results["attacks"]:
         epsilon, name = attack["epsilon"], attack["attack"]
@@ -137,20 +137,104 @@ def _curves(results: Mapping[str, Any]) -> dict[str, dict[int, float]]:
     return curves
 
 
-def tell(results: Mapping[str, Any], workdir: Path, say: Callable[[str], None]) -> None:
-    """Says what was found and where it is.
+def tables(results: Mapping[str, Any]) -> list[Table]:
+    """Returns the accuracies under attack and the transfer between models.
 
     Args:
         results: what results.json holds.
-        workdir: where everything was written.
-        say: receives the lines.
     """
-    say(f"\n{markdown(results)}\n")
+    transfers = results["transfer"] or {"models": (), "matrices": {}}
+    return [
+        _accuracies(results),
+        *(
+            _transfer_table(attack, transfers["models"], matrix)
+            for attack, matrix in transfers["matrices"].items()
+        ),
+    ]
+
+
+def _accuracies(results: Mapping[str, Any]) -> Table:
+    rows = [_row("clean", "", results["clean"])]
+    for attack in results["attacks"]:
+        name, epsilon = attack["attack"], attack["epsilon"]["given"]
+        own = attack["crafted_on"] == results["settings"]["model"]
+        if own and len(attack["members"]) > 1:
+            rows += [
+                _row(f"{name}: after {member['name']}", epsilon, member)
+                for member in attack["members"]
+            ]
+        place = "" if own else attack["crafted_on"]
+        rows.append(_row(name, epsilon, attack, place, f"{attack['seconds']:.1f}"))
+    rows.append(_row("all", results["epsilon"]["given"], results["robust"]))
+    head = ("attack", "epsilon", "accuracy", "95 % interval", "crafted on", "seconds")
+    return Table("Accuracy under attack", head, rows)
+
+
+def _row(
+    name: str,
+    epsilon: str,
+    share: Mapping[str, Any],
+    place: str = "",
+    seconds: str = "",
+) -> tuple[str, ...]:
+    low, high = share["interval"]
+    interval = f"{low:.2%} to {high:.2%}"
+    return name, epsilon, f"{share['accuracy']:.2%}", interval, place, seconds
+
+
+def _transfer_table(
+    attack: str, models: Sequence[str], matrix: Sequence[Sequence[float]]
+) -> Table:
+    return Table(
+        f"Accuracy under {attack}, crafted on (rows) and measured on (columns)",
+        ("crafted on", *models),
+        [
+            (model, *(f"{accuracy:.2%}" for accuracy in row))
+            for model, row in zip(models, matrix, strict=True)
+        ],
+    )
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """Returns the results as Markdown: accuracies, transfer and warnings.
+
+    Args:
+        results: what results.json holds.
+    """
+    settings = results["settings"]
+    parts = [
+        f"# Robustness of {settings['model']}",
+        f"{results['dataset']}, the first {results['images']} images of the test "
+        f"split; {results['norm']}, epsilon {results['epsilon']['given']} "
+        f"({results['epsilon']['value']:.6g}); seed {settings['seed']}; SHA-256 "
+        f"{settings['sha256'][0]}.",
+        *(table.markdown() for table in tables(results)),
+        *(f"**Warning** {warning}" for warning in warnings(results)),
+    ]
+    return "\n\n".join(parts)
+
+
+def warnings(results: Mapping[str, Any]) -> list[str]:
+    """Returns the reasons not to trust an evaluation, with their codes."""
+    return [f"({one['code']}): {one['sentence']}" for one in results["warnings"]]
+
+
+def print_summary(
+    results: Mapping[str, Any], workdir: Path, log: Callable[[str], None]
+) -> None:
+    """Prints the results and the paths of their files.
+
+    Args:
+        results: what results.json holds.
+        workdir: folder of the evaluation.
+        log: receives the lines.
+    """
+    log(f"\n{markdown(results)}\n")
     robust, clean = share_text(results["robust"]), results["clean"]["accuracy"]
-    say(f"Robust accuracy {robust}, clean {clean:.2%}.")
-    say(f"\nResults      {workdir / RESULTS}, {workdir / TABLE}")
+    log(f"Robust accuracy {robust}, clean {clean:.2%}.")
+    log(f"\nResults      {workdir / RESULTS}, {workdir / TABLE}")
     matrices = sorted(workdir.glob(MATRIX.format(attack="*")))
     for path in (workdir / IMAGES, workdir / TRIPLES, workdir / CURVE, *matrices):
         if path.exists():
-            say(f"             {path}")
-    say(f"\nNext: tensorboard --logdir {workdir / 'tensorboard'}")
+            log(f"             {path}")
+    log(f"\nNext: tensorboard --logdir {workdir / 'tensorboard'}")

@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from advrush_tf.runs.attack_report import tell, write_report
+from advrush_tf.runs.evaluation_report import markdown, print_summary, write_report
+from advrush_tf.statistics import wilson
 from support.evaluations import CLEAN, X, Y, evaluation
 
 
@@ -68,9 +69,21 @@ def test_tensorboard_shows_the_same(written):
 def test_what_is_told_says_where_everything_is(written):
     workdir, results, _ = written
     lines = []
-    tell(results, workdir, lines.append)
+    print_summary(results, workdir, lines.append)
     text = "\n".join(lines)
     assert "Robust accuracy 0.00%" in text
     for name in ("results.json", "results.md", "robustness.png", "adversarial.npz"):
         assert str(workdir / name) in text
     assert "tensorboard --logdir" in text
+
+
+def test_the_table_shows_it_all(written):
+    text = markdown(written[1])
+    low, high = wilson(3, 4)
+    assert f"| clean |  | 75.00% | {low:.2%} to {high:.2%} |  |  |" in text
+    rows = [line.split(" | ") for line in text.splitlines()]
+    assert ["| autoattack: after a", "8/255", "50.00%"] in [row[:3] for row in rows]
+    assert ["| all", "8/255", "0.00%"] in [row[:3] for row in rows]
+    assert "| runs/two/model.keras | 50.00% | 25.00% |" in text
+    assert "**Warning** (zero_gradients): No gradients." in text
+    assert "0.0313725" in text
