@@ -21,7 +21,7 @@ with console.held_back():
 
 
 class Part(enum.StrEnum):
-    """What is timed."""
+    """The part of the work that is timed."""
 
     SEARCH = "search"
     FIT = "fit"
@@ -37,7 +37,7 @@ _PARTS = flags.DEFINE_multi_enum_class(
     "part",
     list(Part),
     Part,
-    "What to time, may be repeated: the search's supernet, the fit of ADVRUSH.",
+    "Part to time, may be repeated: the search's supernet, the fit of ADVRUSH.",
 )
 for _name, _help in {
     "init_channels": "Channels of the first cell; by default the official recipe's.",
@@ -49,7 +49,7 @@ _RECOMPUTE = flags.DEFINE_multi_enum(
     "recompute_cells",
     ["false"],
     ["false", "true"],
-    "Whether each cell runs again in the backward pass, may be repeated.",
+    "Run each cell again in the backward pass or not, may be repeated.",
 )
 _PENALTY_BATCH = flags.DEFINE_multi_integer(
     "penalty_batch",
@@ -120,7 +120,7 @@ def sizes_of(part: Part) -> dict[str, int]:
 
 
 def measure(row: Row, values: Mapping[str, Any]) -> profiling.StepCost:
-    """Measures one kind of step; runs in a process of its own, for its peak memory."""
+    """Measures one kind of step; runs in a new process, for its peak memory."""
     size = values["init_channels"], values["num_cells"]
     side, batch_size, repeats = (
         values[name] for name in ("image_size", "batch_size", "repeats")

@@ -121,7 +121,7 @@ def _evaluate(
 
 
 def _plan(settings: AttackSettings) -> list[tuple[int, str, str]]:
-    """What is crafted: the model's place, the attack's name and epsilon.
+    """Returns (index of the model, name of the attack, epsilon) of all that is crafted.
 
     On other models only at the epsilon of the evaluation.
     """
@@ -159,7 +159,7 @@ class _Crafter:
             for device in self._run.devices.local
         }
         ledger = run_shares(trials, self._x, self._run.devices)
-        # Crafting may by chance mend an image that a model was wrong about.
+        # A perturbation may correct a model by chance: that is no robustness.
         right = [
             was_right & is_right(classifier, ledger.images, self._y)
             for classifier, was_right in zip(self.victims, self.clean, strict=True)

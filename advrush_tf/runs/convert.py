@@ -49,7 +49,7 @@ _MOMENTS = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """What the names and shapes of a state dictionary tell about its network.
+    """Architecture of a network, by the names and shapes of its state dictionary.
 
     Attributes:
         supernet: whether it is the search's supernet or the network of a genotype.

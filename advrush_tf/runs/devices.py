@@ -63,7 +63,7 @@ class Devices:
 
     Attributes:
         strategy: TensorFlow's strategy.
-        chief: whether this process writes files and tells of the run.
+        chief: True for the process that writes files and logs.
         worker: (index, count), which of how many processes this one is.
 
     Raises:
@@ -78,7 +78,7 @@ class Devices:
         self.strategy: tf.distribute.Strategy = tf.distribute.get_strategy()
         self.chief, self.worker = True, (0, 1)
         if name is not StrategyName.NONE:
-            # TensorFlow tells of every sum that it makes over devices.
+            # TensorFlow logs every sum over devices.
             tf.get_logger().setLevel("ERROR")
         if name is StrategyName.MIRRORED:
             self.strategy = _mirrored(on_gpus=not virtual_cpus)
@@ -176,7 +176,7 @@ class Devices:
         self.from_chief(make)
 
     def from_chief(self, make: Callable[[], bytes]) -> bytes:
-        """What the chief makes, on every worker.
+        """Returns what the chief makes, on every worker.
 
         Raises:
             UserError: the chief met a mistake of the user's; on every worker.

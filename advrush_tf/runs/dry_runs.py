@@ -1,4 +1,4 @@
-"""What a search or a fit would cost, measured on a few of its steps."""
+"""The cost of a search or a fit, measured on a few of its steps."""
 
 from collections.abc import Callable
 

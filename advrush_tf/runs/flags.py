@@ -1,4 +1,4 @@
-"""What all launchers share: failing in one line, and numbers like 8/255."""
+"""Launchers: flags from settings, numbers like 8/255, and failing in one line."""
 
 import enum
 import os

@@ -32,7 +32,7 @@ def save_model(model: keras.Model, path: Path) -> None:
     Raises:
         OSError: it could not be written; an earlier file of that name is untouched.
     """
-    # Keras writes to a path of its own making; the result is moved in one step.
+    # Keras saves to a path only; the result is moved in one step.
     with tempfile.TemporaryDirectory() as folder:
         temporary = Path(folder, "model.keras")
         model.save(temporary)
@@ -170,7 +170,7 @@ def load_supernet(
         log: receives a line for each damaged checkpoint.
 
     Returns:
-        The supernet, not compiled, whose `genotype()` tells what the search has found;
+        The supernet, not compiled, whose `genotype()` is the one found so far;
         and the SHA-256 of the checkpoint, in hexadecimal digits.
 
     Raises:

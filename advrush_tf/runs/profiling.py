@@ -1,4 +1,4 @@
-"""What a run will cost: parameters, multiply-adds, seconds and memory per step."""
+"""Costs of a run: parameters, multiply-adds, seconds and memory per step."""
 
 import resource
 import time

@@ -1,4 +1,4 @@
-"""What all runs share: lines for the user, progress bars, failing writes."""
+"""The terminal: lines for the user, progress bars, sentences on failing writes."""
 
 import contextlib
 import errno
@@ -84,8 +84,8 @@ def progress_bar(total: int, description: str, unit: str, shown: bool = True) ->
 class ProgressBar(keras.callbacks.Callback):
     """A bar with the time left for each epoch and each evaluation, on a terminal.
 
-    To be used in a `with` statement: a bar that an exception leaves behind would stand
-    in the line that tells of it.
+    To be used in a `with` statement: a bar that an exception leaves behind would be
+    in the line of the exception.
 
     Args:
         steps_per_epoch: length of an epoch's bar.
@@ -110,7 +110,7 @@ class ProgressBar(keras.callbacks.Callback):
         self._bar = self._open(self._steps, f"epoch {epoch + 1}/{total}")
 
     def on_train_batch_end(self, batch, logs=None):
-        # Before the epoch ends there may be an evaluation, with a bar of its own.
+        # Before the epoch ends there may be an evaluation, which has another bar.
         self._bar.set_postfix(loss=f"{float(logs['loss']):.3f}", refresh=False)
         self._bar.update()
         if self._bar.n == self._steps:

@@ -256,7 +256,7 @@ class EpochRecorder(keras.callbacks.Callback):
 
 
 def _finite(logs: dict[str, float]) -> dict[str, float]:
-    """What JSON can hold: a held-out loss may overflow while all weights are finite."""
+    """The finite logs, as JSON needs: a held-out loss may overflow before a weight."""
     return {name: float(v) for name, v in logs.items() if np.isfinite(v)}
 
 

@@ -243,7 +243,7 @@ def record_settings(settings: Settings, workdir: Path) -> None:
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """What differs between settings as JSON types, a phrase each."""
+    """Returns a phrase for each difference between settings as JSON types."""
     return [
         f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
         for name in sorted({*there, *here})

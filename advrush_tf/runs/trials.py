@@ -92,7 +92,7 @@ class AttackJob:
         self._save()
         broken = 0
         index, count = self._share
-        # The first share's bar stands for all, which have as many images.
+        # Only the first share has a bar: all have as many images.
         label = name if count == 1 else f"{name}, share 1 of {count}"
         with progress_bar(total, label, "image", shown=index == 0) as bar:
             for outcome in outcomes:

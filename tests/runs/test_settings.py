@@ -8,6 +8,7 @@ import pytest
 from advrush_tf.errors import UserError
 from advrush_tf.runs import settings as settings_module
 from advrush_tf.runs.attack_settings import AttackSettings
+from advrush_tf.runs.fit_settings import FitSettings
 from advrush_tf.runs.landscape_settings import LandscapeSettings
 from advrush_tf.runs.search_settings import SearchSettings
 from advrush_tf.runs.settings import (
@@ -117,11 +118,12 @@ def test_the_table_of_the_documentation():
     assert "| `--size` | the recipe's | A size" in recipes
 
 
-@pytest.mark.parametrize("kind", [SearchSettings, AttackSettings, LandscapeSettings])
+@pytest.mark.parametrize(
+    "kind", [SearchSettings, FitSettings, AttackSettings, LandscapeSettings]
+)
 def test_every_field_has_a_help_of_whole_sentences(kind):
     for field in attrs.fields(kind):
-        text = field.metadata["help"]
-        assert (text.endswith(".") and not text[0].islower()) or field.name == "dataset"
+        assert field.metadata["help"].endswith("."), field.name
 
 
 def test_settings_are_read_back_as_they_were_written():

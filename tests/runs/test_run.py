@@ -1,0 +1,102 @@
+"""The frame of all runs."""
+
+import errno
+import json
+
+import attrs
+import numpy as np
+import pytest
+
+from advrush_tf.data.dataset import load_dataset
+from advrush_tf.errors import UserError
+from advrush_tf.runs.devices import Devices
+from advrush_tf.runs.run import Run, explained_writes
+from advrush_tf.runs.settings import Settings, setting
+from support.tiny_search import tiny_compiled
+
+
+@attrs.frozen
+class Small(Settings):
+    """One setting."""
+
+    size: int = setting(3, "A size.")
+
+
+def full_disk():
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_workdir_is_taken_by_open_and_then_refuses_other_settings(tmp_path):
+    workdir = tmp_path / "run"
+    with Run(Small(), workdir) as run:
+        assert not workdir.exists()
+        run.open()
+    assert json.loads((workdir / "settings.json").read_text()) == {"size": 3}
+    with (
+        pytest.raises(UserError, match="size is 3 there and 4 here"),
+        Run(Small(4), workdir) as run,
+    ):
+        run.open()
+
+
+def test_writes_that_fail_are_one_clear_line_once_the_workdir_is_open(tmp_path):
+    with pytest.raises(OSError, match="No space"), Run(Small(), tmp_path):
+        full_disk()
+    with (
+        pytest.raises(UserError, match=r"No space left .* free some space"),
+        Run(Small(), tmp_path) as run,
+    ):
+        run.open()
+        full_disk()
+    with pytest.raises(UserError, match="free some space"), explained_writes(tmp_path):
+        full_disk()
+
+
+def test_other_errors_pass_through(tmp_path):
+    with pytest.raises(KeyboardInterrupt), Run(Small(), tmp_path) as run:
+        run.open()
+        raise KeyboardInterrupt
+
+
+def test_a_finished_run_is_shown_again(tmp_path):
+    lines = []
+
+    def print_summary(report, folder, log):
+        log(f"{report['score']} in {folder}")
+
+    with Run(Small(), tmp_path, log=lines.append) as run:
+        run.open()
+        assert run.finished("report.json", print_summary, "game") is None
+        (tmp_path / "report.json").write_text('{"score": 7}')
+        assert run.finished("report.json", print_summary, "game") == {"score": 7}
+    assert lines == [f"{tmp_path} holds a finished game.", f"7 in {tmp_path}"]
+    (tmp_path / "report.json").write_text("{}")
+    with pytest.raises(UserError, match=r"report\.json is damaged .* Delete it"):
+        run.finished("report.json", print_summary, "game")
+
+
+def test_a_run_is_restored_from_its_newest_checkpoint(tmp_path):
+    lines, model = [], tiny_compiled()
+    with Run(Small(), tmp_path, log=lines.append) as run:
+        assert run.restore(model, 5) == (0, {})
+        weight = model.network_weights[0]
+        value = np.full(weight.shape, 0.5)
+        weight.assign(value)
+        run.store.save(model, 2, {"best": 1})
+        weight.assign(0 * value)
+        assert run.restore(model, 5) == (2, {"best": 1})
+    np.testing.assert_array_equal(weight.numpy(), value)
+    assert lines == [f"Resuming {tmp_path} after epoch 2 of 5."]
+
+
+def test_workers_compare_settings_and_data_and_the_chief_alone_logs(tmp_path):
+    compared, lines = [], []
+    devices = Devices()
+    devices.chief, devices.agree = False, compared.append
+    with Run(Small(), tmp_path, devices, lines.append) as run:
+        dataset = run.load_dataset("digits", None)
+        run.agree(dataset, genotype="x")
+        run.log("not heard")
+    expected = {"size": 3, "genotype": "x"} | load_dataset("digits").facts()
+    assert compared == [expected]
+    assert lines == []
