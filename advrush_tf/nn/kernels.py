@@ -147,6 +147,9 @@ def _max_pool(x: tf.Tensor, stride: int, padding: str) -> tf.Tensor:
 
     @tf.custom_gradient
     def pool_gradient(dy, x, y):
+        # Of the function that is being made: `second` could not reach, from its own,
+        # the function that a compiled model pools in.
+        x = tf.identity(x)
         dx = tf.raw_ops.MaxPoolGrad(
             orig_input=x,
             orig_output=y,
