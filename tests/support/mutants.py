@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +33,10 @@ class Mutant(NamedTuple):
     tests: str
 
 
-MUTANTS: tuple[Mutant, ...] = ()
+def read_mutants():
+    """Reads the mutants of mutants.toml."""
+    text = Path(__file__).with_suffix(".toml").read_text("utf-8")
+    return [Mutant(**values) for values in tomllib.loads(text)["mutant"]]
 
 
 def _is_found(mutant, copy):
@@ -55,7 +59,8 @@ def _is_found(mutant, copy):
 
 def main():
     """Prints each mutant with the outcome."""
-    names = set(sys.argv[1:]) or {mutant.name for mutant in MUTANTS}
+    mutants = read_mutants()
+    names = set(sys.argv[1:]) or {mutant.name for mutant in mutants}
     missed = 0
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "project")
@@ -68,7 +73,7 @@ def main():
             dirs_exist_ok=True,
         )
         shutil.copytree(ROOT / "tests" / "runs", copy / "tests" / "runs")
-        for mutant in MUTANTS:
+        for mutant in mutants:
             if mutant.name in names:
                 found = _is_found(mutant, copy)
                 missed += not found
