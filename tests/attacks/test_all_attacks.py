@@ -128,7 +128,7 @@ def test_no_images(attack):
     assert attack.craft(MODEL, X[:0], Y[:0]).shape == (0, *X.shape[1:])
 
 
-KINDS = {type(attack) for attack in ATTACKS}
+KINDS = list(dict.fromkeys(type(attack) for attack in ATTACKS))
 NAN, INFINITE = float("nan"), float("inf")
 
 
