@@ -1,4 +1,4 @@
-"""What TensorFlow reads from the environment while it is imported.
+"""The environment variables that TensorFlow reads while it is imported.
 
 This module is the package's first import, so that it comes before TensorFlow's.
 """

@@ -25,7 +25,7 @@ from advrush_tf.runs.settings import differences
 
 
 class StrategyName(enum.StrEnum):
-    """How a run is spread: not at all, over this machine's GPUs, over machines."""
+    """The ways to spread a run: not at all, over this machine's GPUs, over machines."""
 
     NONE = "none"
     MIRRORED = "mirrored"
@@ -89,7 +89,7 @@ class Devices:
 
     @property
     def num_replicas(self) -> int:
-        """How many replicas share a batch."""
+        """The number of replicas that share a batch."""
         return self.strategy.num_replicas_in_sync
 
     @property

@@ -34,7 +34,7 @@ class NetworkName(enum.StrEnum):
 
 
 class Schedule(enum.StrEnum):
-    """How the learning rate changes."""
+    """The course of the learning rate."""
 
     PIECEWISE = "piecewise"
     COSINE = "cosine"

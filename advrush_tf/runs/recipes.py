@@ -1,4 +1,4 @@
-"""How each objective and network is usually fitted: recipes of a fit's settings."""
+"""The usual settings of a fit for each objective and network."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
