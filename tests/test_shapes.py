@@ -8,19 +8,19 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import per_edge
 import pytest
 import tensorflow as tf
 
 from advrush_tf.attacks.apgd import APGD
-from advrush_tf.cells import PRIMITIVES
-from advrush_tf.fit import AdvRushFitModel
-from advrush_tf.genotypes import Genotype
-from advrush_tf.landscape.curvature import measure_curvature
-from advrush_tf.network import CellNetwork
-from advrush_tf.objectives import PGD, Standard
-from advrush_tf.penalty import curvature_penalty
-from advrush_tf.search import AdvRushSearchModel
+from advrush_tf.fit.model import AdvRushFitModel
+from advrush_tf.fit.objectives import PGD, Standard
+from advrush_tf.genotypes.genotype import Genotype
+from advrush_tf.genotypes.search_space import PRIMITIVES
+from advrush_tf.landscape.meter import measure_curvature
+from advrush_tf.nn.cell_network import CellNetwork
+from advrush_tf.search.model import AdvRushSearchModel
+from advrush_tf.search.penalty import curvature_penalty
+from support import per_edge
 
 ROOT = Path(__file__).parent.parent
 # Even and odd, prime, oblong both ways, and halves that are even and odd.
