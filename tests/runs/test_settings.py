@@ -1,6 +1,7 @@
 import functools
 import json
 import os
+from pathlib import Path
 
 import attrs
 import pytest
@@ -10,7 +11,7 @@ from advrush_tf.runs import settings as settings_module
 from advrush_tf.runs.attack_settings import AttackSettings
 from advrush_tf.runs.fit_settings import FitSettings
 from advrush_tf.runs.landscape_settings import LandscapeSettings
-from advrush_tf.runs.recipes import fit_settings
+from advrush_tf.runs.recipes import fit_settings, recipe_defaults
 from advrush_tf.runs.search_settings import SearchSettings
 from advrush_tf.runs.settings import (
     Precision,
@@ -85,6 +86,40 @@ def test_a_folder_that_became_read_only_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(settings_module, "write_text", refuse)
     with pytest.raises(UserError, match="Permission denied"):
         record_settings(SearchSettings(), tmp_path)
+
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
+INTRODUCTION = """\
+# Settings
+
+The flags that determine a run's outcome, and the fields of its settings in Python. A
+flag is written `--name=value`, a switch `--name` or `--noname`, a list with commas; a
+number may be a fraction such as 8/255. `--help` of a launcher also lists the values of
+a choice, and the flags that say where a run works: folders and devices. The recipes of
+a fit, where defaults differ between them, are in the [guide](guide.md#fit-a-genotype).
+
+This page follows from the declarations: `python tests/runs/test_settings.py` writes it.
+"""
+RUNS = {
+    "launch/search.py": (SearchSettings, None),
+    "launch/fit.py": (FitSettings, recipe_defaults()),
+    "launch/attack.py": (AttackSettings, None),
+    "launch/landscape.py": (LandscapeSettings, None),
+}
+
+
+def document():
+    """What docs/settings.md shall be."""
+    tables = [
+        f"## {launcher}\n\n{settings_table(kind, defaults)}\n"
+        for launcher, (kind, defaults) in RUNS.items()
+    ]
+    return "\n".join([INTRODUCTION, *tables])
+
+
+def test_the_documentation_lists_all_settings():
+    stale = "docs/settings.md is stale; `python tests/runs/test_settings.py` writes it"
+    assert DOCUMENT.read_text("utf-8") == document(), stale
 
 
 WITH_RADIUS = {
@@ -163,3 +198,7 @@ def test_settings_are_read_back_as_they_were_written():
     other = {**settings.to_dict(), "precision": "mixed_float16"}
     with pytest.raises(UserError, match=r"--precision .* \(mixed_bfloat16 serves as"):
         SearchSettings.from_dict(other)
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(document(), "utf-8")
