@@ -39,7 +39,7 @@ class Radius(float):
 
     def __new__(cls, value: str | float) -> Self:
         text = str(value).strip()
-        number = value if isinstance(value, float) else _read_number(text)
+        number = value if isinstance(value, float) else read_number(text)
         if not 0 <= number < math.inf:
             raise ValueError(f"a radius must be 0 or more and finite, not {text}")
         radius = super().__new__(cls, number)
@@ -53,12 +53,17 @@ class Radius(float):
         return (self._text,)
 
 
-def _read_number(text: str) -> float:
+def read_number(text: str) -> float:
+    """Reads a number, also one written as a fraction such as 8/255.
+
+    Raises:
+        ValueError: it is neither.
+    """
     try:
         return float(Fraction(text)) if "/" in text else float(text)
     except (ValueError, ArithmeticError):
         raise ValueError(
-            f"a radius must be a number or a fraction such as 8/255, not '{text}'"
+            f"it must be a number or a fraction such as 8/255, not '{text}'"
         ) from None
 
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.attacks.catalogue import named_attack
+from advrush_tf.attacks.geometry import Radius
 from advrush_tf.attacks.sanity_probes import check_model
 from advrush_tf.attacks.series import is_right
 from advrush_tf.data.dataset import ImageDataset
@@ -112,15 +113,15 @@ def _evaluate(
     doubts = []
     if settings.checks:
         log("checking the model ...")
-        radius = settings.radius(settings.epsilon)
-        doubts = check_model(measured, x, y, settings.norm, radius, settings.seed)
+        norm, epsilon = settings.norm, settings.epsilon
+        doubts = check_model(measured, x, y, norm, epsilon, settings.seed)
     for doubt in doubts:
         log(f"warning: {doubt.sentence}")
     crafted = [crafter.craft(*planned) for planned in _plan(settings)]
     return Evaluation(settings, dataset, x, y, clean, measured, crafted, doubts)
 
 
-def _plan(settings: AttackSettings) -> list[tuple[int, str, str]]:
+def _plan(settings: AttackSettings) -> list[tuple[int, str, Radius]]:
     """Returns (index of the model, name of the attack, epsilon) of all that is crafted.
 
     On other models only at the epsilon of the evaluation.
@@ -152,7 +153,7 @@ class _Crafter:
         # Of each model (images,), bool: right about the clean images.
         self.clean = [is_right(classifier, x, y) for classifier in self.victims]
 
-    def craft(self, source: int, name: str, epsilon: str) -> AttackResult:
+    def craft(self, source: int, name: str, epsilon: Radius) -> AttackResult:
         """Runs a trial, or what is left of it, and measures its images."""
         trials = {
             device: self._trial(device, source, name, epsilon)
@@ -172,15 +173,15 @@ class _Crafter:
         )
         return crafted
 
-    def _trial(self, device: str, source: int, name: str, epsilon: str) -> AttackJob:
+    def _trial(self, device: str, source: int, name: str, epsilon: Radius) -> AttackJob:
         """A device's share of a trial."""
         settings = self._run.settings
-        attacks = named_attack(name, settings.norm, settings.radius(epsilon))
+        attacks = named_attack(name, settings.norm, epsilon)
         # At other radii nothing is crafted for other models.
         transfer = bool(settings.source_model) and epsilon == settings.epsilon
         index, count = share = self._run.devices.local[device]
         suffix = f"_{index + 1}of{count}" if count > 1 else ""
-        file = f"{source}_{name}_{epsilon.replace('/', 'of')}{suffix}.npz"
+        file = f"{source}_{name}_{str(epsilon).replace('/', 'of')}{suffix}.npz"
         folder = self._run.workdir / _TRIALS
         folder.mkdir(parents=True, exist_ok=True)
         try:

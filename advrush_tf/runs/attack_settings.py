@@ -5,32 +5,30 @@ from pathlib import Path
 import attrs
 
 from advrush_tf.attacks.catalogue import ALLOWED, check_attack_name, named_attack
-from advrush_tf.attacks.geometry import Norm
+from advrush_tf.attacks.geometry import Norm, Radius
 from advrush_tf.errors import UserError
 from advrush_tf.runs.search_settings import IMAGE_SIZE
 from advrush_tf.runs.settings import (
+    RADIUS,
     SEED,
     Check,
     Settings,
     all_distinct,
     ge,
     gt,
-    number_or_nan,
-    read_number,
     setting,
 )
 
 # Below it floats do not tell a ball's images apart.
 _SMALLEST = 1e-6
-_RADIUS = Check(
-    lambda text: _SMALLEST <= number_or_nan(text) <= 1,
-    "in (0, 1], a number or a fraction such as 8/255",
-)
 
 
-def _are_radii(texts: tuple[str, ...]) -> bool:
+def _read_radii(texts: tuple[str, ...]) -> tuple[Radius, ...]:
+    return tuple(map(Radius, texts))
+
+
+def _are_radii(radii: tuple[Radius, ...]) -> bool:
     """Returns True for different radii, of which one may be 0."""
-    radii = [number_or_nan(text) for text in texts]
     return all(r == 0 or _SMALLEST <= r <= 1 for r in radii) and all_distinct(radii)
 
 
@@ -69,11 +67,18 @@ class AttackSettings(Settings):
         Check(all_distinct, "attacks named once each"),
     )
     norm: Norm = setting(Norm.LINF, "Norm of the perturbations.")
-    epsilon: str = setting(
-        "8/255", "Radius of the perturbations in [0, 1] units, such as 8/255.", _RADIUS
+    epsilon: Radius = setting(
+        "8/255",
+        "Radius of the perturbations in [0, 1] units, such as 8/255.",
+        RADIUS,
+        ge(_SMALLEST),
+        converter=Radius,
     )
-    epsilons: tuple[str, ...] = setting(
-        (), "More radii, such as 0,2/255,4/255, for a robustness curve.", _RADII
+    epsilons: tuple[Radius, ...] = setting(
+        (),
+        "More radii, such as 0,2/255,4/255, for a robustness curve.",
+        _RADII,
+        converter=_read_radii,
     )
     batch_size: int = setting(128, "Images at a time, on each device.", gt(0))
     checks: bool = setting(True, "Probe the model for signs of a wrong evaluation.")
@@ -91,16 +96,13 @@ class AttackSettings(Settings):
         try:
             for name in self.attacks:
                 check_attack_name(name)
-                named_attack(name, self.norm, self.radius(self.epsilon))
+                named_attack(name, self.norm, self.epsilon)
         except ValueError as error:
             raise UserError(f"--attacks: {error}.") from None
 
-    def radius(self, epsilon: str) -> float:
-        """Returns the number that a text such as 8/255 means."""
-        return read_number(epsilon)
-
     @property
-    def curve(self) -> list[str]:
+    def curve(self) -> list[Radius]:
         """All radii of the curve in ascending order, without 0; one is no curve."""
-        radii = {number_or_nan(text): text for text in (*self.epsilons, self.epsilon)}
-        return [radii[number] for number in sorted(radii) if number > 0]
+        # Of equal ones a set keeps the first.
+        radii = {self.epsilon, *self.epsilons}
+        return sorted(radius for radius in radii if radius > 0)

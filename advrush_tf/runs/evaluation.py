@@ -10,6 +10,7 @@ import numpy as np
 from advrush_tf.attacks.autoattack import verdicts_of
 from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.attacks.catalogue import BLACK_BOX
+from advrush_tf.attacks.geometry import Radius
 from advrush_tf.attacks.sanity_checks import Finding, check_results, rising_curve
 from advrush_tf.attacks.series import Progress
 from advrush_tf.data.dataset import ImageDataset
@@ -28,14 +29,14 @@ class AttackResult:
     Attributes:
         source: index of the model that they were crafted on; 0 is the measured one.
         attack: name of the attack.
-        epsilon: radius, as given.
+        epsilon: radius of the ball.
         progress: outcome of the finished attack.
         right: for each model (images,), bool, correct before and after the attack.
     """
 
     source: int
     attack: str
-    epsilon: str
+    epsilon: Radius
     progress: Progress
     right: list[np.ndarray]
 
@@ -76,12 +77,8 @@ class Evaluation:
     @cached_property
     def robust(self) -> np.ndarray:
         """(images,), bool: correct before and after all attacks inside the ball."""
-        radius = self.settings.radius
-        inside = [
-            c.right[0]
-            for c in self.crafted
-            if radius(c.epsilon) <= radius(self.settings.epsilon)
-        ]
+        epsilon = self.settings.epsilon
+        inside = [c.right[0] for c in self.crafted if c.epsilon <= epsilon]
         return np.all([self.clean, *inside], 0)
 
     @cached_property
@@ -102,9 +99,8 @@ class Evaluation:
     def curve(self, attack: str) -> tuple[list[float], list[np.ndarray]]:
         """Radii of an attack's robustness curve, from 0 on, and correctness there."""
         own = {(c.attack, c.epsilon): c.right[0] for c in self.crafted if not c.source}
-        radii = [self.settings.radius(epsilon) for epsilon in self.settings.curve]
-        right = [own[attack, epsilon] for epsilon in self.settings.curve]
-        return [0.0, *radii], [self.clean, *right]
+        radii = self.settings.curve
+        return [0.0, *radii], [self.clean, *(own[attack, radius] for radius in radii)]
 
     def _broken_by_attack(self) -> tuple[dict[str, np.ndarray], set[str]]:
         """The images that each attack broke, and the names of the black-box attacks."""
@@ -139,7 +135,7 @@ def as_json(evaluated: Evaluation) -> dict[str, Any]:
         "split": "test",
         "images": len(labels),
         "norm": settings.norm,
-        "epsilon": _radius(settings, settings.epsilon),
+        "epsilon": _radius(settings.epsilon),
         "clean": _share(evaluated.clean),
         "robust": {
             **_share(evaluated.robust),
@@ -157,8 +153,8 @@ def _versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in _LIBRARIES}
 
 
-def _radius(settings: AttackSettings, epsilon: str) -> dict[str, Any]:
-    return {"given": epsilon, "value": settings.radius(epsilon)}
+def _radius(epsilon: Radius) -> dict[str, Any]:
+    return {"given": str(epsilon), "value": epsilon}
 
 
 def _share(right: np.ndarray) -> dict[str, Any]:
@@ -174,7 +170,7 @@ def _attack(evaluated: Evaluation, crafted: AttackResult) -> dict[str, Any]:
     return {
         "attack": crafted.attack,
         "crafted_on": models[crafted.source],
-        "epsilon": _radius(settings, crafted.epsilon),
+        "epsilon": _radius(crafted.epsilon),
         **_share(crafted.right[0]),
         # On the model that was attacked.
         "members": [

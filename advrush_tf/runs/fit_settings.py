@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from advrush_tf.attacks.geometry import Radius
 from advrush_tf.attacks.pgd import SignAscent, Start
 from advrush_tf.fit.objectives import Objective, ObjectiveName
 from advrush_tf.nn.cell_network import Stem, has_room_for_auxiliary
@@ -14,6 +15,7 @@ from advrush_tf.runs.search_settings import IMAGE_SIZE, SYNC_BATCH_NORM
 from advrush_tf.runs.settings import (
     INNER_SHARE,
     NO_XLA,
+    RADIUS,
     SEED,
     SHARE,
     Check,
@@ -57,7 +59,6 @@ def _are_milestones(shares: tuple[float, ...]) -> bool:
 _MILESTONES = Check(
     _are_milestones, "one or more rising shares of the epochs, each between 0 and 1"
 )
-_AT_MOST_1 = Check(lambda value: value <= 1, "at most 1, as images are in [0, 1]")
 _CUTOUT = 16
 _AUXILIARY_WEIGHT = 0.4
 
@@ -124,12 +125,12 @@ class FitSettings(Settings):
     clip_norm: float = setting(
         5.0, "Largest global norm of the gradient, 0 for any.", ge(0)
     )
-    epsilon: float = setting(
+    epsilon: Radius = setting(
         0.031,
         "Radius of all perturbations, of fitting and of measuring, such as 8/255; "
         "steps that are not given keep their share of it.",
-        gt(0),
-        _AT_MOST_1,
+        RADIUS,
+        converter=Radius,
     )
     step_size: float | None = setting(0.01, "Step of the fit's attack.", gt(0))
     attack_steps: int | None = setting(7, "Steps of the fit's attack.", gt(0))
@@ -175,6 +176,10 @@ class FitSettings(Settings):
             self.learning_rate_min <= self.learning_rate,
             f"at most learning_rate, {self.learning_rate}",
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the settings as JSON types, epsilon as a number."""
+        return super().to_dict() | {"epsilon": float(self.epsilon)}
 
     def for_images(self, image_shape: Sequence[int]) -> "FitSettings":
         """Returns the settings with what a recipe leaves to the images.

@@ -11,13 +11,13 @@ import attrs
 import tensorflow as tf
 from absl import app, flags
 
+from advrush_tf.attacks.geometry import Radius, read_number
 from advrush_tf.errors import NonFiniteLossError, UserError, WorkerLostError
 from advrush_tf.runs.devices import Devices, StrategyName
 from advrush_tf.runs.settings import (
     Settings,
     flag_fields,
     instead_of,
-    read_number,
     value_type,
 )
 
@@ -189,7 +189,7 @@ def _define(field: attrs.Attribute, default: Any, help_text: str) -> None:
         flags.DEFINE_multi_string(name, default, help_text)
     elif kind is bool:
         flags.DEFINE_bool(name, default, help_text)
-    elif kind == tuple[str, ...]:
+    elif kind in (tuple[str, ...], tuple[Radius, ...]):
         flags.DEFINE_list(name, default, help_text)
     elif isinstance(kind, type) and issubclass(kind, enum.Enum):
         names = "|".join(kind.__members__).lower()
@@ -243,6 +243,8 @@ class _NumbersParser(_NumberParser):
 _PARSERS = {
     int: flags.IntegerParser,
     str: flags.ArgumentParser,
+    # The settings read its text, and remember it.
+    Radius: flags.ArgumentParser,
     float: _NumberParser,
     tuple[float, ...]: _NumbersParser,
 }

@@ -301,7 +301,7 @@ def _draw(
         ),
         "cuts": surface_figures.draw_cuts(
             {name: model.cut for name, model in models.items()},
-            settings.epsilon,
+            str(settings.epsilon),
             workdir / "cuts.png",
         ),
     }

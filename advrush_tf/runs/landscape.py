@@ -225,10 +225,10 @@ class _Inspection:
                 probes=settings.probes,
                 seed=seed,
             )
-        radius, points = 2 * settings.radius, settings.surface_points
+        radius, points = 2 * settings.epsilon, settings.surface_points
         with self._bar("surface") as bar:
             surface = loss_surface(model, x, y, radius, points, size, seed, bar.update)
-        radius, points = settings.radius, settings.cut_points
+        radius, points = settings.epsilon, settings.cut_points
         with self._bar("cut") as bar:
             cut = loss_cut(model, x, y, radius, points, size, seed, bar.update)
         return ModelCurvature(is_right(classifier, x, y), curvature, surface, cut)
@@ -291,7 +291,7 @@ class _Inspection:
         return ArchitectureSampler(
             supernet,
             self._dataset,
-            settings.radius,
+            settings.epsilon,
             settings.sample_images,
             settings.sample_curvature_images,
             settings.h,

@@ -2,17 +2,17 @@
 
 import attrs
 
+from advrush_tf.attacks.geometry import Radius
 from advrush_tf.landscape.meter import PROBE_LENGTH
 from advrush_tf.runs.search_settings import IMAGE_SIZE
 from advrush_tf.runs.settings import (
+    RADIUS,
     SEED,
     Check,
     Settings,
     all_distinct,
     ge,
     gt,
-    number_or_nan,
-    read_number,
     setting,
 )
 
@@ -53,11 +53,12 @@ class LandscapeSettings(Settings):
         "Random starts of each image, for the trace and the spectral density.",
         gt(0),
     )
-    epsilon: str = setting(
+    epsilon: Radius = setting(
         "8/255",
         "Radius of the attack that cuts follow, in [0, 1] units, such as 8/255; "
         "surfaces reach twice as far.",
-        Check(lambda text: 0 < number_or_nan(text) <= 1, "in (0, 1], such as 8/255"),
+        RADIUS,
+        converter=Radius,
     )
     surface_points: int = setting(
         21,
@@ -97,8 +98,3 @@ class LandscapeSettings(Settings):
             self.lanczos_steps >= self.top,
             f"{self.top} (--top) or more",
         )
-
-    @property
-    def radius(self) -> float:
-        """The number that `epsilon` means."""
-        return read_number(self.epsilon)

@@ -5,6 +5,7 @@ from typing import Any
 
 import attrs
 
+from advrush_tf.attacks.geometry import Radius
 from advrush_tf.attacks.pgd import Start
 from advrush_tf.errors import UserError
 from advrush_tf.fit.objectives import ObjectiveName
@@ -54,7 +55,7 @@ _FGSM_RS = attrs.evolve(
     schedule=Schedule.ONE_CYCLE,
     learning_rate=0.2,
     weight_l2=5e-4,
-    epsilon=8 / 255,
+    epsilon=Radius("8/255"),
     step_size=10 / 255,
     attack_steps=1,
     start=Start.UNIFORM,
@@ -101,7 +102,7 @@ def _for_imagenet(recipe: FitSettings) -> FitSettings:
         init_channels=48,
         num_cells=14,
         # The usual radius of RobustBench on ImageNet.
-        epsilon=4 / 255,
+        epsilon=Radius("4/255"),
     )
     if recipe.objective is not ObjectiveName.STANDARD:
         return recipe
@@ -146,9 +147,9 @@ def fit_settings(
     _check_use(given, recipe, schedule)
     if schedule is Schedule.EXPONENTIAL:
         recipe = attrs.evolve(recipe, decay=_EXPONENTIAL_DECAY)
-    usual = _RECIPES[recipe.objective].epsilon
-    scaled = _scaled(recipe, given.get("epsilon", recipe.epsilon) / usual)
-    return attrs.evolve(recipe, **(scaled | given))
+    settings = attrs.evolve(recipe, **given)
+    scaled = _scaled(recipe, settings.epsilon / _RECIPES[recipe.objective].epsilon)
+    return attrs.evolve(settings, **(scaled | given))
 
 
 def _check_use(

@@ -4,13 +4,13 @@ import enum
 import json
 import math
 from collections.abc import Callable, Collection, Mapping
-from fractions import Fraction
 from pathlib import Path
 from types import UnionType
 from typing import Any, NamedTuple, Self, get_args, get_origin
 
 import attrs
 
+from advrush_tf.attacks.geometry import Radius
 from advrush_tf.errors import UserError
 from advrush_tf.files import write_text
 from advrush_tf.runs.command import record_command
@@ -22,26 +22,6 @@ class Precision(enum.StrEnum):
     FLOAT32 = "float32"
     MIXED_BFLOAT16 = "mixed_bfloat16"
     FLOAT64 = "float64"
-
-
-def read_number(text: str) -> float:
-    """Reads a number, also one written as a fraction such as 8/255.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    try:
-        return float(Fraction(text)) if "/" in text else float(text)
-    except ArithmeticError as error:
-        raise ValueError(f"{text} is not a number: {error}") from None
-
-
-def number_or_nan(text: str) -> float:
-    """As `read_number`; what is no number is NaN, which is out of every range."""
-    try:
-        return read_number(text)
-    except ValueError:
-        return math.nan
 
 
 def all_distinct(values: Collection[Any]) -> bool:
@@ -68,6 +48,9 @@ def ge(bound: float) -> Check:
 
 SHARE = Check(lambda value: 0 <= value < 1, "in [0, 1)")
 INNER_SHARE = Check(lambda value: 0 < value < 1, "between 0 and 1")
+RADIUS = Check(
+    lambda radius: 0 < radius <= 1, "in (0, 1], a number or a fraction such as 8/255"
+)
 # What all random generators take.
 SEED = (ge(0), Check(lambda value: value < 2**32, "less than 2**32"))
 _FINITE = Check(
@@ -81,6 +64,7 @@ def setting(
     default: Any,
     help_text: str,
     *checks: Check,
+    converter: Callable[[Any], Any] = lambda value: value,
     flag: bool = True,
     repeated: bool = False,
 ) -> Any:
@@ -90,16 +74,35 @@ def setting(
         default: the field's default value.
         help_text: what the field means, in one sentence or more.
         *checks: conditions on any value but None.
+        converter: makes the value of what is given, such as a number of its text;
+            where it raises ValueError, the first check says what is allowed.
         flag: False for a field that the run fills in.
         repeated: True for a flag that is given once for each value of the field.
     """
+
+    def convert(value: Any, field: attrs.Attribute) -> Any:
+        try:
+            return converter(value)
+        except ValueError:
+            raise refusal(field.name, value, checks[0].allowed) from None
 
     def validate(settings: Any, field: attrs.Attribute, value: Any) -> None:
         for check in (_FINITE, *checks):
             settings.require(field.name, value is None or check.holds(value), check[1])
 
     metadata = {"help": help_text, "flag": flag, "repeated": repeated}
-    return attrs.field(default=default, validator=validate, metadata=metadata)
+    return attrs.field(
+        default=default,
+        converter=attrs.Converter(convert, takes_field=True),
+        validator=validate,
+        metadata=metadata,
+    )
+
+
+def refusal(name: str, value: Any, allowed: str) -> UserError:
+    """Returns the error that names a flag, its value and what is allowed."""
+    shown = shown_default(value) if isinstance(value, tuple) else value
+    return UserError(f"--{name} is {shown}; it must be {allowed}.")
 
 
 @attrs.frozen
@@ -122,12 +125,11 @@ class Settings:
     def require(self, name: str, holds: bool, allowed: str) -> None:
         """Raises UserError, saying what a field is and what is allowed."""
         if not holds:
-            value = getattr(self, name)
-            raise UserError(f"--{name} is {value}; it must be {allowed}.")
+            raise refusal(name, getattr(self, name), allowed)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the settings as JSON types."""
-        return json.loads(json.dumps(attrs.asdict(self)))
+        """Returns the settings as JSON types, a radius as its text."""
+        return json.loads(json.dumps(attrs.asdict(self, value_serializer=_as_text)))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -141,6 +143,10 @@ class Settings:
         if set(values) != set(fields):
             raise ValueError("its entries are others")
         return cls(**{n: typed_value(fields[n], value) for n, value in values.items()})
+
+
+def _as_text(settings: Any, field: Any, value: Any) -> Any:
+    return str(value) if isinstance(value, Radius) else value
 
 
 def value_type(field: attrs.Attribute) -> Any:
@@ -165,7 +171,7 @@ def typed_value(field: attrs.Attribute, value: Any) -> Any:
         return kind(value)
     except ValueError:
         allowed = f"one of {', '.join(kind)}{instead_of(value)}"
-        raise UserError(f"--{field.name} is {value}; it must be {allowed}.") from None
+        raise refusal(field.name, value, allowed) from None
 
 
 def instead_of(value: Any) -> str:

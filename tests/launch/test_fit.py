@@ -10,7 +10,7 @@ from support.processes import assert_is_one_error, launch
     [
         (["--no_such_flag=1"], "no_such_flag"),
         (["--objective=cube"], "fgsm_rs"),
-        (["--epsilon=8/0"], "a fraction such as 8/255"),
+        (["--epsilon=8/0"], "--epsilon is 8/0; it must be in (0, 1], a number or a"),
         (["--epochs=0"], "--epochs is 0"),
         (["--beta=6"], "--beta has no use with --objective=pgd"),
         (["--genotype=no_such"], "ADVRUSH"),

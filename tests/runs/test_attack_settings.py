@@ -7,8 +7,7 @@ from advrush_tf.runs.attack_settings import AttackSettings
 def test_defaults_are_the_usual_evaluation():
     settings = AttackSettings(model="m.keras")
     assert settings.attacks == ("fgsm", "pgd20", "autoattack")
-    assert settings.radius(settings.epsilon) == 8 / 255
-    assert settings.curve == ["8/255"]
+    assert settings.curve == [settings.epsilon] == [8 / 255]
 
 
 def test_the_curve_ascends_and_holds_the_epsilon_once():
@@ -16,7 +15,9 @@ def test_the_curve_ascends_and_holds_the_epsilon_once():
         model="m.keras", epsilon="8/255", epsilons=("0", "16/255", "0.01", "16/510")
     )
     # 16/510 is 8/255.
-    assert settings.curve == ["0.01", "8/255", "16/255"]
+    assert list(map(str, settings.curve)) == ["0.01", "8/255", "16/255"]
+    assert settings.to_dict()["epsilons"] == ["0", "16/255", "0.01", "16/510"]
+    assert AttackSettings.from_dict(settings.to_dict()) == settings
 
 
 @pytest.mark.parametrize(
@@ -24,19 +25,17 @@ def test_the_curve_ascends_and_holds_the_epsilon_once():
     [
         ({"model": ""}, "--model is"),
         ({"source_model": ("m.keras",)}, "--source_model"),
-        ({"attacks": ()}, "--attacks"),
+        ({"attacks": ()}, "--attacks is none; it must be at least one"),
         ({"attacks": ("fgsm", "fgsm")}, "--attacks"),
         ({"attacks": ("pgd0",)}, "no attack 'pgd0'"),
         ({"attacks": ("cw",)}, "L2"),
-        ({"epsilon": "0"}, "--epsilon is 0; it must be in"),
-        ({"epsilon": "8"}, "--epsilon is 8; it must be in"),
-        ({"epsilon": "-1/255"}, "--epsilon"),
-        ({"epsilon": "8/0"}, "--epsilon"),
-        ({"epsilon": "eight"}, "--epsilon"),
-        ({"epsilon": "1e-46"}, "--epsilon"),
+        ({"epsilon": "1e-46"}, "--epsilon is 1e-46; it must be 1e-06 or more"),
         ({"source_model": ("./m.keras",)}, "--source_model"),
-        ({"epsilons": ("0", "2")}, "--epsilons"),
-        ({"epsilons": ("1/2", "0.5")}, "--epsilons"),
+        *(
+            ({"epsilons": ("0", wrong)}, f"--epsilons is 0,{wrong}; it must be diff")
+            for wrong in ("2", "x", "8/0", "nan", "-8/255", "300/255", "1e-46")
+        ),
+        ({"epsilons": ("1/2", "0.5")}, "--epsilons is 1/2,0.5; it must be different"),
         ({"test_images": -1}, "--test_images"),
         ({"batch_size": 0}, "--batch_size"),
         ({"seed": -1}, "--seed"),

@@ -5,9 +5,10 @@ import attrs
 import pytest
 from absl import flags
 
+from advrush_tf.attacks.geometry import Radius
 from advrush_tf.errors import NonFiniteLossError, UserError
 from advrush_tf.runs.flags import define_settings, parse_flags, run
-from advrush_tf.runs.settings import Precision, Settings, gt, setting
+from advrush_tf.runs.settings import RADIUS, Precision, Settings, gt, setting
 
 
 @pytest.fixture
@@ -28,6 +29,7 @@ class Shape(Settings):
     sides: int = setting(3, "Number of sides.", gt(2))
     radius: float | None = setting(None, "A radius.")
     radii: tuple[float, ...] = setting((0.5,), "Some radii.")
+    ball: Radius = setting("8/255", "Its radius.", RADIUS, converter=Radius)
     names: tuple[str, ...] = setting(("a", "b"), "Some names.")
     part: tuple[str, ...] = setting((), "Parts, may be repeated.", repeated=True)
     title: str | None = setting("square", "A title.")
@@ -61,10 +63,13 @@ def test_flags_have_the_defaults_of_the_settings(given):
 def test_flags_of_every_type(given):
     names = ["--names=c,d", "--part=1", "--part=2", "--title=t", "--nofilled"]
     numbers = ["--sides=5", "--radius=1/4", "--radii=1,2/4"]
-    assert given(*names, *numbers, "--precision=FLOAT64") == Shape(
+    shape = given(*names, *numbers, "--ball=2/8", "--precision=FLOAT64")
+    assert str(shape.ball) == "2/8"
+    assert shape == Shape(
         sides=5,
         radius=0.25,
         radii=(1.0, 0.5),
+        ball=0.25,
         names=("c", "d"),
         part=("1", "2"),
         title="t",

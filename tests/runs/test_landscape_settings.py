@@ -4,9 +4,8 @@ from advrush_tf.errors import UserError
 from advrush_tf.runs.landscape_settings import LandscapeSettings
 
 
-def test_epsilon_may_be_a_fraction():
-    assert LandscapeSettings(model=("m.keras",)).radius == 8 / 255
-    assert LandscapeSettings(model=("m.keras",), epsilon="0.1").radius == 0.1
+def test_the_default_epsilon_is_the_usual_one():
+    assert LandscapeSettings(model=("m.keras",)).epsilon == 8 / 255
 
 
 @pytest.mark.parametrize(
@@ -21,9 +20,6 @@ def test_epsilon_may_be_a_fraction():
         ({"surface_points": 20}, "--surface_points is 20"),
         ({"surface_points": 1}, "--surface_points is 1"),
         ({"cut_points": 30}, "--cut_points is 30"),
-        ({"epsilon": "8"}, "--epsilon is 8"),
-        ({"epsilon": "eight"}, "--epsilon is eight"),
-        ({"epsilon": "1/0"}, "--epsilon is 1/0"),
         ({"sample_genotypes": -1}, "--sample_genotypes is -1"),
         ({"sample_genotypes": 3}, "--sample_genotypes is 3; it must be 0, or 4"),
         ({"seed": -1}, "--seed is -1"),

@@ -1,6 +1,7 @@
+import functools
 import json
-import math
 import os
+from pathlib import Path
 
 import attrs
 import pytest
@@ -10,13 +11,13 @@ from advrush_tf.runs import settings as settings_module
 from advrush_tf.runs.attack_settings import AttackSettings
 from advrush_tf.runs.fit_settings import FitSettings
 from advrush_tf.runs.landscape_settings import LandscapeSettings
+from advrush_tf.runs.recipes import fit_settings, recipe_defaults
 from advrush_tf.runs.search_settings import SearchSettings
 from advrush_tf.runs.settings import (
     Precision,
     Settings,
     all_distinct,
     ge,
-    number_or_nan,
     record_settings,
     setting,
     settings_table,
@@ -87,10 +88,69 @@ def test_a_folder_that_became_read_only_is_noticed(tmp_path, monkeypatch):
         record_settings(SearchSettings(), tmp_path)
 
 
-def test_what_is_no_number_is_out_of_every_range():
-    assert number_or_nan("8/255") == 8 / 255
-    for text in ("eight", "1/0", ""):
-        assert math.isnan(number_or_nan(text))
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
+INTRODUCTION = """\
+# Settings
+
+The flags that determine a run's outcome, and the fields of its settings in Python. A
+flag is written `--name=value`, a switch `--name` or `--noname`, a list with commas; a
+number may be a fraction such as 8/255. `--help` of a launcher also lists the values of
+a choice, and the flags that say where a run works: folders and devices. The recipes of
+a fit, where defaults differ between them, are in the [guide](guide.md#fit-a-genotype).
+
+This page follows from the declarations: `python tests/runs/test_settings.py` writes it.
+"""
+RUNS = {
+    "launch/search.py": (SearchSettings, None),
+    "launch/fit.py": (FitSettings, recipe_defaults()),
+    "launch/attack.py": (AttackSettings, None),
+    "launch/landscape.py": (LandscapeSettings, None),
+}
+
+
+def document():
+    """What docs/settings.md shall be."""
+    tables = [
+        f"## {launcher}\n\n{settings_table(kind, defaults)}\n"
+        for launcher, (kind, defaults) in RUNS.items()
+    ]
+    return "\n".join([INTRODUCTION, *tables])
+
+
+def test_the_documentation_lists_all_settings():
+    stale = "docs/settings.md is stale; `python tests/runs/test_settings.py` writes it"
+    assert DOCUMENT.read_text("utf-8") == document(), stale
+
+
+WITH_RADIUS = {
+    "fit": fit_settings,
+    "attack": functools.partial(AttackSettings, model="m"),
+    "landscape": functools.partial(LandscapeSettings, model=("m",)),
+}
+RECORDED = {"fit": 8 / 255, "attack": "8/255", "landscape": "8/255"}
+
+
+@pytest.mark.parametrize("name", WITH_RADIUS)
+def test_a_radius_is_read_from_a_text_and_kept_in_json(name):
+    settings = WITH_RADIUS[name](epsilon="8/255")
+    assert (settings.epsilon, str(settings.epsilon)) == (8 / 255, "8/255")
+    recorded = settings.to_dict()
+    assert recorded["epsilon"] == RECORDED[name]
+    assert type(recorded["epsilon"]) is type(RECORDED[name])
+    assert type(settings).from_dict(recorded) == settings
+    assert str(attrs.evolve(settings, seed=1).epsilon) == "8/255"
+
+
+@pytest.mark.parametrize("name", WITH_RADIUS)
+@pytest.mark.parametrize(
+    "value",
+    ["nan", float("nan"), "inf", "-8/255", -0.1, "x", "", "8/0", "300/255", "8", 31, 0],
+)
+def test_what_is_no_radius_is_refused_in_one_line(name, value):
+    with pytest.raises(UserError) as error:
+        WITH_RADIUS[name](epsilon=value)
+    allowed = "in (0, 1], a number or a fraction such as 8/255"
+    assert str(error.value) == f"--epsilon is {value}; it must be {allowed}."
 
 
 def test_equal_values_do_not_differ():
@@ -138,3 +198,7 @@ def test_settings_are_read_back_as_they_were_written():
     other = {**settings.to_dict(), "precision": "mixed_float16"}
     with pytest.raises(UserError, match=r"--precision .* \(mixed_bfloat16 serves as"):
         SearchSettings.from_dict(other)
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(document(), "utf-8")

@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.attacks.base import BatchedClassifier, Outcome
+from advrush_tf.attacks.geometry import Radius
 from advrush_tf.attacks.sanity_checks import Code, Finding
 from advrush_tf.attacks.series import Progress
 from advrush_tf.data.array_examples import ArrayExamples
@@ -64,14 +65,14 @@ def evaluation(**changes):
         AttackResult(
             source,
             attack,
-            "8/255",
+            Radius("8/255"),
             ledger(X, books[attack]),
             [np.array(row, bool) for row in rows],
         )
         for (source, attack), rows in right.items()
     ]
     crafted += [
-        AttackResult(0, attack, "2/255", ledger(X, books["fgsm"]), [CLEAN])
+        AttackResult(0, attack, Radius("2/255"), ledger(X, books["fgsm"]), [CLEAN])
         for attack in books
     ]
     classifier = BatchedClassifier(model, (4, 4, 1), 4)
