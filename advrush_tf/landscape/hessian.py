@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from advrush_tf.attacks.base import as_logits_fn
+from advrush_tf.landscape.cross_entropy import cross_entropies
 from advrush_tf.search.penalty import input_gradient
 
 # The derivative of each counts as one that depends on nothing.
@@ -32,6 +33,9 @@ def hessian_vector_product(
 
     Returns:
         A tensor of the shape and dtype of `x`.
+
+    Raises:
+        ValueError: a derivative is lost on the way.
     """
     logits_fn, x = as_logits_fn(model_fn), tf.convert_to_tensor(x)
     # Both derivatives by back-propagation. With the outer one in forward mode
@@ -39,8 +43,27 @@ def hessian_vector_product(
     # and the float64 supernet's, through our custom gradients, came out wrong.
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(x)
-        gradient = input_gradient(logits_fn, x, y)
-    return tape.gradient(gradient, x, tf.cast(v, x.dtype), tf.UnconnectedGradients.ZERO)
+        gradient = require_connected(
+            input_gradient(logits_fn, x, y, losses_fn=cross_entropies)
+        )
+    # Not 0 where it is lost: a linear model's gradient, too, depends on the image,
+    # through the probabilities.
+    return require_connected(tape.gradient(gradient, x, tf.cast(v, x.dtype)))
+
+
+def require_connected(derivative: tf.Tensor | None) -> tf.Tensor:
+    """Returns a derivative that is there.
+
+    Raises:
+        ValueError: it is None, which is lost and not 0.
+    """
+    if derivative is None:
+        raise ValueError(
+            "the model's logits, or their gradient, do not depend on the images "
+            "through operations that TensorFlow can differentiate; a model that "
+            "recomputes its cells is to be given itself, not compiled by tf.function"
+        )
+    return derivative
 
 
 def check_second_derivatives(graph: tf.Graph) -> None:

@@ -1,7 +1,8 @@
 """Lanczos' method for a batch of symmetric matrices, given by their products.
 
 Source: Golub and Welsch, Calculation of Gauss quadrature rules, Math. Comp. 23, 1969,
-for the quadrature; Parlett, The symmetric eigenvalue problem, 1998, for the rest.
+for the quadrature; Meyer et al., Hutch++: optimal stochastic trace estimation, SOSA
+2021, for the trace; Parlett, The symmetric eigenvalue problem, 1998, for the rest.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,11 +25,13 @@ class Tridiagonal(NamedTuple):
         off_diagonal: (batch, steps - 1); 0 where an invariant subspace was full and the
             next vector is a new one.
         residual: (batch,), length of the last product's part outside the subspace.
+        basis: (batch, steps, n), orthonormal rows that span the subspace.
     """
 
     diagonal: np.ndarray
     off_diagonal: np.ndarray
     residual: np.ndarray
+    basis: np.ndarray
 
 
 class Ritz(NamedTuple):
@@ -88,12 +91,12 @@ def lanczos(
             fresh = generator.standard_normal((1, size))
             rest[row] = _outside(fresh, basis[row : row + 1, : step + 1])[0]
         vectors = rest / np.linalg.norm(rest, axis=1, keepdims=True)
-    return Tridiagonal(diagonal, norms[:, :-1], norms[:, -1])
+    return Tridiagonal(diagonal, norms[:, :-1], norms[:, -1], basis)
 
 
 def ritz(tridiagonal: Tridiagonal) -> Ritz:
     """Eigenvalues, quadrature weights and error bounds from Lanczos' coefficients."""
-    diagonal, off_diagonal, residual = tridiagonal
+    diagonal, off_diagonal, residual, _ = tridiagonal
     matrices = np.zeros((*diagonal.shape, diagonal.shape[1]))
     places = np.arange(diagonal.shape[1])
     matrices[:, places, places] = diagonal
@@ -102,6 +105,48 @@ def ritz(tridiagonal: Tridiagonal) -> Ritz:
     values, vectors = np.linalg.eigh(matrices)
     bounds = residual[:, np.newaxis] * np.abs(vectors[:, -1])
     return Ritz(values, vectors[:, 0] ** 2, bounds)
+
+
+def trace(
+    product: Product,
+    tridiagonal: Tridiagonal,
+    probes: int,
+    seeds: Sequence[Sequence[int]],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Unbiased estimates of the traces, and their standard errors.
+
+    A trace is exactly that of the tridiagonal matrix and that of what is left outside
+    the subspace; probes, random vectors outside, tell of the latter alone.
+
+    Args:
+        product, seeds: see `lanczos`.
+        tridiagonal: what it returned.
+        probes: at least 1, a product each, if anything is outside.
+
+    Returns:
+        (batch,) and (batch,). A deviation is estimated from the products' lengths, as
+        one probe gives them too; it is rather too large than too small. The products'
+        rounding is added to it.
+    """
+    batch, steps, size = tridiagonal.basis.shape
+    known = tridiagonal.diagonal.sum(1)
+    outside = size - steps
+    if not outside:
+        return known, np.zeros(batch)
+    estimates, squares = np.empty((2, probes, batch))
+    for i in range(probes):
+        generators = [np.random.default_rng([*seed, steps + i]) for seed in seeds]
+        drawn = np.stack([g.standard_normal(size) for g in generators])
+        vectors = _outside(drawn, tridiagonal.basis)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        products = np.asarray(product(vectors))
+        eps = np.finfo(products.dtype).eps
+        products = _outside(products, tridiagonal.basis)
+        estimates[i] = outside * np.einsum("bn,bn->b", vectors, products)
+        # On average the squared Frobenius norm, half an estimate's variance at most.
+        squares[i] = outside * np.einsum("bn,bn->b", products, products)
+    rounding = _ROUNDINGS * eps * np.abs(tridiagonal.diagonal).sum(1)
+    return known + estimates.mean(0), np.sqrt(2 * squares.mean(0) / probes) + rounding
 
 
 def _outside(vectors: np.ndarray, basis: np.ndarray) -> np.ndarray:

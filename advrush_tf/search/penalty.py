@@ -38,6 +38,9 @@ def input_gradient(
     model_fn: Callable[[tf.Tensor], tf.Tensor],
     x: tf.Tensor,
     y: tf.Tensor,
+    losses_fn: Callable[
+        ..., tf.Tensor
+    ] = tf.nn.sparse_softmax_cross_entropy_with_logits,
 ) -> tf.Tensor:
     """Gradient of each example's cross-entropy in the example's image.
 
@@ -49,6 +52,7 @@ def input_gradient(
             (batch normalisation in inference mode).
         x: (batch, height, width, channels), float32 or float64.
         y: (batch,), integer labels.
+        losses_fn: of the labels and the logits, the cross-entropies (batch,).
 
     Returns:
         A tensor of the shape and the dtype of `x`.
@@ -56,7 +60,7 @@ def input_gradient(
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(x)
         logits = tf.cast(model_fn(x), x.dtype)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
+        losses = losses_fn(y, logits)
     return tape.gradient(losses, x)
 
 

@@ -33,6 +33,7 @@ def _curvature(scale=1.0, negative=False, seed=0, images=40, spread=2.0):
         eigenvalues=eigenvalues,
         eigenvalue_bounds=np.zeros_like(eigenvalues),
         traces=signs * sizes[3],
+        trace_errors=np.zeros(images),
         ritz_values=eigenvalues,
         ritz_weights=np.full_like(eigenvalues, 0.5),
     )

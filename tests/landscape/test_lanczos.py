@@ -39,7 +39,7 @@ def test_coefficients_of_two_steps_worked_by_hand():
     def product(vectors):
         return vectors * [3.0, 1.0]
 
-    diagonal, off_diagonal, residual = lanczos(product, np.ones((1, 2)), 2, [(0,)])
+    diagonal, off_diagonal, residual, _ = lanczos(product, np.ones((1, 2)), 2, [(0,)])
     np.testing.assert_allclose(diagonal, [[2, 2]], atol=1e-15)
     np.testing.assert_allclose(off_diagonal, [[1]], atol=1e-15)
     np.testing.assert_allclose(residual, [0], atol=1e-15)
@@ -73,7 +73,7 @@ def test_the_identity_is_found_from_any_start():
 
 def test_steps_beyond_the_rows_are_not_taken(rng):
     matrices = _symmetric(rng, [[1.0, 2, 3]])
-    diagonal, off_diagonal, _ = tridiagonal = _run(matrices, 9)
+    diagonal, off_diagonal, *_ = tridiagonal = _run(matrices, 9)
     assert diagonal.shape == (1, 3) and off_diagonal.shape == (1, 2)
     np.testing.assert_allclose(ritz(tridiagonal).values, [[1, 2, 3]], atol=1e-13)
 

@@ -135,6 +135,39 @@ def test_as_many_steps_as_classes_do_for_a_piecewise_linear_network(x, y):
     np.testing.assert_allclose(
         found.eigenvalues, expected, atol=1e-9 * np.abs(expected).max()
     )
+    np.testing.assert_allclose(found.traces, eigenvalues.sum(1), rtol=1e-9)
+
+
+def test_traces_are_those_of_the_dense_hessians(network, rng):
+    x, y = rng.random((30, *SHAPE)), rng.integers(0, CLASSES, 30)
+    hessians = _dense_hessians(_in_inference(network), x, y)
+    exact = np.trace(hessians, axis1=1, axis2=2)
+    found = measure_curvature(network, x, y, top=1, steps=16)
+    deviations = np.abs(found.traces - exact)
+    assert (deviations <= 4 * found.trace_errors).all()
+    assert abs(found.traces.mean() - exact.mean()) < 0.05 * np.abs(exact).mean()
+    assert found.mean_trace_error < 0.05 * np.abs(exact).mean()
+    # Of single images: many times the mean's, once.
+    assert deviations.max() < 0.5 * np.abs(exact).mean()
+
+
+def test_a_trace_s_error_is_about_its_deviation():
+    network = _keras_network(*NETWORKS["smooth"])
+    rng = np.random.default_rng(2)
+    x, y = rng.random((40, *SHAPE)), rng.integers(0, CLASSES, 40)
+    hessians = _dense_hessians(_in_inference(network), x, y)
+    found = measure_curvature(network, x, y, top=1, steps=3)
+    deviations = found.traces - np.trace(hessians, axis1=1, axis2=2)
+    ratio = np.sqrt(np.mean(deviations**2) / np.mean(found.trace_errors**2))
+    assert 0.5 < ratio < 1.3
+
+
+def test_a_trace_is_exact_where_nothing_is_left_out(network, x, y):
+    hessians = _dense_hessians(_in_inference(network), x, y)
+    found = measure_curvature(network, x, y, top=1, steps=SIZE)
+    exact = np.trace(hessians, axis1=1, axis2=2)
+    np.testing.assert_allclose(found.traces, exact, rtol=1e-9)
+    np.testing.assert_array_equal(found.trace_errors, 0)
 
 
 def test_many_probes_near_the_trace(network, x, y):
@@ -162,7 +195,7 @@ def _quadratic_logits(curvatures):
 
 
 def test_a_quadratic_loss_worked_by_hand():
-    # Hessian diag(3, -2, 4, 1), for which random signs give the trace exactly.
+    # Hessian diag(3, -2, 4, 1).
     points = np.array([[0.7, 0.1, 0.4, 0.5], [0.9, 0.3, 0.8, 0.2]])
     model_fn, y = _quadratic_logits([3.0, -2, 4, 1]), np.zeros(2, int)
     x = points.reshape(2, 1, 4, 1)
@@ -271,8 +304,6 @@ def test_several_probes_keep_the_eigenvalues_of_the_best(network, x, y):
 
 def test_compiled_products_of_our_own_kernels_are_right():
     network, (x, y) = tiny_network(), tiny_batch(size=3)
-    for variable in network.trainable_variables:
-        variable.assign(3 * variable)
     compiled = BatchedClassifier(network, (8, 8, 1), 2).logits
     found = measure_curvature(compiled, x, y, top=2, steps=4, batch_size=2)
     basis = np.eye(64, dtype=np.float32).reshape(64, 8, 8, 1)
@@ -282,7 +313,38 @@ def test_compiled_products_of_our_own_kernels_are_right():
     ]
     hessians = np.reshape(uncompiled, (3, 64, 64)).astype(np.float64)
     expected = np.linalg.eigvalsh(hessians)[:, :-3:-1]
+    assert (expected > 1e-5).all()
     np.testing.assert_allclose(found.eigenvalues, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("gap", [0, 9, 25, 40])
+def test_the_hessian_of_a_sure_classifier_is_small_not_rounding(gap):
+    # Logits W'x + (gap, 0): the Hessian is p (1 - p) d d', with d = w1 - w2.
+    weights = np.random.default_rng(0).normal(size=(SIZE, 2)) * 1e3
+    x = np.zeros((2, *SHAPE), np.float32)
+
+    def model_fn(images):
+        flat = tf.reshape(images, (-1, SIZE))
+        return flat @ tf.cast(weights, images.dtype) + [gap, 0.0]
+
+    difference = weights[:, 0] - weights[:, 1]
+    expected = difference @ difference * np.exp(-gap) / (1 + np.exp(-gap)) ** 2
+    # Rightly sure, then wrongly.
+    found = measure_curvature(model_fn, x, [0, 1], top=1, steps=3)
+    np.testing.assert_allclose(found.eigenvalues, [[expected]] * 2, rtol=1e-4)
+    np.testing.assert_allclose(found.traces, [expected] * 2, rtol=1e-4)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_lost_derivative_is_refused(x, y, compiled):
+    def model_fn(images):
+        return tf.stop_gradient(tf.reshape(images, (-1, SIZE))[:, :CLASSES])
+
+    model = tf.function(model_fn) if compiled else model_fn
+    with pytest.raises(ValueError, match="do not depend on the images"):
+        hessian_vector_product(model, x, y, x)
+    with pytest.raises(ValueError, match="do not depend on the images"):
+        measure_curvature(model, x, y, top=1, steps=2)
 
 
 def test_a_model_is_compiled_once_and_sees_new_weights(x, y):

@@ -18,6 +18,7 @@ def inspected(seed=0, images=6, top=2, steps=4):
         eigenvalues=sizes[:, ::-1][:, :top],
         eigenvalue_bounds=np.full((images, top), 1e-3),
         traces=sizes.sum(-1),
+        trace_errors=np.full(images, 0.5),
         ritz_values=sizes,
         ritz_weights=weights,
     )
