@@ -166,6 +166,8 @@ def _model(path: str, inspected: ModelCurvature, seed: int) -> dict[str, Any]:
         },
         # How far a reported eigenvalue is at most from one of the Hessian's.
         "largest_eigenvalue_error": float(curvature.eigenvalue_bounds[:, 0].max()),
+        # Of the mean, since traces are estimates.
+        "trace_error": curvature.mean_trace_error,
         "loss_on_its_attack": {"clean": clean, "attacked": attacked},
     }
 
@@ -189,10 +191,13 @@ def _curvatures(models: Mapping[str, Any]) -> Table:
             name,
             f"{model['accuracy']:.2%}",
             *(mean_text(model["curvature"][quantity]) for quantity in names),
+            # Older inspections have none.
+            f"{model['trace_error']:.1g}" if "trace_error" in model else "",
         )
         for name, model in models.items()
     ]
-    head = ("model", "clean accuracy", *(name.replace("_", " ") for name in names))
+    spaced = (name.replace("_", " ") for name in names)
+    head = ("model", "clean accuracy", *spaced, "error of the mean trace")
     return Table("Curvature: mean over the images, with 95 % intervals", head, rows)
 
 
@@ -320,6 +325,8 @@ def _write_tensorboard(
             for name, values in inspected.curvature.quantities.items():
                 tf.summary.scalar(f"mean {name}/{model}", values.mean())
                 tf.summary.histogram(f"{name}/{model}", values)
+            error = inspected.curvature.mean_trace_error
+            tf.summary.scalar(f"error of the mean trace/{model}", error)
         tf.summary.text("inspection", table)
         for name, picture in pictures.items():
             tf.summary.image(name, picture[np.newaxis])

@@ -82,6 +82,9 @@ def test_results_name_each_model_and_its_numbers():
     table = markdown(results)
     assert "| b/m.keras |" in table
     assert f"{trace:.3g} (" in table
+    # Six images, each with an error of 0.5.
+    assert found["trace_error"] == pytest.approx(0.5 / np.sqrt(6))
+    assert "| 0.2 |" in table
 
 
 def _write(workdir, samples):
@@ -130,5 +133,6 @@ def test_tensorboard_has_numbers_distributions_and_figures(written):
     for model in MODELS:
         for name in ("top_eigenvalue", "trace", "penalty", "gradient_norm"):
             assert {f"mean {name}/{model}", f"{name}/{model}"} <= tags
+        assert f"error of the mean trace/{model}" in tags
     assert {"curvature", "surfaces", "architectures", "inspection"} <= tags
     assert len(events.Tensors("sampled/robust accuracy")) == 8

@@ -175,8 +175,10 @@ def test_an_inspection_tells_curvature_and_correlation(tmp_path):
     assert curvature.head == (
         *("model", "clean accuracy"),
         *("top eigenvalue", "trace", "penalty", "gradient norm"),
+        "error of the mean trace",
     )
     assert curvature.rows[0][:3] == ("one/model.keras", "87.50%", "3.25 (2.5 to 4)")
+    assert curvature.rows[0][-1] == "0.02"
     assert "7 random genotypes" in correlation.caption
     assert correlation.rows == [("top eigenvalue", "-0.50 (-0.75 to -0.25)")]
     assert _values(section) == {"top eigenvalue": "3.25 (2.5 to 4)"}

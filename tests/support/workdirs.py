@@ -142,6 +142,7 @@ def make_inspection(workdir, sha256="ab"):
                 "images": 64,
                 "accuracy": 0.875,
                 "curvature": dict.fromkeys(names, number),
+                "trace_error": 0.02,
             }
         },
         "architectures": {
