@@ -284,4 +284,5 @@ def test_a_mixed_model_s_differences_and_norms_are_float32(x, y, images):
     np.testing.assert_allclose(r, np.linalg.norm(difference, axis=1), rtol=1e-6)
     half = tf.cast(difference, model.layers[0].compute_dtype)
     rounded = tf.sqrt(tf.reduce_sum(half * half, 1))
-    assert np.all(np.abs(tf.cast(rounded, tf.float32) / r - 1) > 1e-5)
+    # One norm or another may happen to be the same in half precision.
+    assert np.any(np.abs(tf.cast(rounded, tf.float32) / r - 1) > 1e-5)
