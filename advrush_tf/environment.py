@@ -4,7 +4,40 @@ This module is the package's first import, so that it comes before TensorFlow's.
 """
 
 import os
+import platform
+import sys
+import warnings
 
 # TensorFlow uses oneDNN's kernels by default only on processors with AVX-512. On others
 # they are several times faster too, and grouped convolutions have gradients only there.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+_VARIABLE = "TF_ENABLE_ONEDNN_OPTS"
+
+
+def onednn_is_on() -> bool:
+    """Returns True if TensorFlow uses oneDNN's kernels, decided when it is imported."""
+    # Nothing public tells, but that TensorFlow's own tests ask this. No device is
+    # initialised by it.
+    from tensorflow.python.util import _pywrap_util_port
+
+    return bool(_pywrap_util_port.IsMklEnabled())
+
+
+def _turn_on() -> None:
+    """Turns oneDNN on unless the user has decided, and warns where that is too late."""
+    decided = _VARIABLE in os.environ
+    os.environ.setdefault(_VARIABLE, "1")
+    if decided or "tensorflow" not in sys.modules:
+        return
+    # Elsewhere there may be no oneDNN to turn on.
+    if platform.machine().lower() in ("x86_64", "amd64") and not onednn_is_on():
+        warnings.warn(
+            "TensorFlow was imported before advrush_tf and has left oneDNN's kernels "
+            "off, which makes steps up to twice as slow: import advrush_tf first, or "
+            f"set {_VARIABLE}=1 before Python starts ({_VARIABLE}=0 to keep them off "
+            "without this warning)",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+_turn_on()

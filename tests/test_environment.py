@@ -1,4 +1,5 @@
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -31,3 +32,42 @@ def test_onednn_is_on_unless_the_user_says_otherwise(given, expected):
         text=True,
     )
     assert result.stdout.split() == ["seen", expected]
+
+
+# TensorFlow decides as on a processor without AVX-512.
+_TENSORFLOW_WITHOUT = (
+    "import os\n"
+    "os.environ['TF_ENABLE_ONEDNN_OPTS'] = '0'\n"
+    "import tensorflow\n"
+    "del os.environ['TF_ENABLE_ONEDNN_OPTS']\n"
+)
+_TENSORFLOW_WITH = _TENSORFLOW_WITHOUT.replace("'0'", "'1'")
+_OURS = "from advrush_tf import environment\nprint(environment.onednn_is_on())\n"
+_DECIDED = "import os\nos.environ['TF_ENABLE_ONEDNN_OPTS'] = '0'\nimport tensorflow\n"
+
+
+@pytest.mark.skipif(
+    platform.machine().lower() not in ("x86_64", "amd64"), reason="oneDNN is x86's"
+)
+@pytest.mark.parametrize(
+    ("before", "on", "warnings"),
+    [
+        (_TENSORFLOW_WITHOUT, "False", 1),
+        (_TENSORFLOW_WITH, "True", 0),
+        (_DECIDED, "False", 0),
+        ("", "True", 0),
+    ],
+    ids=["too late", "on all the same", "the user's choice", "in time"],
+)
+def test_a_late_import_is_warned_of_once(before, on, warnings):
+    environment = {k: v for k, v in os.environ.items() if "ONEDNN" not in k}
+    result = subprocess.run(
+        [sys.executable, "-c", before + _OURS + "import advrush_tf.errors\n"],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert result.stdout.split() == [on]
+    told = result.stderr.count("RuntimeWarning: TensorFlow was imported before")
+    assert told == warnings

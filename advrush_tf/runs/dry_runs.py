@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from advrush_tf.data.dataset import load_dataset
+from advrush_tf.environment import onednn_is_on
 from advrush_tf.runs import fit as fit_run
 from advrush_tf.runs import search as search_run
 from advrush_tf.runs.fit_settings import FitSettings
@@ -41,6 +42,7 @@ def search_dry_run(
     parameters = count_parameters(model.network_weights)
     log(f"parameters      {parameters:,} (without the alphas)")
     log(f"multiply-adds   {multiply_adds(model):,} per image")
+    log(_kernels())
     log("measuring a few steps of each kind ...")
     penalised_epochs = settings.epochs - settings.warmup_epochs
     if settings.gamma == 0:
@@ -88,6 +90,7 @@ def fit_dry_run(
     model = fit_run.make_model(settings, network, data.steps_per_epoch)
     log(f"parameters      {count_parameters(network.trainable_variables):,}")
     log(f"multiply-adds   {multiply_adds(network):,} per image")
+    log(_kernels())
     log("measuring a few steps ...")
     cost = measure_fit_step(model, settings.batch_size)
     log(f"step            {cost.seconds:.3g} s, the first {cost.first_seconds:.3g} s")
@@ -105,3 +108,7 @@ def fit_dry_run(
     total += cost.trace_seconds + cost.first_seconds
     epochs = f"{settings.epochs} epochs of {data.steps_per_epoch}"
     log(f"total           {total / 3600:.2f} h for {epochs}")
+
+
+def _kernels() -> str:
+    return f"kernels         oneDNN {'on' if onednn_is_on() else 'off'}"

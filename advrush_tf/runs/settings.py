@@ -11,8 +11,9 @@ from typing import Any, NamedTuple, Self, get_args, get_origin
 import attrs
 
 from advrush_tf.attacks.geometry import Radius
+from advrush_tf.environment import onednn_is_on
 from advrush_tf.errors import UserError
-from advrush_tf.files import write_text
+from advrush_tf.files import write_json, write_text
 from advrush_tf.runs.command import record_command
 
 
@@ -216,6 +217,9 @@ def shown_default(value: Any) -> str:
 def record_settings(settings: Settings, workdir: Path) -> None:
     """Writes settings.json, or compares with the one that is there.
 
+    Beside it environment.json says whether oneDNN's kernels are on, which changes speed
+    and rounding alone: another machine may resume the run.
+
     Raises:
         UserError: the folder cannot be used, or holds a run with other settings; the
             message shows the difference.
@@ -231,6 +235,7 @@ def record_settings(settings: Settings, workdir: Path) -> None:
             raise ValueError("it holds no settings")
         # Nothing changes, but a folder that cannot be written is noticed now.
         write_text(path, path.read_text())
+        write_json(workdir / "environment.json", {"onednn": onednn_is_on()})
     except ValueError as error:
         raise UserError(
             f"{path} is damaged ({error}). Delete it if you know that the folder's "

@@ -1,4 +1,5 @@
 import os
+import re
 
 import pytest
 
@@ -50,12 +51,14 @@ def _lines(dry_run, settings):
 )
 def test_a_search_is_measured_and_nothing_written(changes, penalised):
     lines = _lines(dry_runs.search_dry_run, SearchSettings(**{**SEARCH, **changes}))
-    assert {"parameters", "multiply-adds", "input", "memory", "total"} <= set(lines)
+    names = {"parameters", "multiply-adds", "kernels", "input", "memory", "total"}
+    assert names <= set(lines)
     assert any(line.startswith("with penalty") for line in lines.values()) is penalised
 
 
 def test_a_fit_is_measured_and_nothing_written():
     lines = _lines(dry_runs.fit_dry_run, fit_settings(**FIT))
+    assert re.fullmatch("kernels +oneDNN (on|off)", lines["kernels"])
     names = {"parameters", "multiply-adds", "step", "input", "evaluation", "memory"}
     assert names | {"total"} <= set(lines)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import attrs
 import pytest
 
+from advrush_tf.environment import onednn_is_on
 from advrush_tf.errors import UserError
 from advrush_tf.runs import settings as settings_module
 from advrush_tf.runs.attack_settings import AttackSettings
@@ -32,6 +33,10 @@ def test_settings_are_recorded_once_and_compared(tmp_path):
     recorded = json.loads((tmp_path / "new" / "run" / "settings.json").read_text())
     assert recorded == settings.to_dict()
     assert recorded["penalty"] == "norm"
+    environment = json.loads(
+        (tmp_path / "new" / "run" / "environment.json").read_text()
+    )
+    assert environment == {"onednn": onednn_is_on()}
     other = SearchSettings(dataset="digits", gamma=0.5)
     with pytest.raises(UserError, match=r"gamma is 0\.01 there and 0\.5 here"):
         record_settings(other, tmp_path / "new" / "run")
