@@ -16,9 +16,9 @@ from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.attacks.sanity_checks import probabilities
 from advrush_tf.attacks.series import is_right
 from advrush_tf.data.dataset import ImageDataset
-from advrush_tf.errors import UserError
+from advrush_tf.errors import UserError, one_line
 from advrush_tf.files import write_json
-from advrush_tf.genotypes.genotype import get_genotype
+from advrush_tf.genotypes.genotype import Genotype, get_genotype
 from advrush_tf.landscape.architectures import ArchitectureSampler, SampledGenotype
 from advrush_tf.landscape.meter import measure_curvature
 from advrush_tf.landscape.surfaces import loss_cut, loss_surface
@@ -173,7 +173,7 @@ def _open(
     """A model or a search's supernet, and the SHA-256 of the file it was read from."""
     model: keras.Model
     if path.is_dir():
-        model, checksum = load_supernet(path, run.data_dir)
+        model, checksum = load_supernet(path, run.data_dir, run.log)
     else:
         model, checksum = load_classifier(path), sha256(path)
     return open_classifier(model, path, dataset, run.settings.batch_size), checksum
@@ -249,6 +249,7 @@ class _Inspection:
             The random ones, and the search's own if it has ended with one.
         """
         count = self._settings.sample_genotypes
+        found = _own_genotype(search)  # Damage is noticed before the work.
         if self._settings.path_epochs:
             self._train_paths(supernet)
         self._log(f"{count} random genotypes with the weights of {search} ...")
@@ -262,14 +263,11 @@ class _Inspection:
                 rows = [known.to_dict() for known in samples]
                 write_json(path, rows)
                 bar.update()
-        own = search / "genotype.json"
-        return samples, sampler.measure(get_genotype(own)) if own.exists() else None
+        return samples, sampler.measure(found) if found else None
 
     def _train_paths(self, supernet: AdvRushSearchModel) -> None:
-        epochs, store = (
-            self._settings.path_epochs,
-            CheckpointStore(self._folder / _PATHS),
-        )
+        epochs = self._settings.path_epochs
+        store = CheckpointStore(self._folder / _PATHS)
         trained = SimpleNamespace(
             checkpoint_groups={"weights": supernet.supernet.weights}
         )
@@ -309,3 +307,12 @@ class _Inspection:
             raise UserError(
                 f"{path} is damaged ({error}). Delete it to sample anew."
             ) from None
+
+
+def _own_genotype(search: Path) -> Genotype | None:
+    """The genotype that a search ended with, None if it has not ended."""
+    path = search / "genotype.json"
+    try:
+        return get_genotype(path) if path.exists() else None
+    except ValueError as error:
+        raise UserError(f"{one_line(error)}. Let the search write it again.") from None

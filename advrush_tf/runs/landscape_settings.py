@@ -46,7 +46,9 @@ class LandscapeSettings(Settings):
     )
     top: int = setting(5, "Number of eigenvalues of each image's Hessian.", gt(0))
     lanczos_steps: int = setting(
-        20, "Hessian-vector products of each image and probe, `top` or more."
+        20,
+        "Lanczos steps of each image and probe, a Hessian-vector product each, `top` "
+        "or more; four more products estimate the rest of the trace.",
     )
     probes: int = setting(
         1,

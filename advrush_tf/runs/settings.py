@@ -235,7 +235,8 @@ def record_settings(settings: Settings, workdir: Path) -> None:
             raise ValueError("it holds no settings")
         # Nothing changes, but a folder that cannot be written is noticed now.
         write_text(path, path.read_text())
-        write_json(workdir / "environment.json", {"onednn": onednn_is_on()})
+        if not (different := differences(recorded, wanted)):
+            write_json(workdir / "environment.json", {"onednn": onednn_is_on()})
     except ValueError as error:
         raise UserError(
             f"{path} is damaged ({error}). Delete it if you know that the folder's "
@@ -246,7 +247,7 @@ def record_settings(settings: Settings, workdir: Path) -> None:
             f"Cannot use the workdir {workdir}: {error.strerror}. Give a folder that "
             "can be written, --workdir=PATH."
         ) from None
-    if different := differences(recorded, wanted):
+    if different:
         raise UserError(
             f"{workdir} holds a run with other settings: {'; '.join(different)}. "
             "Give another --workdir, or the same settings to resume."

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from advrush_tf.errors import UserError
-from advrush_tf.runs import landscape as inspect_run
+from advrush_tf.runs import landscape as landscape_run
 from advrush_tf.runs.landscape_settings import LandscapeSettings
 from advrush_tf.runs.search import run_search
 from advrush_tf.runs.search_settings import SearchSettings
@@ -78,7 +78,7 @@ def finished(settings, search, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("inspection")
     lines = []
     report = workdir / "report.html"
-    results = inspect_run.run_landscape(
+    results = landscape_run.run_landscape(
         settings, workdir, [search], report, log=lines.append
     )
     return workdir, results, lines
@@ -119,7 +119,9 @@ def test_searches_of_one_name_are_told_apart(search, tmp_path):
     for run in runs:
         shutil.copytree(search, run)
     again, lines = tmp_path / "first" / ".." / "first" / "run", []
-    inspect_run.run_landscape(None, tmp_path / "new", [*runs, again], log=lines.append)
+    landscape_run.run_landscape(
+        None, tmp_path / "new", [*runs, again], log=lines.append
+    )
     drawn = {path.stem for path in (tmp_path / "new").glob("search_*.png")}
     ends = ("", "_alphas_normal", "_alphas_reduce")
     stems = ("search_run", "search_run_2", "search_run_2_2")
@@ -132,7 +134,7 @@ def test_searches_of_one_name_are_told_apart(search, tmp_path):
 def test_an_interrupted_inspection_ends_as_one_that_was_not(
     finished, settings, tmp_path, monkeypatch
 ):
-    measured = inspect_run.ArchitectureSampler.measure
+    measured = landscape_run.ArchitectureSampler.measure
 
     def interrupted(self, genotype, seed=None):
         if seed == 2:
@@ -140,19 +142,19 @@ def test_an_interrupted_inspection_ends_as_one_that_was_not(
         return measured(self, genotype, seed)
 
     with monkeypatch.context() as patch:
-        patch.setattr(inspect_run.ArchitectureSampler, "measure", interrupted)
+        patch.setattr(landscape_run.ArchitectureSampler, "measure", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            inspect_run.run_landscape(settings, tmp_path, log=_quiet)
+            landscape_run.run_landscape(settings, tmp_path, log=_quiet)
     # What was measured is not measured again.
-    monkeypatch.setattr(inspect_run, "loss_surface", None)
-    results = inspect_run.run_landscape(settings, tmp_path, log=_quiet)
+    monkeypatch.setattr(landscape_run, "loss_surface", None)
+    results = landscape_run.run_landscape(settings, tmp_path, log=_quiet)
     assert results == finished[1]
 
 
 def test_a_finished_inspection_is_told_again(finished, settings):
     workdir, results, _ = finished
     lines = []
-    again = inspect_run.run_landscape(settings, workdir, log=lines.append)
+    again = landscape_run.run_landscape(settings, workdir, log=lines.append)
     assert again == results
     assert any("finished inspection" in line for line in lines)
 
@@ -166,14 +168,14 @@ def test_damaged_measurements_are_made_anew(finished, settings, tmp_path):
     damaged = tmp_path / "measured" / "model_0.npz"
     damaged.write_bytes(damaged.read_bytes()[:50])
     lines = []
-    results = inspect_run.run_landscape(settings, tmp_path, log=lines.append)
+    results = landscape_run.run_landscape(settings, tmp_path, log=lines.append)
     assert any("model_0.npz is damaged" in line for line in lines)
     assert results == finished[1]
 
 
 def test_the_numbers_do_not_depend_on_the_batch(finished, classifier, tmp_path):
     settings = LandscapeSettings(model=(str(classifier),), **{**SMALL, "batch_size": 6})
-    results = inspect_run.run_landscape(settings, tmp_path, log=_quiet)
+    results = landscape_run.run_landscape(settings, tmp_path, log=_quiet)
     (found,) = results["models"].values()
     expected = next(iter(finished[1]["models"].values()))
     for name, numbers in expected["curvature"].items():
@@ -189,12 +191,12 @@ def test_a_model_of_probabilities_is_refused(tmp_path):
     keras.Sequential(softmax).save(path)
     settings = LandscapeSettings(model=(str(path),), **SMALL)
     with pytest.raises(UserError, match=r"softmax\.keras cannot be .* probabilities"):
-        inspect_run.run_landscape(settings, tmp_path / "run", log=_quiet)
+        landscape_run.run_landscape(settings, tmp_path / "run", log=_quiet)
 
 
 def test_without_models_a_report_tells_of_runs(search, tmp_path):
     report = tmp_path / "new" / "report.html"
-    run = inspect_run.run_landscape
+    run = landscape_run.run_landscape
     assert run(None, tmp_path, [search, search], report, log=_quiet) is None
     assert report.read_text().count("<h2") == 1
     assert (tmp_path / "search_search.png").exists()
@@ -203,7 +205,7 @@ def test_without_models_a_report_tells_of_runs(search, tmp_path):
 def test_what_cannot_be_told_of_is_one_line(search, tmp_path):
     def refused(words, runs, report=None):
         with pytest.raises(UserError, match=words):
-            inspect_run.run_landscape(None, tmp_path, runs, report, log=_quiet)
+            landscape_run.run_landscape(None, tmp_path, runs, report, log=_quiet)
 
     file = tmp_path / "file"
     file.write_text("a file")
@@ -221,10 +223,19 @@ def test_what_cannot_be_inspected_is_one_line(classifier, search, tmp_path):
     def refused(words, **changes):
         values = {"model": (str(classifier),), **SMALL, **changes}
         with pytest.raises(UserError, match=words):
-            inspect_run.run_landscape(LandscapeSettings(**values), tmp_path, log=_quiet)
+            landscape_run.run_landscape(
+                LandscapeSettings(**values), tmp_path, log=_quiet
+            )
         assert not list(tmp_path.iterdir())
 
     refused("no model file none.keras", model=("none.keras",))
     refused("one --model that is a search's workdir", sample_genotypes=4)
     refused("is no search's folder", model=(str(tmp_path),))
     refused("--top is 65; it must be 64 or less", top=65, lanczos_steps=65)
+
+
+def test_a_damaged_genotype_of_a_search_is_noticed_in_one_line(tmp_path):
+    assert landscape_run._own_genotype(tmp_path) is None
+    (tmp_path / "genotype.json").write_text("{")
+    with pytest.raises(UserError, match=r"Let the search write it again\.$"):
+        landscape_run._own_genotype(tmp_path)

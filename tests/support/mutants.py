@@ -64,15 +64,10 @@ def main():
     missed = 0
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "project")
-        ignored = shutil.ignore_patterns(".*", "runs", "__pycache__")
-        shutil.copytree(ROOT, copy, ignore=ignored)
-        (copy / "advrush_tf" / "runs").mkdir(exist_ok=True)
-        shutil.copytree(
-            ROOT / "advrush_tf" / "runs",
-            copy / "advrush_tf" / "runs",
-            dirs_exist_ok=True,
-        )
-        shutil.copytree(ROOT / "tests" / "runs", copy / "tests" / "runs")
+        for top in ("advrush_tf", "launch", "testdata", "tests", "docs"):
+            shutil.copytree(ROOT / top, copy / top)
+        for name in ("pyproject.toml", "setup.py", "constraints.txt"):
+            shutil.copy(ROOT / name, copy)
         for mutant in mutants:
             if mutant.name in names:
                 found = _is_found(mutant, copy)

@@ -2,7 +2,6 @@
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from advrush_tf.genotypes.genotype import Genotype
 from advrush_tf.nn.cell_network import CellNetwork
@@ -35,14 +34,3 @@ def tiny_batch(seed=0, size=6):
     generator = np.random.default_rng(seed)
     x = generator.random((size, 8, 8, 1), np.float32)
     return x, generator.integers(0, 3, size).astype(np.int32)
-
-
-def linear_model(weights, bias):
-    """model_fn of images (batch, 1, 1, features), and its weights as variables."""
-    kernel, offset = tf.Variable(weights), tf.Variable(bias)
-
-    def model_fn(x, training):
-        del training
-        return tf.reshape(x, [-1, kernel.shape[0]]) @ kernel + offset
-
-    return model_fn, kernel
