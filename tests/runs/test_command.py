@@ -30,7 +30,7 @@ def test_a_shell_reads_the_words_of_the_first_start(monkeypatch, tmp_path):
 def test_a_run_of_another_program_has_no_command(monkeypatch, tmp_path, program):
     _start(monkeypatch, tmp_path, program, "--epochs=3")
     assert read_command(tmp_path) == ""
-    assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
+    assert not (tmp_path / "command.txt").exists()
 
 
 def test_a_folder_of_an_older_version_is_left_without_one(monkeypatch, tmp_path):
