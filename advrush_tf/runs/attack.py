@@ -59,13 +59,13 @@ def run_attack(
     with Run(settings, workdir, devices, log, data_dir) as run:
         dataset = run.load_dataset(settings.dataset, settings.image_size)
         paths = [Path(path) for path in (settings.model, *settings.source_model)]
-        victims = _open_everywhere(paths, dataset, run)
+        classifiers = _open_everywhere(paths, dataset, run)
         run.settings = attrs.evolve(settings, sha256=tuple(map(sha256, paths)))
         run.agree(dataset)
         run.open()
         if (results := run.finished(RESULTS, print_summary, "evaluation")) is not None:
             return results
-        evaluation = _evaluate(dataset, victims, run)
+        evaluation = _evaluate(dataset, classifiers, run)
         return run.from_chief(lambda: write_report(evaluation, run.workdir, run.log))
 
 
@@ -78,12 +78,12 @@ def _open_everywhere(
     share = math.ceil(images / devices.num_replicas)
     batch_size = min(run.settings.batch_size, share)
     return {
-        device: _open_victims(device, paths, dataset, batch_size)
+        device: _open_classifiers(device, paths, dataset, batch_size)
         for device in devices.local
     }
 
 
-def _open_victims(
+def _open_classifiers(
     device: str, paths: list[Path], dataset: ImageDataset, batch_size: int
 ) -> list[BatchedClassifier]:
     """All models, each on a device as what is measured."""
@@ -100,25 +100,25 @@ def _test_images(settings: AttackSettings, dataset: ImageDataset) -> Examples:
 
 def _evaluate(
     dataset: ImageDataset,
-    victims: Mapping[str, list[BatchedClassifier]],
+    classifiers: Mapping[str, list[BatchedClassifier]],
     run: Run[AttackSettings],
 ) -> Evaluation:
     settings, log = run.settings, run.log
     if (run.workdir / _TRIALS).exists():
         log(f"Resuming {run.workdir}.")
     x, y = _test_images(settings, dataset).unit_arrays()
-    crafter = _Crafter(run, victims, x, y)
-    measured, clean = crafter.victims[0], crafter.clean[0]
+    crafter = _Crafter(run, classifiers, x, y)
+    measured, clean = crafter.classifiers[0], crafter.clean[0]
     log(f"clean accuracy {clean.mean():.2%} of {len(x)} images")
-    doubts = []
+    findings = []
     if settings.checks:
         log("checking the model ...")
         norm, epsilon = settings.norm, settings.epsilon
-        doubts = check_model(measured, x, y, norm, epsilon, settings.seed)
-    for doubt in doubts:
-        log(f"warning: {doubt.sentence}")
+        findings = check_model(measured, x, y, norm, epsilon, settings.seed)
+    for finding in findings:
+        log(f"warning: {finding.sentence}")
     crafted = [crafter.craft(*planned) for planned in _plan(settings)]
-    return Evaluation(settings, dataset, x, y, clean, measured, crafted, doubts)
+    return Evaluation(settings, dataset, x, y, clean, measured, crafted, findings)
 
 
 def _plan(settings: AttackSettings) -> list[tuple[int, str, Radius]]:
@@ -144,14 +144,14 @@ class _Crafter:
     def __init__(
         self,
         run: Run[AttackSettings],
-        victims: Mapping[str, list[BatchedClassifier]],
+        classifiers: Mapping[str, list[BatchedClassifier]],
         x: np.ndarray,
         y: np.ndarray,
     ):
-        self._run, self._copies, self._x, self._y = run, victims, x, y
-        self.victims = next(iter(victims.values()))
+        self._run, self._copies, self._x, self._y = run, classifiers, x, y
+        self.classifiers = next(iter(classifiers.values()))
         # Of each model (images,), bool: right about the clean images.
-        self.clean = [is_right(classifier, x, y) for classifier in self.victims]
+        self.clean = [is_right(classifier, x, y) for classifier in self.classifiers]
 
     def craft(self, source: int, name: str, epsilon: Radius) -> AttackResult:
         """Runs a trial, or what is left of it, and measures its images."""
@@ -159,13 +159,13 @@ class _Crafter:
             device: self._trial(device, source, name, epsilon)
             for device in self._run.devices.local
         }
-        ledger = run_shares(trials, self._x, self._run.devices)
+        progress = run_shares(trials, self._x, self._run.devices)
         # A perturbation may correct a model by chance: that is no robustness.
         right = [
-            was_right & is_right(classifier, ledger.images, self._y)
-            for classifier, was_right in zip(self.victims, self.clean, strict=True)
+            was_right & is_right(classifier, progress.images, self._y)
+            for classifier, was_right in zip(self.classifiers, self.clean, strict=True)
         ]
-        crafted = AttackResult(source, name, epsilon, ledger, right)
+        crafted = AttackResult(source, name, epsilon, progress, right)
         others = self._run.settings.source_model
         place = f", crafted on {others[source - 1]}" if source else ""
         self._run.log(

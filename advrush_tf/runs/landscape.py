@@ -138,7 +138,7 @@ def _inspect(run: Run[LandscapeSettings]) -> dict[str, Any]:
     dataset = run.load_dataset(settings.dataset, settings.image_size)
     paths = [Path(path) for path in settings.model]
     opened = [_open(path, dataset, run) for path in paths]
-    victims, checksums = zip(*opened, strict=True)
+    classifiers, checksums = zip(*opened, strict=True)
     searches = [path for path in paths if path.is_dir()]
     if settings.sample_genotypes and len(searches) != 1:
         raise UserError(
@@ -157,12 +157,14 @@ def _inspect(run: Run[LandscapeSettings]) -> dict[str, Any]:
     names = short_names(settings.model)
     models = {
         name: inspection.measure(number, name, classifier)
-        for number, (name, classifier) in enumerate(zip(names, victims, strict=True))
+        for number, (name, classifier) in enumerate(
+            zip(names, classifiers, strict=True)
+        )
     }
     samples: list[SampledGenotype] = []
     found = None
     if settings.sample_genotypes:
-        supernet = victims[paths.index(searches[0])].model
+        supernet = classifiers[paths.index(searches[0])].model
         samples, found = inspection.sample(supernet, searches[0])
     return write_results(settings, models, values, samples, found, run.workdir, run.log)
 
