@@ -159,25 +159,25 @@ def assert_loads_in_a_new_process(network, x, folder, *conditions):
 
 
 @contextlib.contextmanager
-def workers(name, settings, workdirs, **last):
-    """Starts a run on worker processes of this machine, the chief first.
+def workers(name, settings, workdir, **last):
+    """Starts a run on two worker processes of this machine, the chief first.
 
     Args:
         name: of the launcher.
         settings: the run's flags.
-        workdirs: each worker's folder.
-        **last: flags that the last worker has in place of the others'.
+        workdir: the run's folder.
+        **last: flags that the second worker has in place of the chief's.
 
     Yields:
         The processes, whose output is piped; none outlives the `with` statement.
     """
-    addresses = _free_addresses(len(workdirs))
+    addresses = _free_addresses(2)
+    common = settings | {"strategy": "multiworker", "workdir": workdir}
     with contextlib.ExitStack() as running:
         processes = []
-        for index, workdir in enumerate(workdirs):
-            own = last if index == len(workdirs) - 1 else {}
-            flags = _flags(settings | {"strategy": "multiworker"} | own, workdir)
-            command, options = _launcher(name, flags)
+        for index, flags in enumerate((common, common | last)):
+            given = [f"--{flag}={value}" for flag, value in flags.items()]
+            command, options = _launcher(name, given)
             task = {"type": "worker", "index": index}
             config = {"cluster": {"worker": addresses}, "task": task}
             options["env"]["TF_CONFIG"] = json.dumps(config)
