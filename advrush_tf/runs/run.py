@@ -67,7 +67,7 @@ class Run(Generic[_Settings]):
     def agree(self, dataset: ImageDataset, **also: Any) -> None:
         """Checks that all workers run the same, on the same data, in the same workdir.
 
-        The chief writes what it runs to a file that the others must find and agree with.
+        The chief writes what it runs to a file; the others must find it and agree.
 
         Args:
             dataset: of the run.

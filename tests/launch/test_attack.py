@@ -2,13 +2,12 @@ import json
 import signal
 import time
 
-import keras
 import numpy as np
 import pytest
 
-from advrush_tf.data.dataset import load_dataset
 from advrush_tf.runs.attack import run_attack
 from advrush_tf.runs.attack_settings import AttackSettings
+from support.attacked import save_linear_model
 from support.processes import (
     assert_is_one_error,
     assert_is_one_error_of,
@@ -19,17 +18,7 @@ from support.processes import (
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A linear model of the digits that is right about most."""
-    path = tmp_path_factory.mktemp("models") / "model.keras"
-    data, layers = load_dataset("digits"), keras.layers
-    linear = keras.Sequential(
-        [keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(10, use_bias=False)]
-    )
-    x = data.train.images.reshape(-1, 64) / 255
-    weights = np.linalg.lstsq(x, 10 * np.eye(10)[data.train.labels], 1e-6)[0]
-    linear.set_weights([weights])
-    linear.save(path)
-    return path
+    return save_linear_model(tmp_path_factory.mktemp("models") / "model.keras")
 
 
 @pytest.mark.parametrize(

@@ -69,9 +69,10 @@ def test_a_finished_run_is_shown_again(tmp_path):
         (tmp_path / "report.json").write_text('{"score": 7}')
         assert run.finished("report.json", print_summary, "game") == {"score": 7}
     assert lines == [f"{tmp_path} holds a finished game.", f"7 in {tmp_path}"]
-    (tmp_path / "report.json").write_text("{}")
-    with pytest.raises(UserError, match=r"report\.json is damaged .* Delete it"):
-        run.finished("report.json", print_summary, "game")
+    for damaged in ("{", "[]", "{}"):
+        (tmp_path / "report.json").write_text(damaged)
+        with pytest.raises(UserError, match=r"report\.json is damaged .* Delete it"):
+            run.finished("report.json", print_summary, "game")
 
 
 def test_a_run_is_restored_from_its_newest_checkpoint(tmp_path):

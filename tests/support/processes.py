@@ -41,35 +41,6 @@ def assert_is_one_error_of(process, output, code, words):
     assert "Traceback" not in output, output[output.index("Traceback") - 300 :]
 
 
-def kill_and_resume(name, settings, workdir, result, mark="checkpoints/epoch_0001.npz"):
-    """Kills a run by SIGKILL amid its work; the same command then ends it.
-
-    Args:
-        name: of the launcher.
-        settings: the run's flags.
-        workdir: the run's folder.
-        result: the file there that a run writes at its end.
-        mark: the file there whose appearance is the moment to kill.
-    """
-    kill_at(name, settings, workdir, mark)
-    assert not (workdir / result).exists()
-    resumed = launch(name, *_flags(settings, workdir))
-    assert resumed.returncode == 0, resumed.stderr
-    assert "Resuming" in resumed.stdout
-    assert (workdir / result).exists()
-
-
-def kill_at(name, settings, workdir, mark):
-    """Starts a run and kills it by SIGKILL when a file appears in its folder."""
-    command, options = _launcher(name, _flags(settings, workdir))
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, **options) as process:
-        while not (workdir / mark).exists():
-            assert process.poll() is None
-            time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
-
-
 def kill_with_children(name, *flags):
     """Kills a launcher by SIGKILL; the processes that it has started end as well."""
     command, options = _launcher(name, flags)
