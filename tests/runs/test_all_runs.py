@@ -95,7 +95,7 @@ KINDS = [
         AttackSettings,
         {
             **{"attacks": ("pgd5x2", "apgd-ce"), "epsilon": "1/20"},
-            **{"test_images": 20, "batch_size": 8},
+            **{"test_images": 20, "batch_size": 10, "checks": False},
         },
         report="results.json",
         killed_at="trials/0_apgd-ce_1of20.npz",

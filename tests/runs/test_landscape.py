@@ -18,9 +18,11 @@ SMALL_SEARCH = {
     "dataset": "digits",
     "epochs": 2,
     "warmup_epochs": 1,
-    "init_channels": 2,
+    "init_channels": 1,
     "num_cells": 1,
-    "num_nodes": 2,
+    "num_nodes": 1,
+    "stem_multiplier": 1,
+    "primitives": ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3"),
     "batch_size": 256,
 }
 SMALL = {
