@@ -192,7 +192,7 @@ class Devices:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Tells of a lost worker in one sentence.
+        """Turns the errors that a lost worker leads to into one sentence.
 
         Raises:
             WorkerLostError: TensorFlow's error within was another worker's end.
