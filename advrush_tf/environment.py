@@ -15,8 +15,7 @@ _VARIABLE = "TF_ENABLE_ONEDNN_OPTS"
 
 def onednn_is_on() -> bool:
     """Returns True if TensorFlow uses oneDNN's kernels, decided when it is imported."""
-    # Nothing public tells, but that TensorFlow's own tests ask this. No device is
-    # initialised by it.
+    # Nothing public says; TensorFlow's own tests ask this. It initialises no device.
     from tensorflow.python.util import _pywrap_util_port
 
     return bool(_pywrap_util_port.IsMklEnabled())

@@ -4,7 +4,7 @@ _MAX_CHARACTERS = 200
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend, told in one sentence.
+    """A mistake that the user can correct, described in one sentence.
 
     Launchers print the message without a traceback and exit with code 2.
     """

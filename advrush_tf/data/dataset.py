@@ -205,7 +205,7 @@ def _streamed(builder: Any, split: str, shape: tuple[int, int, int]) -> Examples
     if builder.info.file_format.value != "tfrecord":
         raise UserError(
             f"Data set {builder.name} is prepared as {builder.info.file_format.value}; "
-            "prepare it as tfrecord, which tfds does unless told otherwise."
+            "prepare it as tfrecord, which is tfds' default."
         )
     with _naming_damage(builder):
         for path in paths:

@@ -205,8 +205,8 @@ class AdvRushFitModel(ReplicatedModel):
     def _gradients(self, x, y, sample_weight, crafted):
         """Losses, the classifier's logits by metric, the weights' gradients.
 
-        The losses are those of this replica's examples; the gradients its share in
-        those of the whole batch's mean loss. Batch normalisation is in training mode.
+        The losses are those of this replica's examples; the gradients its contribution
+        to the whole batch's mean loss. Batch normalisation is in training mode.
         """
         values = [variable.value for variable in self.trainable_variables]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -214,9 +214,9 @@ class AdvRushFitModel(ReplicatedModel):
             losses, logits = self._example_losses(x, y, crafted)
             if sample_weight is not None:
                 losses *= tf.cast(sample_weight, losses.dtype)
-            share = replication.mean_contribution(losses)
+            contribution = replication.mean_contribution(losses)
         zero = tf.UnconnectedGradients.ZERO
-        gradients = tape.gradient(share, values, unconnected_gradients=zero)
+        gradients = tape.gradient(contribution, values, unconnected_gradients=zero)
         return losses, logits, gradients
 
     def _example_losses(self, x, y, crafted):

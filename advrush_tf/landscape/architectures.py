@@ -110,7 +110,13 @@ class ArchitectureSampler:
         self._classifier = BatchedClassifier(self._network, dataset.image_shape, size)
         self._curved = self._x[:curvature_images], self._y[:curvature_images]
         self._meter = CurvatureMeter(
-            self._network, min(curvature_images, batch_size), h, 1, _PRODUCTS, seed=seed
+            self._network,
+            min(curvature_images, batch_size),
+            h,
+            top=1,
+            steps=_PRODUCTS,
+            seed=seed,
+            trace_probes=0,
         )
         attack = SignAscent(epsilon, _REACH * epsilon / _STEPS, _STEPS)
 

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from advrush_tf.attacks.base import LogitsFn, as_logits_fn
 from advrush_tf.errors import NonFiniteLossError
+from advrush_tf.landscape.cross_entropy import cross_entropies
 from advrush_tf.landscape.hessian import (
     check_second_derivatives,
     hessian_vector_product,
@@ -26,10 +27,6 @@ from advrush_tf.search.penalty import curvature_penalty, input_gradient
 
 # AdvRush's h, 1.5 in CIFAR-10 images normalised by standard deviations of 0.247.
 PROBE_LENGTH = 0.37
-
-# Products of each Lanczos run for what it leaves out of the trace. Where the rest
-# counts, four halve the error of one.
-_TRACE_PROBES = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +42,7 @@ class Curvature:
         traces: (images,), unbiased estimates of the Hessian's trace: exact for the
             subspace of the Lanczos runs, estimated for the rest (Hutch++).
         trace_errors: (images,), the estimates' standard errors, rather too large than
-            too small.
+            too small. NaN, as the traces are, where nothing probed the rest.
         ritz_values: (images, probes * steps), with
         ritz_weights: (images, probes * steps), of sum 1, the quadrature of the
             Hessian's spectrum: see `advrush_tf.landscape.spectrum`.
@@ -90,11 +87,12 @@ class CurvatureMeter:
         h: length of the penalty's probe, in [0, 1] units.
         top: number of eigenvalues kept of each Hessian.
         steps: of each Lanczos run, one product each; n if images have n < steps values.
-            Four more products estimate what the run leaves out of the trace.
             In a piecewise linear network with K classes, no Hessian's rank is above
             K - 1, and K steps find all its eigenvalues.
         probes: Lanczos runs per image, from random signs (Rademacher vectors).
         seed: of all random numbers, at least 0; those of an image depend on its index.
+        trace_probes: products of each Lanczos run for what it leaves out of the trace;
+            four halve the error of one, 0 where no trace is wanted.
 
     Raises:
         ValueError: a number is out of range.
@@ -109,6 +107,7 @@ class CurvatureMeter:
         steps: int = 20,
         probes: int = 1,
         seed: int = 0,
+        trace_probes: int = 4,
     ):
         positive = {"batch_size": batch_size, "h": h, "top": top, "probes": probes}
         for name, value in positive.items():
@@ -119,10 +118,11 @@ class CurvatureMeter:
                 f"steps must be {top} or more, to find top={top} eigenvalues, "
                 f"not {steps}"
             )
-        if seed < 0:
-            raise ValueError(f"seed must be 0 or more, not {seed}")
+        for name, value in {"seed": seed, "trace_probes": trace_probes}.items():
+            if value < 0:
+                raise ValueError(f"{name} must be 0 or more, not {value}")
         self._batch_size, self._top, self._steps = batch_size, top, steps
-        self._probes, self._seed = probes, seed
+        self._probes, self._seed, self._trace_probes = probes, seed, trace_probes
         self._slopes, self._product = _compiled(as_logits_fn(model), h)
 
     def measure(
@@ -181,7 +181,7 @@ class CurvatureMeter:
         seeds = [(self._seed, row, probe) for row in rows]
         signs = [np.random.default_rng(s).choice([-1.0, 1.0], size) for s in seeds]
         tridiagonal = lanczos(product, np.stack(signs), self._steps, seeds)
-        traces, errors = trace(product, tridiagonal, _TRACE_PROBES, seeds)
+        traces, errors = trace(product, tridiagonal, self._trace_probes, seeds)
         return traces, errors, ritz(tridiagonal)
 
 
@@ -272,7 +272,9 @@ def _compiled(logits_fn: LogitsFn, h: float) -> tuple[Callable, Callable]:
 
     @tf.function(autograph=False)
     def slopes(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        gradient = require_connected(input_gradient(logits, x, y))
+        gradient = require_connected(
+            input_gradient(logits, x, y, losses_fn=cross_entropies)
+        )
         gradient = tf.reshape(gradient, [x.shape[0], -1])
         return tf.norm(gradient, axis=1), curvature_penalty(logits, x, y, h)
 

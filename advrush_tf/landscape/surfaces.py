@@ -13,6 +13,7 @@ import tensorflow as tf
 from advrush_tf.attacks.base import BatchedClassifier, as_logits_fn
 from advrush_tf.attacks.pgd import SignAscent, Start
 from advrush_tf.attacks.randomness import seeds_of, uniform
+from advrush_tf.landscape.cross_entropy import cross_entropies
 from advrush_tf.losses import cross_entropy
 from advrush_tf.nn.checks import check_images
 from advrush_tf.search.penalty import input_gradient
@@ -94,7 +95,8 @@ def loss_surface(
     logits_fn = as_logits_fn(model)
 
     def directions(images, labels, indices):
-        sign = tf.sign(input_gradient(logits_fn, images, labels))
+        gradient = input_gradient(logits_fn, images, labels, cross_entropies)
+        sign = tf.sign(gradient)
         return tf.stack([sign, _random_signs(seed, indices, images.shape[1:])], 1)
 
     half = points // 2
@@ -146,7 +148,7 @@ def loss_cut(
             fn_output_signature=images.dtype,
         )
         adversarial = attack.ascend(
-            lambda perturbed: cross_entropy(labels, logits_fn(perturbed)),
+            lambda perturbed: cross_entropies(labels, logits_fn(perturbed)),
             images,
             images + noise,
         )

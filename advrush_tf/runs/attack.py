@@ -24,7 +24,7 @@ from advrush_tf.runs.evaluation_report import RESULTS, print_summary, write_repo
 from advrush_tf.runs.models import load_classifier, open_classifier, sha256
 from advrush_tf.runs.progress import print_line
 from advrush_tf.runs.run import Log, Run
-from advrush_tf.runs.trials import AttackJob, run_shares
+from advrush_tf.runs.trials import AttackJob, run_sharded
 
 _TRIALS = "trials"
 
@@ -38,8 +38,8 @@ def run_attack(
 ) -> dict[str, Any]:
     """Measures how robust a model is, or goes on with what `workdir` holds.
 
-    The images are shared out to the devices. An image's random numbers are its own:
-    what becomes of it does not depend on how many devices there are.
+    The images are divided among the devices. An image's random numbers depend on its
+    index alone: the results are the same on any number of devices.
 
     Args:
         settings: of the evaluation.
@@ -66,7 +66,9 @@ def run_attack(
         if (results := run.finished(RESULTS, print_summary, "evaluation")) is not None:
             return results
         evaluation = _evaluate(dataset, classifiers, run)
-        return run.from_chief(lambda: write_report(evaluation, run.workdir, run.log))
+        return run.conclude(
+            RESULTS, lambda: write_report(evaluation, run.workdir, run.log)
+        )
 
 
 def _open_everywhere(
@@ -75,8 +77,8 @@ def _open_everywhere(
     """All models on each of this process' devices, by the device's name."""
     devices = run.devices
     images = len(_test_images(run.settings, dataset))
-    share = math.ceil(images / devices.num_replicas)
-    batch_size = min(run.settings.batch_size, share)
+    shard = math.ceil(images / devices.num_replicas)
+    batch_size = min(run.settings.batch_size, shard)
     return {
         device: _open_classifiers(device, paths, dataset, batch_size)
         for device in devices.local
@@ -104,8 +106,7 @@ def _evaluate(
     run: Run[AttackSettings],
 ) -> Evaluation:
     settings, log = run.settings, run.log
-    if (run.workdir / _TRIALS).exists():
-        log(f"Resuming {run.workdir}.")
+    run.devices.on_chief(lambda: _begin_or_resume(run))
     x, y = _test_images(settings, dataset).unit_arrays()
     crafter = _Crafter(run, classifiers, x, y)
     measured, clean = crafter.classifiers[0], crafter.clean[0]
@@ -119,6 +120,13 @@ def _evaluate(
         log(f"warning: {finding.sentence}")
     crafted = [crafter.craft(*planned) for planned in _plan(settings)]
     return Evaluation(settings, dataset, x, y, clean, measured, crafted, findings)
+
+
+def _begin_or_resume(run: Run[AttackSettings]) -> None:
+    folder = run.workdir / _TRIALS
+    if folder.exists():
+        run.log(f"Resuming {run.workdir}.")
+    folder.mkdir(exist_ok=True)
 
 
 def _plan(settings: AttackSettings) -> list[tuple[int, str, Radius]]:
@@ -138,7 +146,7 @@ def _plan(settings: AttackSettings) -> list[tuple[int, str, Radius]]:
 class _Crafter:
     """Crafts on any of the models and measures what it made on all of them.
 
-    Crafting is shared out to all devices; each worker measures on its first one.
+    All devices craft, each a shard of the images; each worker measures on its first.
     """
 
     def __init__(
@@ -154,12 +162,13 @@ class _Crafter:
         self.clean = [is_right(classifier, x, y) for classifier in self.classifiers]
 
     def craft(self, source: int, name: str, epsilon: Radius) -> AttackResult:
-        """Runs a trial, or what is left of it, and measures its images."""
-        trials = {
-            device: self._trial(device, source, name, epsilon)
-            for device in self._run.devices.local
+        """Runs an attack, or what is left of it, and measures its images."""
+        devices, paths = self._run.devices, self._paths(source, name, epsilon)
+        jobs = {
+            device: self._job(device, source, name, epsilon, paths[shard[0]])
+            for device, shard in devices.local.items()
         }
-        progress = run_shares(trials, self._x, self._run.devices)
+        progress = run_sharded(jobs, paths, self._x, devices)
         # A perturbation may correct a model by chance: that is no robustness.
         right = [
             was_right & is_right(classifier, progress.images, self._y)
@@ -173,28 +182,31 @@ class _Crafter:
         )
         return crafted
 
-    def _trial(self, device: str, source: int, name: str, epsilon: Radius) -> AttackJob:
-        """A device's share of a trial."""
+    def _paths(self, source: int, name: str, epsilon: Radius) -> list[Path]:
+        """The files of an attack's shards, each of which its own worker writes."""
+        stem = f"{source}_{name}_{str(epsilon).replace('/', 'of')}"
+        count = self._run.devices.num_replicas
+        ends = [f"_{n}of{count}" for n in range(1, count + 1)] if count > 1 else [""]
+        return [self._run.workdir / _TRIALS / f"{stem}{end}.npz" for end in ends]
+
+    def _job(
+        self, device: str, source: int, name: str, epsilon: Radius, path: Path
+    ) -> AttackJob:
+        """A device's shard of an attack."""
         settings = self._run.settings
-        attacks = named_attack(name, settings.norm, epsilon)
         # At other radii nothing is crafted for other models.
         transfer = bool(settings.source_model) and epsilon == settings.epsilon
-        index, count = share = self._run.devices.local[device]
-        suffix = f"_{index + 1}of{count}" if count > 1 else ""
-        file = f"{source}_{name}_{str(epsilon).replace('/', 'of')}{suffix}.npz"
-        folder = self._run.workdir / _TRIALS
-        folder.mkdir(parents=True, exist_ok=True)
         try:
             return AttackJob(
                 self._copies[device][source],
-                attacks,
+                named_attack(name, settings.norm, epsilon),
                 self._x,
                 self._y,
                 settings.seed,
-                folder / file,
+                path,
                 settings.to_dict(),
                 transfer,
-                share,
+                self._run.devices.local[device],
             )
         except ValueError as error:
             raise UserError(f"{error}. Delete it to run that attack anew.") from None

@@ -19,7 +19,7 @@ from advrush_tf.runs.settings import (
     setting,
 )
 
-# Below it floats do not tell a ball's images apart.
+# Below it, float32 rounds the images of a ball to one.
 _SMALLEST = 1e-6
 
 

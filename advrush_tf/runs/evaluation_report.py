@@ -30,7 +30,7 @@ def write_report(
         log: receives the lines for the user.
 
     Returns:
-        What results.json holds.
+        The content of results.json.
 
     Raises:
         OSError: a file could not be written.

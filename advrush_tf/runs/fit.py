@@ -229,7 +229,7 @@ def run_fit(
         dataset = run.load_dataset(settings.dataset, settings.image_size)
         run.settings = settings = settings.for_images(dataset.image_shape)
         run.devices.check(settings.batch_size, settings.jit_compile)
-        # Paths are alike on all workers; what is there need not be.
+        # One path may name another file on each worker.
         found = None if genotype is None else genotype.to_dict()
         run.agree(dataset, **{"genotype's content": found})
         with run.devices.scope():
@@ -247,10 +247,11 @@ def _fit_and_report(
 ) -> dict[str, Any]:
     with reading_examples():
         record = _fit(model, data, run)
-        return run.from_chief(
+        return run.conclude(
+            REPORT,
             lambda: write_report(
                 model, data.test(), run.settings, record, run.workdir, run.log
-            )
+            ),
         )
 
 

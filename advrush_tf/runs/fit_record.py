@@ -177,7 +177,7 @@ def write_report(
         log: receives the lines for the user.
 
     Returns:
-        What fit.json holds.
+        The content of fit.json.
     """
     started = time.perf_counter()
     last = record.history[-1]

@@ -247,7 +247,7 @@ def write_results(
         log: receives the lines for the user.
 
     Returns:
-        What inspection.json holds.
+        The content of inspection.json.
 
     Raises:
         OSError: a file could not be written.

@@ -15,7 +15,7 @@ from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.data.dataset import ImageDataset, load_dataset
 from advrush_tf.errors import UserError, one_line
 from advrush_tf.files import replacing
-from advrush_tf.runs.checkpoints import CheckpointStore, assign
+from advrush_tf.runs.checkpoints import CheckpointStore
 from advrush_tf.runs.progress import print_line
 from advrush_tf.runs.search import build_model
 from advrush_tf.runs.search_settings import SearchSettings
@@ -187,11 +187,10 @@ def load_supernet(
     model = build_model(settings, dataset)
     # What the optimizers need to go on is not looked at.
     weights = SimpleNamespace(checkpoint_groups={"model": model.supernet.weights})
-    content = store.newest_readable(weights, log)
-    if not content:
+    if not (epoch := store.find(weights, log)):
         raise UserError(
             f"{store.folder} holds no readable checkpoint of this search; copy the "
             "folder again or run the search anew."
         )
-    assign(weights, content)
-    return model, hashlib.sha256(content).hexdigest()
+    store.load(weights, epoch)
+    return model, sha256(store.path(epoch))

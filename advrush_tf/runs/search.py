@@ -321,8 +321,8 @@ def draw_search(run: Path, name: str, workdir: Path, log: Log) -> None:
         ) from None
     writer = tf.summary.create_file_writer(str(workdir / "tensorboard"))
     with writer.as_default(0):
-        for name, picture in pictures.items():
-            tf.summary.image(name, picture[np.newaxis])
+        for title, picture in pictures.items():
+            tf.summary.image(title, picture[np.newaxis])
     writer.close()
     ends = ("", "_alphas_normal", "_alphas_reduce")
     written = ", ".join(str(workdir / f"{stem}{end}.png") for end in ends)

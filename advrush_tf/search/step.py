@@ -43,9 +43,9 @@ class SearchSteps:
     def alpha_gradients(self, x, y):
         """Cross-entropy and accuracy in training mode, and the alphas' gradients."""
         model = self._model
-        shares = self._gradients(lambda: self._loss(x, y), model.alphas)
+        contributions = self._gradients(lambda: self._loss(x, y), model.alphas)
         self._agree_on_statistics()
-        return replication.all_reduce_sum(shares)
+        return replication.all_reduce_sum(contributions)
 
     def penalty_gradients(self, x, y):
         """The penalty lambda * mean(r), and gamma times the alphas' gradients of it.
@@ -84,8 +84,8 @@ class SearchSteps:
         """One step of the alphas' optimizer with the whole batch's gradients."""
         # Optimizers add up what the replicas give them.
         replicas = replication.num_replicas()
-        shares = [gradient / replicas for gradient in gradients]
-        self._model.alpha_optimizer.apply(shares, self._model.alphas)
+        contributions = [gradient / replicas for gradient in gradients]
+        self._model.alpha_optimizer.apply(contributions, self._model.alphas)
 
     def update_weights(self, x, y):
         """One step of the weights' optimizer; cross-entropy and accuracy before it."""
@@ -96,7 +96,7 @@ class SearchSteps:
         return replication.all_reduce_sum((loss, accuracy))
 
     def _loss(self, x, y):
-        """The shares in the mean loss and in the accuracy of the whole batch."""
+        """This replica's contributions to the whole batch's mean loss and accuracy."""
         losses, hits = example_losses(self._model(x, training=True), y)
         return replication.mean_contribution(losses), replication.mean_contribution(
             hits

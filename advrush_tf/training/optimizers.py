@@ -19,7 +19,7 @@ from advrush_tf.version import PACKAGE
 class _Optimizer(keras.optimizers.Optimizer):
     """Base of the optimizers: right under a `tf.distribute` strategy.
 
-    As in Keras, `apply` takes each replica's share of the gradient. The shares are
+    As in Keras, `apply` takes each replica's contribution to the gradient. These are
     added up first, so that clipping sees the norm of the whole gradient; then every
     replica updates its copies in the same way.
     """

@@ -46,12 +46,12 @@ def test_transfer_has_a_row_a_source_and_a_column_a_target(results):
     assert matrices["autoattack"] == [[0.25, 0.75], [0.75, 0.0]]
 
 
-def test_doubts_are_those_of_the_model_and_of_the_outcome(results):
-    codes = [doubt["code"] for doubt in results["warnings"]]
+def test_warnings_are_the_findings_on_the_model_and_the_outcome(results):
+    codes = [warning["code"] for warning in results["warnings"]]
     assert codes == ["zero_gradients", "few_images"]
 
 
-def test_what_the_doubts_of_the_outcome_look_at():
+def test_findings_on_the_outcome_look_at_these_numbers():
     evaluated = evaluation()
     # A transferred image was broken that no gradient attack broke.
     broken, blind = evaluated._broken_by_attack()

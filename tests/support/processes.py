@@ -66,35 +66,6 @@ def assert_is_one_error_of(process, output, code, words):
     assert "Traceback" not in output, output[output.index("Traceback") - 300 :]
 
 
-def kill_and_resume(name, settings, workdir, result, mark="checkpoints/epoch_0001.npz"):
-    """Kills a run by SIGKILL amid its work; the same command then ends it.
-
-    Args:
-        name: of the launcher.
-        settings: the run's flags.
-        workdir: the run's folder.
-        result: the file there that a run writes at its end.
-        mark: the file there whose appearance is the moment to kill.
-    """
-    kill_at(name, settings, workdir, mark)
-    assert not (workdir / result).exists()
-    resumed = launch(name, *_flags(settings, workdir))
-    assert resumed.returncode == 0, resumed.stderr
-    assert "Resuming" in resumed.stdout
-    assert (workdir / result).exists()
-
-
-def kill_at(name, settings, workdir, mark):
-    """Starts a run and kills it by SIGKILL when a file appears in its folder."""
-    command, options = _launcher(name, _flags(settings, workdir))
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, **options) as process:
-        while not (workdir / mark).exists():
-            assert process.poll() is None
-            time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
-
-
 def kill_with_children(name, *flags):
     """Kills a launcher by SIGKILL; the processes that it has started end as well."""
     command, options = _launcher(name, flags)
@@ -184,25 +155,25 @@ def assert_loads_in_a_new_process(network, x, folder, *conditions):
 
 
 @contextlib.contextmanager
-def workers(name, settings, workdirs, **last):
-    """Starts a run on worker processes of this machine, the chief first.
+def workers(name, settings, workdir, **last):
+    """Starts a run on two worker processes of this machine, the chief first.
 
     Args:
         name: of the launcher.
         settings: the run's flags.
-        workdirs: each worker's folder.
-        **last: flags that the last worker has in place of the others'.
+        workdir: the run's folder.
+        **last: flags that the second worker has in place of the chief's.
 
     Yields:
         The processes, whose output is piped; none outlives the `with` statement.
     """
-    addresses = _free_addresses(len(workdirs))
+    addresses = _free_addresses(2)
+    common = settings | {"strategy": "multiworker", "workdir": workdir}
     with contextlib.ExitStack() as running:
         processes = []
-        for index, workdir in enumerate(workdirs):
-            own = last if index == len(workdirs) - 1 else {}
-            flags = _flags(settings | {"strategy": "multiworker"} | own, workdir)
-            command, options = _launcher(name, flags)
+        for index, flags in enumerate((common, common | last)):
+            given = [f"--{flag}={value}" for flag, value in flags.items()]
+            command, options = _launcher(name, given)
             task = {"type": "worker", "index": index}
             config = {"cluster": {"worker": addresses}, "task": task}
             options["env"]["TF_CONFIG"] = json.dumps(config)
