@@ -193,5 +193,5 @@ def load_supernet(
             f"{store.folder} holds no readable checkpoint of this search; copy the "
             "folder again or run the search anew."
         )
-    assign(weights, content)
+    model.epoch, _ = assign(weights, content)
     return model, hashlib.sha256(content).hexdigest()
