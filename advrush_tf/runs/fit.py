@@ -180,7 +180,7 @@ class FitData:
             self._settings.seed,
             self._augmentation,
             initial_epoch,
-            self._dataset.mean,
+            self._dataset.mean if self._settings.normalise else None,
             part,
         )
 

@@ -193,4 +193,5 @@ def load_supernet(
             "folder again or run the search anew."
         )
     store.load(weights, epoch)
+    model.epoch = epoch
     return model, sha256(store.path(epoch))

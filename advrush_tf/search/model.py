@@ -56,6 +56,10 @@ class AdvRushSearchModel(ReplicatedModel):
     Output shape:
         (batch, num_classes), logits.
 
+    Attributes:
+        epoch: epochs of `fit` that are behind it, for the warm-up; saved with the
+            weights.
+
     Raises:
         ValueError: a number is out of range, the images are too small, or the dtype
             policy computes in float16.
@@ -119,6 +123,7 @@ class AdvRushSearchModel(ReplicatedModel):
         self._trackers = {
             name: keras.metrics.Mean(name, self.variable_dtype) for name in _METRICS
         }
+        self.epoch = 0
         self.build((None, *image_shape))
 
     def build(self, input_shape):
@@ -228,7 +233,8 @@ class AdvRushSearchModel(ReplicatedModel):
             gamma: weight of the penalty in the alphas' loss; 0 is first-order DARTS.
             lambda_: factor inside the penalty.
             h: length of the penalty's probe, in normalised input units.
-            warmup_epochs: epochs without the penalty.
+            warmup_epochs: epochs without the penalty, those of an earlier `fit` or of
+                the process that saved the model included.
             squared: penalise the squared norm (CURE) instead of the norm.
             penalty_batch: images of the penalty at a time on a replica, a divisor of
                 its part of the batch, for less memory; None takes all at once.
@@ -264,7 +270,6 @@ class AdvRushSearchModel(ReplicatedModel):
         # Keras would build the optimizer for all trainable variables, alphas included.
         self.optimizer.build(self.network_weights)
         self.alpha_optimizer.build(self.alphas)
-        self.epoch = 0
         self.last_step: dict[str, Any] = {}
         self._compile_steps()
 
@@ -329,7 +334,7 @@ class AdvRushSearchModel(ReplicatedModel):
         if isinstance(callbacks, keras.callbacks.Callback):
             callbacks = [callbacks]
         return super().fit(
-            x, None, *args, callbacks=[_EpochNumber(), *(callbacks or [])], **kwargs
+            x, None, *args, callbacks=[_EpochCount(), *(callbacks or [])], **kwargs
         )
 
     def make_train_function(self, force=False):
@@ -393,11 +398,14 @@ class AdvRushSearchModel(ReplicatedModel):
                 )
 
     def check_finite_variables(self) -> None:
-        """Raises NonFiniteLossError if a weight, statistic or alpha is not finite."""
+        """Raises NonFiniteLossError if a weight, statistic or alpha is not finite.
+
+        For the end of an epoch, which the error names.
+        """
         for variable in self.supernet.weights:
             if not np.isfinite(variable.numpy()).all():
                 raise NonFiniteLossError(
-                    f"{variable.path} became NaN or infinite in epoch {self.epoch + 1}"
+                    f"{variable.path} became NaN or infinite in epoch {self.epoch}"
                 )
 
     def _track(self, values):
@@ -412,12 +420,24 @@ class AdvRushSearchModel(ReplicatedModel):
         self._trackers["accuracy"].update_state(hits, sample_weight=weights)
         return {name: self._trackers[name].result() for name in ("loss", "accuracy")}
 
+    # The model has no variables but its layers'.
+    def save_own_variables(self, store):
+        store["epoch"] = self.epoch
+
+    def load_own_variables(self, store):
+        # Files of before have none.
+        self.epoch = int(store["epoch"]) if "epoch" in store else 0
+
     def get_config(self):
         return {**super().get_config(), **self._config}
 
 
-class _EpochNumber(keras.callbacks.Callback):
-    """Sets the epoch of the model, for the warm-up."""
+class _EpochCount(keras.callbacks.Callback):
+    """Counts the epochs of the model, over several calls of `fit`."""
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.model.epoch = epoch
+        # A run that is resumed knows more epochs than a new model.
+        self.model.epoch = max(epoch, self.model.epoch)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.epoch += 1

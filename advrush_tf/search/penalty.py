@@ -23,7 +23,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-# Keeps the direction and the gradient of the norm finite where the gradient is zero.
+# The official code's, added to the sign and to its length.
 _TINY = 1e-7
 
 
@@ -72,12 +72,15 @@ def probe_direction(gradient: tf.Tensor, h: float) -> tf.Tensor:
         h: length of the step, in the units of the model's input.
 
     Returns:
-        A tensor of the shape of `gradient`, constant for differentiation.
+        A tensor of the shape of `gradient`, constant for differentiation; zero for an
+        example whose gradient is zero, for which the official code has `h` in every
+        pixel.
     """
     sign = tf.sign(gradient)
     length = tf.sqrt(_sum_of_squares(sign))
     length = tf.reshape(length, [-1] + [1] * (len(gradient.shape) - 1))
-    return tf.stop_gradient(h * (sign + _TINY) / (length + _TINY))
+    step = h * (sign + _TINY) / (length + _TINY)
+    return tf.stop_gradient(tf.where(length > 0, step, length))
 
 
 def curvature_penalty(

@@ -109,6 +109,19 @@ def test_the_parts_of_the_data_are_disjoint_and_test_is_apart():
     np.testing.assert_allclose(test * 255, dataset.test.images[:50], atol=1e-4)
 
 
+@pytest.mark.parametrize("normalise", [False, True])
+def test_a_cutout_is_zero_for_the_network(normalise):
+    dataset = load_dataset("digits")
+
+    def batch(cutout):
+        settings = fit_settings(**SMALL, cutout=cutout, normalise=normalise)
+        return next(iter(fit_run.FitData(settings, dataset).training()))[0].numpy()
+
+    whole, blotted = batch(0), batch(4)
+    colour = np.unique(blotted[blotted != whole])
+    np.testing.assert_array_equal(colour, np.float32(dataset.mean if normalise else 0))
+
+
 def test_the_test_split_is_read_only_at_the_end(tmp_path, monkeypatch):
     order = []
     monkeypatch.setattr(fit_run, "_fit", lambda *a: order.append("fit"))
