@@ -22,7 +22,9 @@ CURVE, MATRIX = "robustness.png", "transfer_{attack}.png"
 def write_report(
     evaluated: Evaluation, workdir: Path, log: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Writes the results of an evaluation; results.json comes last and marks its end.
+    """Writes the results of an evaluation, whatever then becomes of the figures.
+
+    The table comes last and marks the evaluation's end.
 
     Args:
         evaluated: outcome of the evaluation.
@@ -36,11 +38,11 @@ def write_report(
         OSError: a file could not be written.
     """
     results = as_json(evaluated)
-    pictures = _draw(evaluated, results, workdir)
-    table = markdown(results)
-    write_text(workdir / TABLE, table + "\n")
-    _write_tensorboard(results, table, pictures, workdir / "tensorboard")
     write_json(workdir / RESULTS, results)
+    table = markdown(results)
+    pictures = _draw(evaluated, results, workdir)
+    _write_tensorboard(results, table, pictures, workdir / "tensorboard")
+    write_text(workdir / TABLE, table + "\n")
     print_summary(results, workdir, log)
     return results
 

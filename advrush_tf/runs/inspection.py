@@ -235,7 +235,9 @@ def write_results(
     workdir: Path,
     log: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Writes the results; inspection.json comes last and marks the end.
+    """Writes the results, whatever then becomes of the figures.
+
+    The table comes last and marks the inspection's end.
 
     Args:
         settings: settings of the inspection.
@@ -254,6 +256,7 @@ def write_results(
     """
     correlations = _correlations(samples, settings.seed)
     results = as_json(settings, models, samples, found, correlations)
+    write_json(workdir / RESULTS, results)
     pictures = _draw(settings, models, size, workdir)
     if samples:
         pictures["architectures"] = architecture_figures.draw_architectures(
@@ -263,9 +266,8 @@ def write_results(
             workdir / "architectures.png",
         )
     table = markdown(results)
-    write_text(workdir / TABLE, table + "\n")
     _write_tensorboard(models, samples, table, pictures, workdir / "tensorboard")
-    write_json(workdir / RESULTS, results)
+    write_text(workdir / TABLE, table + "\n")
     print_summary(results, workdir, log)
     return results
 

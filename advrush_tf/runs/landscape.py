@@ -26,6 +26,7 @@ from advrush_tf.landscape.weight_sharing import train_paths
 from advrush_tf.runs.checkpoints import CheckpointStore
 from advrush_tf.runs.inspection import (
     RESULTS,
+    TABLE,
     ModelCurvature,
     print_summary,
     write_results,
@@ -151,7 +152,8 @@ def _inspect(run: Run[LandscapeSettings]) -> dict[str, Any]:
     )
     run.settings = settings = attrs.evolve(settings, sha256=checksums)
     run.open()
-    if (results := run.finished(RESULTS, print_summary, "inspection")) is not None:
+    results = run.finished(RESULTS, print_summary, "inspection", TABLE)
+    if results is not None:
         return results
     inspection = _Inspection(run, dataset)
     names = short_names(settings.model)

@@ -87,6 +87,7 @@ class Run(Generic[_Settings]):
         report: str,
         print_summary: Callable[[dict[str, Any], Path, Log], None],
         kind: str,
+        last: str | None = None,
     ) -> dict[str, Any] | None:
         """Returns the report of a finished run, once shown anew; None without one.
 
@@ -94,14 +95,15 @@ class Run(Generic[_Settings]):
             report: its name in the workdir.
             print_summary: see `print_existing_summary`.
             kind: what was run, in a word.
+            last: name of the file that a run writes last; the report if None.
 
         Raises:
             UserError: the report is damaged.
         """
-        path = self.workdir / report
+        path, end = self.workdir / report, self.workdir / (last or report)
 
         def find() -> dict[str, Any] | None:
-            if not path.exists():
+            if not (path.exists() and end.exists()):
                 return None
             return print_existing_summary(path, print_summary, self.log, kind)
 

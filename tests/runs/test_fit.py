@@ -151,6 +151,7 @@ def test_the_test_split_is_read_only_at_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(fit_run, "_fit", lambda *a: order.append("fit"))
     monkeypatch.setattr(fit_run.FitData, "test", lambda self: order.append("test"))
     monkeypatch.setattr(fit_run, "write_report", lambda *a: order.append("report"))
+    monkeypatch.setattr(fit_run, "draw_record", lambda *a: None)
     fit_run.run_fit(fit_settings(**SMALL), tmp_path)
     assert order == ["fit", "test", "report"]
 
