@@ -1,4 +1,4 @@
-"""Files that are either complete or not there, and JSON."""
+"""Paths, files that are either complete or not there, and JSON."""
 
 import contextlib
 import json
@@ -8,6 +8,36 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+
+from advrush_tf.errors import UserError
+
+
+def expanded(path: str) -> str:
+    """Returns a path with the home folder in place of a leading `~`.
+
+    Args:
+        path: of anything, whether it is there or not.
+
+    Raises:
+        UserError: nothing can ever be there: no such user, a loop of links, a name that
+            is too long or not UTF-8, a folder that may not be entered.
+    """
+    found = os.path.expanduser(path)
+    if found.startswith("~"):
+        raise UserError(
+            f"{path} begins with no user's home folder; write ./{path} for a folder "
+            "of that name"
+        )
+    try:
+        found.encode()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.stat(found)
+    except UnicodeError:
+        raise UserError(f"{path!r} is not UTF-8; rename it") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path!r} cannot be used: {reason}") from None
+    return found
 
 
 @contextlib.contextmanager

@@ -5,7 +5,34 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 
-from advrush_tf.files import json_copy, write_json, write_text
+from advrush_tf.errors import UserError
+from advrush_tf.files import expanded, json_copy, write_json, write_text
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert expanded("~/a") == "/home/me/a"
+    assert expanded("~") == "/home/me"
+    for path in ("a/~", "./~a", "", "/", "no/such"):
+        assert expanded(path) == path
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("~nosuchuser/x", "no user's home folder"),
+        ("x" * 300, "File name too long"),
+        ("loop/x", "symbolic links"),
+        ("a\0b", "null byte"),
+        ("a\udcff", "UTF-8"),
+    ],
+    ids=lambda value: ascii(value)[:9],
+)
+def test_paths_where_nothing_can_ever_be(path, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.symlink("loop", "loop")
+    with pytest.raises(UserError, match=words):
+        expanded(path)
 
 
 def test_writes_and_replaces(tmp_path):

@@ -23,6 +23,7 @@ from advrush_tf.runs.settings import (
     Settings,
     ge,
     gt,
+    path_setting,
     setting,
 )
 
@@ -80,11 +81,11 @@ class FitSettings(Settings):
     network: NetworkName = setting(
         NetworkName.CELLS, "A genotype's network, its ImageNet form, or the baseline."
     )
-    dataset: str = setting(
+    dataset: str = path_setting(
         "cifar10", "As for launch/search.py; the imagenet network has imagenet2012."
     )
     image_size: int | None = setting(None, IMAGE_SIZE, gt(0))
-    genotype: str | None = setting(
+    genotype: str | None = path_setting(
         "ADVRUSH", "Published name or path of a genotype.json."
     )
     stem: Stem | None = setting(Stem.CIFAR, "How the network begins.")

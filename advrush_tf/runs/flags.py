@@ -13,6 +13,7 @@ from absl import app, flags
 
 from advrush_tf.attacks.geometry import Radius, read_number
 from advrush_tf.errors import NonFiniteLossError, UserError, WorkerLostError
+from advrush_tf.files import expanded
 from advrush_tf.runs.devices import Devices, StrategyName
 from advrush_tf.runs.settings import (
     Settings,
@@ -77,9 +78,22 @@ def parse_flags(argv: list[str]) -> list[str]:
         sys.exit(_failed(str(error), 2))
 
 
+def define_path(
+    name: str, default: str | None, help_text: str, **options: Any
+) -> flags.FlagHolder[str]:
+    """Defines a flag whose value is a path; a leading `~` is the home folder."""
+    return flags.DEFINE(_PathParser(), name, default, help_text, **options)
+
+
+def define_paths(name: str, help_text: str) -> flags.FlagHolder[list[str]]:
+    """Defines a flag whose values are paths, one each time that it is given."""
+    serializer = flags.ArgumentSerializer()
+    return flags.DEFINE_multi(_PathParser(), serializer, name, [], help_text)
+
+
 def define_workdir(default: str) -> flags.FlagHolder[str]:
     """Defines --workdir, which must not be empty: that would be the current folder."""
-    holder = flags.DEFINE_string(
+    holder = define_path(
         "workdir", default, "Folder for all results; an earlier run there resumes."
     )
     flags.register_validator(holder, bool, "it must name a folder")
@@ -88,7 +102,7 @@ def define_workdir(default: str) -> flags.FlagHolder[str]:
 
 def define_data_dir() -> flags.FlagHolder[str | None]:
     """Defines --data_dir."""
-    return flags.DEFINE_string(
+    return define_path(
         "data_dir", None, "tfds' folder of prepared data sets; by default tfds' own."
     )
 
@@ -209,6 +223,13 @@ class _ChoiceParser(flags.EnumClassParser):
             return super().parse(argument)
         except ValueError as error:
             raise ValueError(f"{error}{instead_of(argument)}") from None
+
+
+class _PathParser(flags.ArgumentParser):
+    """Reads a path."""
+
+    def parse(self, argument: str) -> str:
+        return expanded(argument)
 
 
 class _NumberParser(flags.ArgumentParser):

@@ -13,6 +13,7 @@ from advrush_tf.runs.settings import (
     all_distinct,
     ge,
     gt,
+    path_setting,
     setting,
 )
 
@@ -25,7 +26,7 @@ class LandscapeSettings(Settings):
         UserError: a value is out of range.
     """
 
-    model: tuple[str, ...] = setting(
+    model: tuple[str, ...] = path_setting(
         (),
         "A .keras file, or the workdir of a search, whose supernet is taken; may be "
         "repeated.",
@@ -33,7 +34,7 @@ class LandscapeSettings(Settings):
         Check(all_distinct, "different models"),
         repeated=True,
     )
-    dataset: str = setting(
+    dataset: str = path_setting(
         "cifar10", "As for launch/search.py; what the models were fitted on."
     )
     image_size: int | None = setting(None, IMAGE_SIZE, gt(0))

@@ -18,6 +18,7 @@ from advrush_tf.runs.settings import (
     Settings,
     ge,
     gt,
+    path_setting,
     setting,
 )
 from advrush_tf.search.penalty import Penalty
@@ -37,7 +38,7 @@ class SearchSettings(Settings):
         UserError: a value is out of range.
     """
 
-    dataset: str = setting(
+    dataset: str = path_setting(
         "cifar10",
         f"{', '.join(WELL_KNOWN)}, another tfds image classification set, or the path "
         "of a prepared tfds folder.",

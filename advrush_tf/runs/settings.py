@@ -13,7 +13,7 @@ import attrs
 from advrush_tf.attacks.geometry import Radius
 from advrush_tf.environment import onednn_is_on
 from advrush_tf.errors import UserError
-from advrush_tf.files import write_json, write_text
+from advrush_tf.files import expanded, write_json, write_text
 from advrush_tf.runs.command import record_command
 
 
@@ -76,7 +76,8 @@ def setting(
         help_text: what the field means, in one sentence or more.
         *checks: conditions on any value but None.
         converter: makes the value of what is given, such as a number of its text;
-            where it raises ValueError, the first check says what is allowed.
+            where it raises ValueError, the first check says what is allowed, but a
+            UserError says it itself.
         flag: False for a field that the run fills in.
         repeated: True for a flag that is given once for each value of the field.
     """
@@ -84,6 +85,8 @@ def setting(
     def convert(value: Any, field: attrs.Attribute) -> Any:
         try:
             return converter(value)
+        except UserError as error:
+            raise UserError(f"--{field.name}: {error}.") from None
         except ValueError:
             raise refusal(field.name, value, checks[0].allowed) from None
 
@@ -98,6 +101,17 @@ def setting(
         validator=validate,
         metadata=metadata,
     )
+
+
+def path_setting(default: Any, help_text: str, *checks: Check, **options: Any) -> Any:
+    """Declares a field of settings that is a path, or several; see `setting`."""
+    return setting(default, help_text, *checks, converter=_expanded, **options)
+
+
+def _expanded(paths: Any) -> Any:
+    if isinstance(paths, tuple):
+        return tuple(map(expanded, paths))
+    return paths if paths is None else expanded(paths)
 
 
 def refusal(name: str, value: Any, allowed: str) -> UserError:

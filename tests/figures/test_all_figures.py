@@ -157,7 +157,15 @@ ODD = {"$x^{$/_y": "$x^{$/_y", "_a$b/m": "_a$b/m", "\\$": "\\$", "\udcff\x1b": "
 
 @pytest.mark.parametrize(
     "name",
-    ["triples", "transfer matrix", "curvature", "spectra", "counts", "surfaces", "cuts"],
+    [
+        "triples",
+        "transfer matrix",
+        "curvature",
+        "spectra",
+        "counts",
+        "surfaces",
+        "cuts",
+    ],
 )
 def test_names_are_drawn_letter_by_letter(name, history, monkeypatch):
     figures = spy_on_figures(monkeypatch)

@@ -7,7 +7,14 @@ from absl import flags
 
 from advrush_tf.attacks.geometry import Radius
 from advrush_tf.errors import NonFiniteLossError, UserError
-from advrush_tf.runs.flags import define_settings, parse_flags, run
+from advrush_tf.runs.flags import (
+    define_data_dir,
+    define_paths,
+    define_settings,
+    define_workdir,
+    parse_flags,
+    run,
+)
 from advrush_tf.runs.settings import RADIUS, Precision, Settings, gt, setting
 
 
@@ -15,7 +22,16 @@ from advrush_tf.runs.settings import RADIUS, Precision, Settings, gt, setting
 def values(monkeypatch):
     """Flags of this test alone: those that it defines and those that it parses."""
     values = flags.FlagValues()
-    for name in ("DEFINE", "DEFINE_bool", "DEFINE_list", "DEFINE_multi_string"):
+    for name in (
+        *(
+            "DEFINE",
+            "DEFINE_bool",
+            "DEFINE_list",
+            "DEFINE_multi",
+            "DEFINE_multi_string",
+        ),
+        "register_validator",
+    ):
         define = functools.partial(getattr(flags, name), flag_values=values)
         monkeypatch.setattr(flags, name, define)
     monkeypatch.setattr(flags, "FLAGS", values)
@@ -101,6 +117,21 @@ def test_flags_that_cannot_be_read_are_one_line(given, argument, words, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert words in error
+
+
+def test_paths_begin_in_the_home_folder(values, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", "/home/me")
+    define_workdir("runs/x")
+    define_data_dir()
+    define_paths("run", "Runs.")
+    names = ["--workdir=~/a", "--data_dir=~", "--run=~/b", "--run=c"]
+    parse_flags(["program", *names])
+    assert (values.workdir, values.data_dir) == ("/home/me/a", "/home/me")
+    assert values.run == ["/home/me/b", "c"]
+    with pytest.raises(SystemExit):
+        parse_flags(["program", "--workdir=~nosuchuser/x"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--workdir" in line and "write ./~nosuchuser/x for a folder" in line
 
 
 def test_flags_are_set_and_the_rest_is_returned(numbers):

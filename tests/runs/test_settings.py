@@ -67,6 +67,33 @@ def test_an_image_size_is_more_than_0(make):
         make(0)
 
 
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (SearchSettings, "dataset"),
+        (FitSettings, "dataset"),
+        (FitSettings, "genotype"),
+        (AttackSettings, "dataset"),
+        (AttackSettings, "model"),
+        (LandscapeSettings, "dataset"),
+        (functools.partial(AttackSettings, model="m"), "source_model"),
+        (LandscapeSettings, "model"),
+    ],
+)
+def test_a_tilde_in_a_path_is_the_home_folder(make, name, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    several = name == "source_model" or (make is LandscapeSettings and name == "model")
+    needed = {"model": "m"} if make is AttackSettings else {}
+    needed = {"model": ("m",)} if make is LandscapeSettings else needed
+
+    def read(path):
+        return getattr(make(**needed | {name: (path,) if several else path}), name)
+
+    assert read("~/a") in ("/home/me/a", ("/home/me/a",))
+    with pytest.raises(UserError, match=f"--{name}: ~nosuchuser/a begins with no"):
+        read("~nosuchuser/a")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_read_only_workdir_is_refused(tmp_path):
     tmp_path.chmod(0o500)
