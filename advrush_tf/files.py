@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -83,6 +84,75 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
+def parse_json(text: str) -> Any:
+    """Returns the value of a JSON text that anybody may have written.
+
+    Raises:
+        ValueError: it is not JSON, is nested too deeply to be worked with, names an
+            entry twice, or holds a number that is not finite or beyond 64 bits.
+    """
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_float=_finite,
+            parse_int=_int64,
+            parse_constant=_finite,
+        )
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    if _depth(value) > _DEEPEST:
+        raise ValueError(_TOO_DEEP)
+    return value
+
+
+def read_json(path: Path) -> Any:
+    """Returns what a JSON file holds, as `parse_json` does.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged.
+    """
+    return parse_json(path.read_text("utf-8"))
+
+
+# What copies and saves a value calls itself several times a level.
+_DEEPEST = 50
+_TOO_DEEP = f"it is nested more than {_DEEPEST} levels deep"
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("an entry is there twice")
+    return value
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text[:20]} is not a finite number")
+    return number
+
+
+def _int64(text: str) -> int:
+    if not -(2**63) <= (number := int(text)) < 2**63:
+        raise ValueError(f"{text[:20]}... is too large a number")
+    return number
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level:
+        holders = [each for each in level if isinstance(each, dict | list)]
+        level = [
+            item
+            for each in holders
+            for item in (each.values() if isinstance(each, dict) else each)
+        ]
+        depth += bool(holders)
+    return depth
+
+
 def json_copy(value: Any) -> Any:
     """Copies a value into what JSON reads: dictionaries, lists, text, numbers, None.
 
@@ -94,7 +164,7 @@ def json_copy(value: Any) -> Any:
     """
     try:
         return json.loads(json.dumps(value, default=_plain, allow_nan=False))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"JSON cannot hold the value: {error}.") from None
 
 

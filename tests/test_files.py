@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from advrush_tf.errors import UserError
-from advrush_tf.files import expanded, json_copy, write_json, write_text
+from advrush_tf.files import (
+    expanded,
+    json_copy,
+    parse_json,
+    read_json,
+    write_json,
+    write_text,
+)
 
 
 def test_a_tilde_is_the_home_folder(monkeypatch):
@@ -61,6 +68,32 @@ def test_json_is_written_and_read(tmp_path):
     value = {"a": [1, [2.5, None]], "b": {"c": "x", "d": []}, "e": True}
     write_json(tmp_path / "a.json", value)
     assert json.loads((tmp_path / "a.json").read_text()) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "Expecting"),
+        ("[" * 100_000 + "]" * 100_000, "more than 50 levels"),
+        ('{"a": ' * 300 + "1" + "}" * 300, "more than 50 levels"),
+        ('{"a": 1, "b": {"c": 1, "c": 2}}', "twice"),
+        ('[{"score": Infinity}]', "Infinity is not a finite number"),
+        ("NaN", "NaN is not a finite number"),
+        ("-1e999", "-1e999 is not a finite number"),
+        (f"[1{'0' * 400}]", r"10+\.\.\. is too large a number"),
+        ("9" * 5000, "Exceeds the limit"),
+    ],
+    ids=lambda text: text[:9],
+)
+def test_what_is_no_json_that_can_be_worked_with(text, words, tmp_path):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match=words):
+        read_json(tmp_path / "a.json")
+
+
+def test_json_is_nested_as_deeply_as_can_be_worked_with():
+    deep = '{"a": [' * 25 + "1.5, -7" + "]}" * 25
+    assert json.dumps(parse_json(deep)) == deep
 
 
 def test_a_copy_shares_nothing_with_its_source():

@@ -87,7 +87,7 @@ def define_path(
 
 def define_paths(name: str, help_text: str) -> flags.FlagHolder[list[str]]:
     """Defines a flag whose values are paths, one each time that it is given."""
-    serializer = flags.ArgumentSerializer()
+    serializer: flags.ArgumentSerializer[str] = flags.ArgumentSerializer()
     return flags.DEFINE_multi(_PathParser(), serializer, name, [], help_text)
 
 

@@ -1,7 +1,6 @@
 """A whole inspection: from models to curvature, surfaces and a report, resumable."""
 
 import itertools
-import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from advrush_tf.attacks.sanity_checks import probabilities
 from advrush_tf.attacks.series import is_right
 from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.errors import UserError, one_line
-from advrush_tf.files import write_json
+from advrush_tf.files import read_json, write_json
 from advrush_tf.genotypes.genotype import Genotype, get_genotype
 from advrush_tf.landscape.architectures import ArchitectureSampler, SampledGenotype
 from advrush_tf.landscape.meter import measure_curvature
@@ -304,9 +303,7 @@ class _Inspection:
         if not path.exists():
             return []
         try:
-            return [
-                SampledGenotype.from_dict(row) for row in json.loads(path.read_text())
-            ]
+            return [SampledGenotype.from_dict(row) for row in read_json(path)]
         except (ValueError, TypeError) as error:
             raise UserError(
                 f"{path} is damaged ({error}). Delete it to sample anew."

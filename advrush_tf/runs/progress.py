@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ import keras
 from tqdm import tqdm
 
 from advrush_tf.errors import UserError, one_line
+from advrush_tf.files import read_json
 
 
 def print_line(line: str) -> None:
@@ -51,7 +51,7 @@ def print_existing_summary(
         UserError: the report is damaged.
     """
     try:
-        report = json.loads(path.read_text("utf-8"))
+        report = read_json(path)
         print_summary(report, path.parent, lambda line: None)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
