@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,6 +12,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from advrush_tf.errors import UserError
+
+# The name of a file or folder that is not complete; a killed run may leave it behind.
+TEMPORARY = ".{}.tmp"
 
 
 def expanded(path: str) -> str:
@@ -51,9 +55,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: it could not be written; an earlier file of that name is untouched.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    # Short, as the file's own name may be as long as names can be.
+    temporary = path.with_name(TEMPORARY.format(uuid.uuid4().hex))
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

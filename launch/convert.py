@@ -4,7 +4,7 @@ from absl import flags
 
 import console
 
-with console.held_back():
+with console.starting():
     from advrush_tf.runs.convert import Normalise, convert
     from advrush_tf.runs.flags import define_path, run
 

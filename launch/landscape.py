@@ -4,7 +4,7 @@ from pathlib import Path
 
 import console
 
-with console.held_back():
+with console.starting():
     from advrush_tf.errors import UserError
     from advrush_tf.runs import landscape
     from advrush_tf.runs.flags import (

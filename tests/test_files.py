@@ -11,6 +11,7 @@ from advrush_tf.files import (
     json_copy,
     parse_json,
     read_json,
+    replacing,
     write_json,
     write_text,
 )
@@ -62,6 +63,20 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         write_text(path, "new")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_writers_of_one_file_leave_one_whole_file(tmp_path):
+    path = tmp_path / "a.bin"
+    with replacing(path) as one, replacing(path) as other:
+        one.write(b"1" * 9)
+        other.write(b"2" * 5)
+    assert path.read_bytes() == b"1" * 9
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_a_name_may_be_as_long_as_names_can_be(tmp_path):
+    write_text(tmp_path / ("x" * 255), "x")
+    assert os.listdir(tmp_path) == ["x" * 255]
 
 
 def test_json_is_written_and_read(tmp_path):

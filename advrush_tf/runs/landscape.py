@@ -31,6 +31,7 @@ from advrush_tf.runs.inspection import (
     write_results,
 )
 from advrush_tf.runs.landscape_settings import LandscapeSettings
+from advrush_tf.runs.lock import locked
 from advrush_tf.runs.models import (
     load_classifier,
     load_supernet,
@@ -85,9 +86,10 @@ def run_landscape(
         with Run(settings, workdir, log=log, data_dir=data_dir) as run:
             results = _inspect(run)
     searches = list(filter(is_search, runs))
-    with explained_writes(workdir):
-        for name, search in zip(_distinct_names(searches), searches, strict=True):
-            draw_search(search, name, workdir, log)
+    if searches:
+        with explained_writes(workdir), locked(workdir, log):
+            for name, search in zip(_distinct_names(searches), searches, strict=True):
+                draw_search(search, name, workdir, log)
     if report is not None:
         _write_report([*runs, *([workdir] if settings else [])], report, log)
     return results

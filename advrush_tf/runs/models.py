@@ -13,7 +13,7 @@ import keras
 from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.data.dataset import ImageDataset, load_dataset
 from advrush_tf.errors import UserError, one_line
-from advrush_tf.files import read_json, replacing
+from advrush_tf.files import TEMPORARY, read_json, replacing
 from advrush_tf.runs.checkpoints import CheckpointStore, assign
 from advrush_tf.runs.expansion import check_expansion
 from advrush_tf.runs.progress import print_line
@@ -33,7 +33,8 @@ def save_model(model: keras.Model, path: Path) -> None:
         OSError: it could not be written; an earlier file of that name is untouched.
     """
     # Keras saves to a path only; the result is moved in one step.
-    with tempfile.TemporaryDirectory() as folder:
+    prefix, suffix = TEMPORARY.split("{}")
+    with tempfile.TemporaryDirectory(suffix, prefix, path.parent) as folder:
         temporary = Path(folder, "model.keras")
         model.save(temporary)
         with temporary.open("rb") as source, replacing(path) as target:

@@ -10,8 +10,9 @@ from advrush_tf.data.dataset import ImageDataset, load_dataset
 from advrush_tf.errors import UserError
 from advrush_tf.runs.checkpoints import CheckpointStore
 from advrush_tf.runs.devices import Devices
+from advrush_tf.runs.lock import locked
 from advrush_tf.runs.progress import print_existing_summary, print_line, write_failure
-from advrush_tf.runs.settings import Settings, record_settings
+from advrush_tf.runs.settings import Settings, record_settings, unusable
 
 Log = Callable[[str], None]
 _Settings = TypeVar("_Settings", bound=Settings)
@@ -77,10 +78,18 @@ class Run(Generic[_Settings]):
         To be called once all that may be wrong with the settings has been checked.
 
         Raises:
-            UserError: the folder cannot be used, or holds a run of other settings.
+            UserError: the folder cannot be used, is in use, or holds a run of other
+                settings.
         """
-        self.devices.on_chief(lambda: record_settings(self.settings, self.workdir))
+        self.devices.on_chief(self._take)
         self._frame.enter_context(explained_writes(self.workdir))
+
+    def _take(self) -> None:
+        try:
+            self._frame.enter_context(locked(self.workdir, self.log))
+        except OSError as error:
+            raise unusable(self.workdir, error) from None
+        record_settings(self.settings, self.workdir)
 
     def finished(
         self,

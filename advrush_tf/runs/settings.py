@@ -289,15 +289,20 @@ def record_settings(settings: Settings, workdir: Path) -> None:
             "run had these settings, or give another --workdir."
         ) from None
     except OSError as error:
-        raise UserError(
-            f"Cannot use the workdir {workdir}: {error.strerror}. Give a folder that "
-            "can be written, --workdir=PATH."
-        ) from None
+        raise unusable(workdir, error) from None
     if different:
         raise UserError(
             f"{workdir} holds a run with other settings: {'; '.join(different)}. "
             "Give another --workdir, or the same settings to resume."
         )
+
+
+def unusable(workdir: Path, error: OSError) -> UserError:
+    """Returns the error of a folder that a run cannot write to, before it begins."""
+    return UserError(
+        f"Cannot use the workdir {workdir}: {error.strerror}. Give a folder that can "
+        "be written, --workdir=PATH."
+    )
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

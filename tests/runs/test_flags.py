@@ -1,8 +1,11 @@
 import functools
+import os
+import signal
 import sys
 
 import attrs
 import pytest
+import tensorflow as tf
 from absl import flags
 
 from advrush_tf.attacks.geometry import Radius
@@ -250,6 +253,60 @@ def test_a_run_without_errors_ends_with_code_0(monkeypatch, capsys):
 )
 def test_errors_are_one_line_and_a_code(monkeypatch, capsys, error, code, line):
     assert _ending(monkeypatch, capsys, _raising(error)) == (code, line)
+
+
+class Ended(BaseException):
+    """Takes the place of a process' end."""
+
+
+def _interrupting(then):
+    def body():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            raise then from None
+
+    return body
+
+
+@pytest.mark.parametrize(
+    "then",
+    # What TensorFlow makes of an exception in a callback, and what we make of that.
+    [
+        KeyboardInterrupt(),
+        tf.errors.UnknownError(None, None, "x"),
+        UserError("Damaged"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_interruption_is_one_line_and_code_130(
+    values, monkeypatch, capsys, tmp_path, then
+):
+    def end(code):
+        raise Ended(code)
+
+    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr(sys, "argv", ["program", f"--workdir={tmp_path}"])
+    define_workdir("runs/x")
+    with pytest.raises(Ended, match="130"):
+        run(_interrupting(then))
+    assert capsys.readouterr().err == (
+        f"interrupted: what was saved in {tmp_path} is kept, and the same command goes "
+        "on there.\n"
+    )
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("8 EiB"), tf.errors.ResourceExhaustedError(None, None, "OOM")],
+    ids=lambda error: type(error).__name__,
+)
+def test_too_little_memory_is_one_line(monkeypatch, capsys, error):
+    code, line = _ending(monkeypatch, capsys, _raising(error))
+    assert code == 2
+    assert line.startswith(f"error: there is not enough memory ({type(error).__name__}")
+    assert line.count("\n") == 1
 
 
 def test_an_argument_that_is_no_flag_is_refused_before_anything_runs(
