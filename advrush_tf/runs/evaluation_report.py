@@ -12,6 +12,7 @@ from advrush_tf.files import replacing, write_json, write_text
 from advrush_tf.runs.evaluation import Evaluation, as_json
 from advrush_tf.runs.models import short_names
 from advrush_tf.runs.table import Table, share_text
+from advrush_tf.runs.tensorboard import event_writer
 from advrush_tf.statistics import wilson
 
 RESULTS, TABLE = "results.json", "results.md"
@@ -109,9 +110,8 @@ def _write_tensorboard(
     pictures: Mapping[str, np.ndarray],
     folder: Path,
 ) -> None:
-    writer = tf.summary.create_file_writer(str(folder))
     clean = results["clean"]["accuracy"]
-    with writer.as_default(0):
+    with event_writer(folder):
         tf.summary.scalar("accuracy/clean", clean)
         tf.summary.scalar("accuracy/robust", results["robust"]["accuracy"])
         for tag, steps in _curves(results).items():
@@ -120,7 +120,6 @@ def _write_tensorboard(
         tf.summary.text("results", table)
         for name, picture in pictures.items():
             tf.summary.image(name, picture[np.newaxis])
-    writer.close()
 
 
 def _curves(results: Mapping[str, Any]) -> dict[str, dict[int, float]]:

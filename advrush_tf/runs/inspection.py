@@ -21,6 +21,7 @@ from advrush_tf.landscape.spectrum import mean_spectra
 from advrush_tf.landscape.surfaces import Cut, Surface
 from advrush_tf.runs.landscape_settings import LandscapeSettings
 from advrush_tf.runs.table import Table, mean_text
+from advrush_tf.runs.tensorboard import event_writer
 from advrush_tf.statistics import RankCorrelation, rank_correlation
 from advrush_tf.version import __version__
 
@@ -321,8 +322,7 @@ def _write_tensorboard(
     pictures: Mapping[str, np.ndarray],
     folder: Path,
 ) -> None:
-    writer = tf.summary.create_file_writer(str(folder))
-    with writer.as_default(0):
+    with event_writer(folder):
         for model, inspected in models.items():
             for name, values in inspected.curvature.quantities.items():
                 tf.summary.scalar(f"mean {name}/{model}", values.mean())
@@ -335,7 +335,6 @@ def _write_tensorboard(
         for step, sample in enumerate(samples):
             tf.summary.scalar("sampled/robust accuracy", sample.robust, step)
             tf.summary.scalar("sampled/top eigenvalue", sample.top_eigenvalue, step)
-    writer.close()
 
 
 def print_summary(
