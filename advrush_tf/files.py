@@ -55,8 +55,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: it could not be written; an earlier file of that name is untouched.
     """
-    # Short, as the file's own name may be as long as names can be.
-    temporary = path.with_name(TEMPORARY.format(uuid.uuid4().hex))
+    # The file's own name may be as long as names can be, 255 bytes.
+    unique = f"{path.name[:50]}.{uuid.uuid4().hex}"
+    temporary = path.with_name(TEMPORARY.format(unique))
     try:
         with temporary.open("xb") as file:
             yield file

@@ -90,7 +90,7 @@ class FitSettings(Settings):
         "ADVRUSH", "Published name or path of a genotype.json."
     )
     stem: Stem | None = setting(Stem.CIFAR, "How the network begins.")
-    init_channels: int = setting(36, "Channels of the first cell.", gt(0))
+    init_channels: int = setting(36, "Channels of the first cell.", gt(0), le(10**4))
     num_cells: int | None = setting(20, "Number of cells.", gt(0), le(1000))
     recompute_cells: bool | None = setting(
         False, "Run each cell again in the backward pass: less memory, more time."

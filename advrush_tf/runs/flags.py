@@ -196,6 +196,7 @@ def define_devices(
         0,
         "Divide the processor into so many devices, to try a strategy without GPUs.",
         lower_bound=0,
+        upper_bound=1024,
     )
     flags.register_multi_flags_validator(
         [strategy.name, virtual_cpus.name],

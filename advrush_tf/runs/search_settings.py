@@ -50,10 +50,12 @@ class SearchSettings(Settings):
     )
     epochs: int = setting(60, "Length of the search.", gt(0), le(10**6))
     warmup_epochs: int = setting(50, "Epochs before the penalty is switched on.", ge(0))
-    init_channels: int = setting(16, "Channels of the first cell.", gt(0))
+    init_channels: int = setting(16, "Channels of the first cell.", gt(0), le(10**4))
     num_cells: int = setting(8, "Number of cells of the supernet.", gt(0), le(1000))
     num_nodes: int = setting(4, "Intermediate nodes of a cell.", gt(0), le(100))
-    stem_multiplier: int = setting(3, "Width of the stem, in init_channels.", gt(0))
+    stem_multiplier: int = setting(
+        3, "Width of the stem, in init_channels.", gt(0), le(100)
+    )
     primitives: tuple[str, ...] = setting(
         PRIMITIVES, f"Candidate operations, of {', '.join(ALL_PRIMITIVES)}."
     )
