@@ -1,7 +1,8 @@
 """Bad flags, bad files and interruptions, by table: each must end in one line.
 
-Run by hand, for half an hour: `PYTHONPATH=.:tests python -m support.reliability [TABLE
-...]`, where a table is flags, files, hostile or kills. It ends with the counts of cases tried and held, and with code 1 if one did not hold.
+Run by hand, for half an hour: `PYTHONPATH=.:tests python -m support.reliability`, with
+the names of tables (flags, files, hostile, kills) for these alone. It ends with the
+counts of cases tried and held, and with code 1 if one did not hold.
 """
 
 import itertools
@@ -210,8 +211,8 @@ def _counted_set(count):
 TABLES = {"flags": flag_cases, "files": file_cases, "hostile": hostile_cases}
 
 
-def fault_of(case, ending):
-    """Returns what is wrong with the end of a case, None if nothing is."""
+def fault_of(ending):
+    """Returns what is wrong with an `Ending`, None if nothing is."""
     code, _, errors = ending
     lines = errors.splitlines()
     if "Traceback" in errors:
@@ -225,7 +226,8 @@ def fault_of(case, ending):
     return None
 
 
-def _try(case, launchers, scratch):
+def tried(case, launchers, scratch):
+    """Runs a case in a new folder below `scratch`; gives its `Ending`."""
     folder = Path(tempfile.mkdtemp(dir=scratch))
     case.prepare(folder)
     return launchers.run(
@@ -284,22 +286,22 @@ def _found(workdir):
 def main():
     """Tries the tables that the command line names, all by default."""
     names = sys.argv[1:] or [*TABLES, "kills"]
-    held, tried = 0, 0
+    held, count = 0, 0
     with tempfile.TemporaryDirectory() as scratch, Launchers() as launchers:
         for name in names:
             faults = []
             if name == "kills":
                 faults = [(str(fault), fault) for fault in kill_faults(Path(scratch))]
             for case in TABLES.get(name, list)():
-                fault = fault_of(case, _try(case, launchers, scratch))
+                fault = fault_of(tried(case, launchers, scratch))
                 faults.append((f"{case.launcher}: {case.name}", fault))
                 if fault:
                     print(f"{faults[-1][0]}: {fault}", flush=True)
             good = sum(fault is None for _, fault in faults)
             print(f"{name}: {len(faults)} tried, {good} held", flush=True)
-            held, tried = held + good, tried + len(faults)
-    print(f"all: {tried} tried, {held} held")
-    sys.exit(held != tried)
+            held, count = held + good, count + len(faults)
+    print(f"all: {count} tried, {held} held")
+    sys.exit(held != count)
 
 
 if __name__ == "__main__":
