@@ -140,7 +140,7 @@ def load_dataset(
         varying = None in image.shape
         shape = _image_shape(builder.name, image.shape, image_size)
         splits = _train_and_test(builder)
-        count = sum(builder.info.splits[split].num_examples for split in splits)
+        count = sum(_count(builder, split) for split in splits)
         needed = _COPIES_IN_MEMORY * count * int(np.prod(shape))
         streamed = varying or needed > _LARGEST_IN_MEMORY
         if not streamed:
@@ -190,6 +190,17 @@ def _train_and_test(builder: Any) -> tuple[str, str]:
     if len(tests) == 2 and _first_label(builder, "test") < 0:
         tests.remove("test")
     return "train", tests[0]
+
+
+def _count(builder: Any, split: str) -> int:
+    """Returns the number of a split's images, which dataset_info.json says."""
+    shards = builder.info.splits[split].shard_lengths
+    if min(shards, default=0) < 0 or not sum(shards):
+        raise UserError(
+            f"dataset_info.json of data set {builder.name} says that {split!r} has "
+            f"shards of {shards} images; copy or prepare the data set again."
+        )
+    return sum(shards)
 
 
 def _first_label(builder: Any, split: str) -> int:

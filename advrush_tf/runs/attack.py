@@ -20,7 +20,12 @@ from advrush_tf.errors import UserError
 from advrush_tf.runs.attack_settings import AttackSettings
 from advrush_tf.runs.devices import Devices
 from advrush_tf.runs.evaluation import AttackResult, Evaluation
-from advrush_tf.runs.evaluation_report import RESULTS, print_summary, write_report
+from advrush_tf.runs.evaluation_report import (
+    RESULTS,
+    TABLE,
+    print_summary,
+    write_report,
+)
 from advrush_tf.runs.models import load_classifier, open_classifier, sha256
 from advrush_tf.runs.progress import print_line
 from advrush_tf.runs.run import Log, Run
@@ -63,7 +68,8 @@ def run_attack(
         run.settings = attrs.evolve(settings, sha256=tuple(map(sha256, paths)))
         run.agree(dataset)
         run.open()
-        if (results := run.finished(RESULTS, print_summary, "evaluation")) is not None:
+        results = run.finished(RESULTS, print_summary, "evaluation", TABLE)
+        if results is not None:
             return results
         evaluation = _evaluate(dataset, classifiers, run)
         return run.conclude(

@@ -20,6 +20,7 @@ from advrush_tf.runs.fit_record import (
     EpochRecorder,
     FiniteLosses,
     FitRecord,
+    draw_record,
     print_summary,
     write_report,
 )
@@ -239,7 +240,9 @@ def run_fit(
         run.open()
         run.devices.on_chief(lambda: _record_genotype(genotype, run.workdir))
         report = run.finished(REPORT, print_summary, "fit")
-        return report or _fit_and_report(model, data, run)
+        report = report or _fit_and_report(model, data, run)
+        run.devices.on_chief(lambda: draw_record(report, run.workdir))
+        return report
 
 
 def _fit_and_report(

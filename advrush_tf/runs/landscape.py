@@ -1,7 +1,6 @@
 """A whole inspection: from models to curvature, surfaces and a report, resumable."""
 
 import itertools
-import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from advrush_tf.attacks.sanity_checks import probabilities
 from advrush_tf.attacks.series import is_right
 from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.errors import UserError, one_line
-from advrush_tf.files import write_json
+from advrush_tf.files import read_json, write_json
 from advrush_tf.genotypes.genotype import Genotype, get_genotype
 from advrush_tf.landscape.architectures import ArchitectureSampler, SampledGenotype
 from advrush_tf.landscape.meter import measure_curvature
@@ -26,11 +25,13 @@ from advrush_tf.landscape.weight_sharing import train_paths
 from advrush_tf.runs.checkpoints import CheckpointStore
 from advrush_tf.runs.inspection import (
     RESULTS,
+    TABLE,
     ModelCurvature,
     print_summary,
     write_results,
 )
 from advrush_tf.runs.landscape_settings import LandscapeSettings
+from advrush_tf.runs.lock import locked
 from advrush_tf.runs.models import (
     load_classifier,
     load_supernet,
@@ -85,9 +86,10 @@ def run_landscape(
         with Run(settings, workdir, log=log, data_dir=data_dir) as run:
             results = _inspect(run)
     searches = list(filter(is_search, runs))
-    with explained_writes(workdir):
-        for name, search in zip(_distinct_names(searches), searches, strict=True):
-            draw_search(search, name, workdir, log)
+    if searches:
+        with explained_writes(workdir), locked(workdir, log):
+            for name, search in zip(_distinct_names(searches), searches, strict=True):
+                draw_search(search, name, workdir, log)
     if report is not None:
         _write_report([*runs, *([workdir] if settings else [])], report, log)
     return results
@@ -151,7 +153,8 @@ def _inspect(run: Run[LandscapeSettings]) -> dict[str, Any]:
     )
     run.settings = settings = attrs.evolve(settings, sha256=checksums)
     run.open()
-    if (results := run.finished(RESULTS, print_summary, "inspection")) is not None:
+    results = run.finished(RESULTS, print_summary, "inspection", TABLE)
+    if results is not None:
         return results
     inspection = _Inspection(run, dataset)
     names = short_names(settings.model)
@@ -302,9 +305,7 @@ class _Inspection:
         if not path.exists():
             return []
         try:
-            return [
-                SampledGenotype.from_dict(row) for row in json.loads(path.read_text())
-            ]
+            return [SampledGenotype.from_dict(row) for row in read_json(path)]
         except (ValueError, TypeError) as error:
             raise UserError(
                 f"{path} is damaged ({error}). Delete it to sample anew."

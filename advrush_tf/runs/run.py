@@ -12,8 +12,14 @@ from advrush_tf.errors import UserError
 from advrush_tf.files import json_copy, write_json
 from advrush_tf.runs.checkpoints import CheckpointStore
 from advrush_tf.runs.devices import Devices
+from advrush_tf.runs.lock import locked
 from advrush_tf.runs.progress import print_existing_summary, print_line, write_failure
-from advrush_tf.runs.settings import Settings, differences, record_settings
+from advrush_tf.runs.settings import (
+    Settings,
+    differences,
+    record_settings,
+    unusable,
+)
 
 Log = Callable[[str], None]
 _Settings = TypeVar("_Settings", bound=Settings)
@@ -108,16 +114,25 @@ class Run(Generic[_Settings]):
         To be called once all that may be wrong with the settings has been checked.
 
         Raises:
-            UserError: the folder cannot be used, or holds a run of other settings.
+            UserError: the folder cannot be used, is in use, or holds a run of other
+                settings.
         """
-        self.devices.on_chief(lambda: record_settings(self.settings, self.workdir))
+        self.devices.on_chief(self._take)
         self._frame.enter_context(explained_writes(self.workdir))
+
+    def _take(self) -> None:
+        try:
+            self._frame.enter_context(locked(self.workdir, self.log))
+        except OSError as error:
+            raise unusable(self.workdir, error) from None
+        record_settings(self.settings, self.workdir)
 
     def finished(
         self,
         report: str,
         print_summary: Callable[[dict[str, Any], Path, Log], None],
         kind: str,
+        last: str | None = None,
     ) -> dict[str, Any] | None:
         """Returns the report of a finished run, once shown anew; None without one.
 
@@ -125,13 +140,14 @@ class Run(Generic[_Settings]):
             report: its name in the workdir.
             print_summary: see `print_existing_summary`.
             kind: what was run, in a word.
+            last: name of the file that a run writes last; the report if None.
 
         Raises:
             UserError: the report is damaged.
         """
-        path = self.workdir / report
+        path, end = self.workdir / report, self.workdir / (last or report)
         # The chief's answer: shared storage may show others a new file later.
-        if not self.devices.from_chief(path.exists):
+        if not self.devices.from_chief(lambda: path.exists() and end.exists()):
             return None
         return print_existing_summary(path, print_summary, self.log, kind)
 

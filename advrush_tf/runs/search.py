@@ -19,7 +19,7 @@ from advrush_tf.runs.devices import Devices
 from advrush_tf.runs.progress import ProgressBar, print_line
 from advrush_tf.runs.run import Log, Run
 from advrush_tf.runs.search_settings import SearchSettings
-from advrush_tf.runs.tensorboard import SearchTensorBoard
+from advrush_tf.runs.tensorboard import SearchTensorBoard, event_writer
 from advrush_tf.search.history import read_history
 from advrush_tf.search.model import AdvRushSearchModel
 from advrush_tf.search.penalty import Penalty
@@ -319,11 +319,9 @@ def draw_search(run: Path, name: str, workdir: Path, log: Log) -> None:
         raise UserError(
             f"The history in {run} is damaged ({one_line(error)}); copy it again."
         ) from None
-    writer = tf.summary.create_file_writer(str(workdir / "tensorboard"))
-    with writer.as_default(0):
+    with event_writer(workdir / "tensorboard"):
         for title, picture in pictures.items():
             tf.summary.image(title, picture[np.newaxis])
-    writer.close()
     ends = ("", "_alphas_normal", "_alphas_reduce")
     written = ", ".join(str(workdir / f"{stem}{end}.png") for end in ends)
     log(f"History      of {run}: {written}")

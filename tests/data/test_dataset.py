@@ -155,6 +155,16 @@ def test_damaged_file_is_named(copy, damage, named):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("count", ["-5", "0"])
+def test_a_count_that_cannot_be_is_refused(copy, count):
+    def change(info):
+        info["splits"][0]["shardLengths"] = [count]
+
+    _edit(copy / "dataset_info.json", change)
+    with pytest.raises(UserError, match=rf"has shards of .*{count}.* copy or prepare"):
+        data.load_dataset(str(copy))
+
+
 def test_labels_outside_the_classes_are_refused(copy):
     def fewer(features):
         label = features["featuresDict"]["features"]["label"]

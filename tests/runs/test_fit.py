@@ -130,6 +130,7 @@ def test_the_test_split_is_read_only_at_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(
         fit_run, "write_report", lambda *a: written.write_text('["report"]')
     )
+    monkeypatch.setattr(fit_run, "draw_record", lambda *a: None)
     report = fit_run.run_fit(fit_settings(**SMALL), tmp_path)
     assert order + report == ["fit", "test", "report"]
 

@@ -67,6 +67,7 @@ def test_a_finished_run_is_shown_again(tmp_path):
         run.open()
         assert run.finished("report.json", print_summary, "game") is None
         (tmp_path / "report.json").write_text('{"score": 7}')
+        assert run.finished("report.json", print_summary, "game", "end") is None
         assert run.finished("report.json", print_summary, "game") == {"score": 7}
     assert lines == [f"{tmp_path} holds a finished game.", f"7 in {tmp_path}"]
     for damaged in ("{", "[]", "{}"):
