@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from advrush_tf.attacks.apgd import APGD, Loss
-from advrush_tf.attacks.base import Attack, BatchedClassifier
+from advrush_tf.attacks.base import Attack, open_labelled
 from advrush_tf.attacks.fab import FAB
 from advrush_tf.attacks.geometry import Norm
 from advrush_tf.attacks.series import CLEAN, Progress, run_series
 from advrush_tf.attacks.square import Square
-from advrush_tf.nn.checks import check_images
 
 
 class Version(enum.StrEnum):
@@ -156,30 +155,13 @@ class AutoAttack:
 
         Args:
             x: (images, height, width, channels), floats in [0, 1].
-            y: (images,), integer labels.
+            y: labels, see `advrush_tf.inputs.as_labels`.
 
         Raises:
             ValueError: images or labels are misshapen or out of range, or the model
                 does not give logits of them.
         """
-        x, y = np.asarray(x), np.asarray(y).reshape(-1)
-        check_images(x)
-        if x.ndim != 4 or len(x) != len(y):
-            raise ValueError(
-                "x must be (images, height, width, channels) with a label in y each, "
-                f"not of shapes {x.shape} and {y.shape}"
-            )
-        if not len(x):
-            raise ValueError("there are no images to attack")
-        x = x.astype(np.float32)
-        classifier = BatchedClassifier(
-            self._model_fn, x.shape[1:], min(self._batch_size, len(x))
-        )
-        if not np.isin(y, np.arange(classifier.num_classes)).all():
-            raise ValueError(
-                f"labels must be integers from 0 to {classifier.num_classes - 1}, as "
-                f"the model has {classifier.num_classes} classes"
-            )
+        classifier, x, y = open_labelled(self._model_fn, x, y, self._batch_size)
         progress = Progress(x, list(self.members))
         run_series(classifier, self.members, x, y, self._seed, progress)
         return Evaluation(progress.images, verdicts_of(progress))

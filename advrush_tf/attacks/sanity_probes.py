@@ -10,9 +10,16 @@ from advrush_tf.attacks import sanity_checks
 from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.attacks.geometry import Norm, project, projected_step
 from advrush_tf.attacks.losses import margin
+from advrush_tf.attacks.series import is_right
 from advrush_tf.losses import cross_entropy
 
 _IMAGES = 64
+# That models expect; the first is the one of all images here.
+_RANGES = {
+    "[0, 1]": (np.float32(0), np.float32(1)),
+    "[0, 255]": (np.float32(0), np.float32(255)),
+    "[-1, 1]": (np.float32(-1), np.float32(1)),
+}
 _PASSES = 4
 _RADII = 3
 # Within it, any image can become grey.
@@ -56,6 +63,7 @@ def check_model(
     findings = [
         sanity_checks.random_model(passes),
         sanity_checks.probabilities(passes[0]),
+        *check_answers(classifier, x, y),
     ]
     clean = -margin(tf.constant(passes[0]), tf.constant(y)).numpy()
     if (right := clean > 0).any():
@@ -69,6 +77,26 @@ def check_model(
             sanity_checks.accuracy_over_epsilon(*prober.curve(cube)),
             sanity_checks.steps_do_not_help(clean[right], one_step, many_steps),
         ]
+    return [finding for finding in findings if finding]
+
+
+def check_answers(
+    classifier: BatchedClassifier, x: np.ndarray, y: np.ndarray
+) -> list[sanity_checks.Finding]:
+    """Checks whether a model is fitted, and to images in [0, 1], on the first 64.
+
+    Args and returns are those of `check_model`.
+    """
+    x, y = x[:_IMAGES], y[:_IMAGES]
+    answers = classifier.predict(x).argmax(-1)
+    right = {
+        name: int(is_right(classifier, (low + (high - low) * x), y).sum())
+        for name, (low, high) in _RANGES.items()
+    }
+    findings = [
+        sanity_checks.chance(answers, y, classifier.num_classes),
+        sanity_checks.other_range(right, len(x)),
+    ]
     return [finding for finding in findings if finding]
 
 

@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 
 from advrush_tf.attacks.pgd import SignAscent, Start
+from advrush_tf.inputs import as_labels, check_images
 from advrush_tf.losses import cross_entropy, kl_divergence
 from advrush_tf.version import PACKAGE
 
@@ -53,12 +54,17 @@ class Objective(abc.ABC):
         Args:
             model_fn: maps (images, training) to logits.
             x: (batch, height, width, channels) in [0, 1].
-            y: (batch,), integer labels.
+            y: labels, see `advrush_tf.inputs.as_labels`.
             seed: two integers, of the attack's start.
 
         Returns:
             (batch,), with batch normalisation in training mode.
+
+        Raises:
+            ValueError: images or labels are not as above.
         """
+        check_images(x)
+        x, y = tf.convert_to_tensor(x), as_labels(y)
         images = self.craft(model_fn, x, y, seed)
         clean = model_fn(x, True) if self.needs_clean else None
         crafted = model_fn(images, True) if self.adversarial else None

@@ -15,14 +15,14 @@ import tensorflow as tf
 
 from advrush_tf.attacks.base import LogitsFn, as_logits_fn
 from advrush_tf.errors import NonFiniteLossError
+from advrush_tf.inputs import check_labels, check_logits, labelled_arrays
 from advrush_tf.landscape.hessian import (
     check_second_derivatives,
-    hessian_vector_product,
+    hessian_products,
     require_connected,
 )
 from advrush_tf.landscape.lanczos import Ritz, lanczos, ritz, trace
-from advrush_tf.nn.checks import as_labels, check_images
-from advrush_tf.search.penalty import curvature_penalty, input_gradient
+from advrush_tf.search.penalty import gradient_changes, input_gradient
 
 # AdvRush's h, 1.5 in CIFAR-10 images normalised by standard deviations of 0.247.
 PROBE_LENGTH = 0.37
@@ -123,7 +123,8 @@ class CurvatureMeter:
             raise ValueError(f"seed must be 0 or more, not {seed}")
         self._batch_size, self._top, self._steps = batch_size, top, steps
         self._probes, self._seed = probes, seed
-        self._slopes, self._product = _compiled(as_logits_fn(model), h)
+        self._logits_fn = as_logits_fn(model)
+        self._slopes, self._product = _compiled(self._logits_fn, h)
 
     def measure(
         self,
@@ -135,16 +136,19 @@ class CurvatureMeter:
 
         Args:
             x: (images, height, width, channels), floats in [0, 1]; float64 is kept.
-            y: (images,), integer labels.
+            y: labels, see `advrush_tf.inputs.as_labels`.
             progress: called with the number of images after each batch of them.
 
         Raises:
             ValueError: the images or labels are not as above, an image has fewer than
-                `top` values, or the model has a layer that TensorFlow cannot
-                differentiate twice.
+                `top` values, or the model gives probabilities or has a layer that
+                TensorFlow cannot differentiate twice.
             NonFiniteLossError: an image has a derivative that is not finite.
         """
         x, y = _checked(x, y, self._top)
+        logits = self._logits_fn(tf.constant(_filled(x, self._batch_size)))
+        check_logits(logits)
+        check_labels(y, logits.shape[1])
         parts = []
         for rows in _batches(len(x), self._batch_size):
             parts.append(self._measure_batch(x[rows], y[rows], rows))
@@ -274,7 +278,7 @@ def _compiled(logits_fn: LogitsFn, h: float) -> tuple[Callable, Callable]:
     def slopes(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         gradient = require_connected(input_gradient(logits, x, y))
         gradient = tf.reshape(gradient, [x.shape[0], -1])
-        return tf.norm(gradient, axis=1), curvature_penalty(logits, x, y, h)
+        return tf.norm(gradient, axis=1), gradient_changes(logits, x, y, h)
 
     def check_graph() -> None:
         if not tf.executing_eagerly():
@@ -283,7 +287,7 @@ def _compiled(logits_fn: LogitsFn, h: float) -> tuple[Callable, Callable]:
     @tf.function(autograph=False)
     def product(x: tf.Tensor, y: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
         try:
-            products = hessian_vector_product(logits, x, y, v)
+            products = hessian_products(logits, x, y, v)
         except LookupError as error:
             raise ValueError(
                 f"TensorFlow cannot differentiate the model twice: {error}"
@@ -298,15 +302,7 @@ def _compiled(logits_fn: LogitsFn, h: float) -> tuple[Callable, Callable]:
 
 
 def _checked(x: Any, y: Any, top: int) -> tuple[np.ndarray, np.ndarray]:
-    x, y = np.asarray(x), as_labels(y).numpy()
-    check_images(x)
-    if x.ndim != 4 or not x.size:
-        raise ValueError(
-            "images must have the shape (images, height, width, channels), with one "
-            f"image or more; these have {x.shape}"
-        )
-    if y.shape != x.shape[:1]:
-        raise ValueError(f"{len(x)} images need as many labels, not {y.shape}")
+    x, y = labelled_arrays(x, y)
     if x[0].size < top:
         raise ValueError(
             f"top must be {x[0].size} or less, as many as an image has values, "
