@@ -122,7 +122,7 @@ def chance(answers: np.ndarray, y: np.ndarray, num_classes: int) -> Finding | No
         num_classes: of the model.
     """
     right = int((answers == y).sum())
-    if len(y) > 1 and np.ptp(answers) == 0:
+    if len(np.unique(y)) > 1 and len(np.unique(answers)) == 1:
         fault = f"gives all {len(y)} images that were tried the class {answers[0]}"
     elif wilson(right, len(y))[0] <= 1 / num_classes:
         fault = (

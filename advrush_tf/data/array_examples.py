@@ -47,7 +47,8 @@ class ArrayExamples(Examples):
                 f"labels must be one class per image, of shape {images.shape[:1]}, not "
                 f"{labels.shape}."
             )
-        self.images, self.labels = images, labels
+        self.images: np.ndarray = images
+        self.labels: np.ndarray = labels
         self._splits: dict[tuple[float, int], tuple[Examples, Examples]] = {}
         height, width, channels = images.shape[1:]
         self.image_shape = height, width, channels
@@ -63,11 +64,13 @@ class ArrayExamples(Examples):
             self._splits[portion, seed] = self._taken(first), self._taken(second)
         return self._splits[portion, seed]
 
-    def _taken(self, rows: np.ndarray | slice) -> Examples:
+    def _taken(self, rows: np.ndarray) -> Examples:
         return ArrayExamples(self.images[rows], self.labels[rows])
 
-    def first(self, count: int) -> Examples:
-        return self._taken(slice(count))
+    def drawn(self, count: int, seed: int) -> Examples:
+        if count >= len(self):
+            return self
+        return self._taken(stratified_split(self.labels, count / len(self), seed)[0])
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         return self.images, self.labels
