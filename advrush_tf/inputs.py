@@ -157,28 +157,41 @@ def _numbers(y: Any, allowed: str) -> tf.Tensor:
     return y
 
 
-def labelled_arrays(
-    x: Any, y: Any, num_classes: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Images as they are and labels int32 (images,), as arrays that were checked.
+def image_array(x: Any) -> np.ndarray:
+    """Images as an array in their arithmetic, once checked.
 
     Args:
         x: (images, height, width, channels), floats in [0, 1], one image or more.
-        y, num_classes: see `as_labels`.
 
     Raises:
-        ValueError: they are not so, or not as many.
+        ValueError: they are not so.
     """
     check_images(x)
-    x, y = np.asarray(x), as_labels(y, num_classes).numpy()
-    if x.ndim != 4 or len(x) != len(y):
+    x = np.asarray(x)
+    if x.ndim != 4:
         raise ValueError(
-            "images must have the shape (images, height, width, channels), with a "
-            f"label each; images and labels have {x.shape} and {y.shape}"
+            "images must have the shape (images, height, width, channels); these have "
+            f"{x.shape}"
         )
     if not x.size:
         raise ValueError("there are no images")
-    return x, y
+    return x
+
+
+def label_array(y: Any, images: int, num_classes: int | None) -> np.ndarray:
+    """Labels as an array, int32 (images,), once checked.
+
+    Args:
+        y, num_classes: see `as_labels`.
+        images: number of images.
+
+    Raises:
+        ValueError: they are wrong or not as many as the images.
+    """
+    labels = as_labels(y, num_classes).numpy()
+    if len(labels) != images:
+        raise ValueError(f"{images} images need as many labels, not {len(labels)}")
+    return labels
 
 
 def check_weights(weights: Any, examples: int) -> None:

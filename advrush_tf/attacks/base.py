@@ -12,8 +12,8 @@ import tensorflow as tf
 from advrush_tf.attacks.geometry import Norm
 from advrush_tf.inputs import (
     are_probabilities,
-    check_labels,
-    labelled_arrays,
+    image_array,
+    label_array,
     warn_of_probabilities,
 )
 from advrush_tf.nn.checks import check_precision
@@ -120,10 +120,9 @@ def open_labelled(
     Raises:
         ValueError: images, labels or model are not so.
     """
-    x, y = labelled_arrays(x, y)
-    x = x.astype(np.float32)
+    x = image_array(x).astype(np.float32)
     classifier = BatchedClassifier(model, x.shape[1:], min(batch_size, len(x)))
-    check_labels(y, classifier.num_classes)
+    y = label_array(y, len(x), classifier.num_classes)
     found = are_probabilities(classifier.predict(x[: classifier.batch_size]))
     warn_of_probabilities(bool(found))
     return classifier, x, y

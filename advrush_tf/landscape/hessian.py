@@ -9,7 +9,6 @@ from typing import Any
 import tensorflow as tf
 
 from advrush_tf.attacks.base import LogitsFn, as_logits_fn
-from advrush_tf.inputs import as_labels
 from advrush_tf.landscape.cross_entropy import cross_entropies
 from advrush_tf.search.penalty import (
     LossesFn,
@@ -45,9 +44,8 @@ def hessian_vector_product(
             or a derivative is lost on the way.
     """
     check_model_images(model_fn, x)
-    batch = tf.convert_to_tensor(x), as_labels(y), v
-    losses_fn = checked_losses(cross_entropies)
-    return hessian_products(as_logits_fn(model_fn), *batch, losses_fn)
+    logits_fn, x = as_logits_fn(model_fn), tf.convert_to_tensor(x)
+    return hessian_products(logits_fn, x, y, v, checked_losses(cross_entropies))
 
 
 def hessian_products(

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from advrush_tf.attacks.base import LogitsFn, as_logits_fn
 from advrush_tf.errors import NonFiniteLossError
-from advrush_tf.inputs import check_labels, check_logits, labelled_arrays
+from advrush_tf.inputs import check_logits, image_array, label_array
 from advrush_tf.landscape.hessian import (
     check_second_derivatives,
     hessian_products,
@@ -145,10 +145,10 @@ class CurvatureMeter:
                 TensorFlow cannot differentiate twice.
             NonFiniteLossError: an image has a derivative that is not finite.
         """
-        x, y = _checked(x, y, self._top)
+        x = _checked(x, self._top)
         logits = self._logits_fn(tf.constant(_filled(x, self._batch_size)))
         check_logits(logits)
-        check_labels(y, logits.shape[1])
+        y = label_array(y, len(x), logits.shape[1])
         parts = []
         for rows in _batches(len(x), self._batch_size):
             parts.append(self._measure_batch(x[rows], y[rows], rows))
@@ -301,14 +301,14 @@ def _compiled(logits_fn: LogitsFn, h: float) -> tuple[Callable, Callable]:
     return slopes, product
 
 
-def _checked(x: Any, y: Any, top: int) -> tuple[np.ndarray, np.ndarray]:
-    x, y = labelled_arrays(x, y)
+def _checked(x: Any, top: int) -> np.ndarray:
+    x = image_array(x)
     if x[0].size < top:
         raise ValueError(
             f"top must be {x[0].size} or less, as many as an image has values, "
             f"not {top}"
         )
-    return x if x.dtype == np.float64 else x.astype(np.float32), y
+    return x if x.dtype == np.float64 else x.astype(np.float32)
 
 
 def _batches(count: int, size: int) -> Iterator[range]:

@@ -13,7 +13,7 @@ import tensorflow as tf
 from advrush_tf.attacks.base import BatchedClassifier, as_logits_fn
 from advrush_tf.attacks.pgd import SignAscent, Start
 from advrush_tf.attacks.randomness import seeds_of, uniform
-from advrush_tf.inputs import check_labels, check_logits, labelled_arrays
+from advrush_tf.inputs import check_logits, image_array, label_array
 from advrush_tf.losses import cross_entropy
 from advrush_tf.search.penalty import input_gradient
 
@@ -183,12 +183,11 @@ def _losses_of_images(
     Args:
         offsets: (offsets, k), lengths along the k directions.
     """
-    x, y = labelled_arrays(x, y)
-    x = x.astype(np.float32)
+    x = image_array(x).astype(np.float32)
     # As few batches as possible, then as equal as possible.
     batches = -(-len(offsets) // batch_size)
     classifier = BatchedClassifier(model, x.shape[1:], -(-len(offsets) // batches))
-    check_labels(y, classifier.num_classes)
+    y = label_array(y, len(x), classifier.num_classes)
     check_logits(classifier.predict(x[:batch_size]))
     for image, label, directions in _with_directions(directions_fn, x, y, batch_size):
         losses = []

@@ -27,7 +27,6 @@ import tensorflow as tf
 from advrush_tf.inputs import (
     as_labels,
     check_images,
-    check_labels,
     check_logits,
     check_pixels,
 )
@@ -105,13 +104,13 @@ def gradient_changes(
         y: (batch,), integer labels.
         h: length of the probe, in the same units.
         squared: whether to return the norms' squares (CURE's form).
-        losses_fn: of the first gradient, see `input_gradient`.
+        losses_fn: see `input_gradient`.
 
     Returns:
         (batch,), in the dtype of `x`.
     """
     gradient = input_gradient(logits_fn, x, y, losses_fn)
-    far = input_gradient(logits_fn, x + probe_direction(gradient, h), y)
+    far = input_gradient(logits_fn, x + probe_direction(gradient, h), y, losses_fn)
     squares = _sum_of_squares(far - gradient)
     return squares if squared else _safe_sqrt(squares)
 
@@ -147,7 +146,7 @@ def curvature_penalty(
         ValueError: images or labels are not as above, or the model gives probabilities.
     """
     check_model_images(model_fn, x)
-    x, y = tf.convert_to_tensor(x), as_labels(y)
+    x = tf.convert_to_tensor(x)
     if x.dtype.size < tf.float32.size:
         x = tf.cast(x, tf.float32)
     losses_fn = checked_losses(tf.nn.sparse_softmax_cross_entropy_with_logits)
@@ -163,12 +162,11 @@ def check_model_images(model_fn: Any, x: Any) -> None:
 
 
 def checked_losses(losses_fn: LossesFn) -> LossesFn:
-    """Returns the losses that first check the logits, and whether labels fit them."""
+    """Returns the losses that first check the logits, and labels of any form."""
 
     def losses(labels, logits):
-        check_labels(labels, logits.shape[-1])
         check_logits(logits)
-        return losses_fn(labels, logits)
+        return losses_fn(as_labels(labels, logits.shape[-1]), logits)
 
     return losses
 
