@@ -140,11 +140,11 @@ def test_images_of_another_range_or_type_are_refused_everywhere(
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ([0, 1, 2, -1, 0, 1], "whole numbers from 0 to 2; not [-1]"),
-        ([0, 1, 2, 3, 0, 1], "whole numbers from 0 to 2; not [3]"),
-        ([0, 1, 2, 0.5, 0, 1], "whole numbers from 0 to 2; not [0.5]"),
-        ([0, 1, 2, np.nan, 0, 1], "whole numbers from 0 to 2; not [nan]"),
-        (np.eye(4)[[0, 1, 2, 3, 0, 1]], "one-hot (images, 3); these have the shape"),
+        ([-1, 1, 2, 0, 0, 1], "must be whole numbers from 0"),
+        ([3, 1, 2, 0, 0, 1], "must be whole numbers from 0 to 2; not [3]"),
+        ([0.5, 1, 2, 0, 0, 1], "not [0.5]"),
+        ([np.nan, 1, 2, 0, 0, 1], "not [nan]"),
+        (np.eye(4)[[0, 1, 2, 3, 0, 1]], "or one-hot (images, 3)"),
         (np.full((6, 3), 1 / 3), "a single 1 in each row"),
     ],
 )

@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from advrush_tf.attacks.pgd import SignAscent, Start
-from advrush_tf.inputs import check_images, check_labels, class_numbers
+from advrush_tf.inputs import as_labels, check_images, check_labels
 from advrush_tf.losses import cross_entropy, kl_divergence
 from advrush_tf.version import PACKAGE
 
@@ -64,7 +64,7 @@ class Objective(abc.ABC):
             ValueError: images or labels are not as above.
         """
         check_images(x)
-        x, labels = tf.convert_to_tensor(x), class_numbers(y)
+        x, labels = tf.convert_to_tensor(x), as_labels(y)
 
         def logits_fn(images: tf.Tensor, training: bool) -> tf.Tensor:
             logits = model_fn(images, training)
