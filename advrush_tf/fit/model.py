@@ -1,10 +1,12 @@
 """AdvRushFitModel: fits a network under an objective, as a Keras model."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from advrush_tf import replication
@@ -157,6 +159,7 @@ class AdvRushFitModel(ReplicatedModel):
         *args,
         callbacks=None,
         validation_data=None,
+        validation_split=0.0,
         class_weight=None,
         **kwargs,
     ):
@@ -174,12 +177,15 @@ class AdvRushFitModel(ReplicatedModel):
         if isinstance(validation_data, tuple):
             images, *others = validation_data
             validation_data = images, *map(as_array, others)
+        if validation_split:
+            _warn_of_other_classes(y, validation_split)
         return super().fit(
             x,
             as_array(y),
             *args,
             callbacks=[_DropPathSchedule(), *(callbacks or [])],
             validation_data=validation_data,
+            validation_split=validation_split,
             **kwargs,
         )
 
@@ -361,6 +367,19 @@ class AdvRushFitModel(ReplicatedModel):
 _IMAGES = ("accuracy", "robust_accuracy")
 # In a step's results: whether the network seems to give probabilities.
 _PROBABILITIES = "probabilities"
+
+
+def _warn_of_other_classes(y: Any, validation_split: float) -> None:
+    """Warns if the last labels, which Keras holds out, are of other classes."""
+    labels = class_numbers(y).numpy()
+    parts = np.split(labels, [int(len(labels) * (1 - validation_split))])
+    fitted, held_out = (set(part.tolist()) for part in parts)
+    if other := sorted(fitted ^ held_out):
+        warnings.warn(
+            "validation_split holds out the last images; these classes are in one of "
+            f"the parts only: {other}; shuffle the data first",
+            stacklevel=3,
+        )
 
 
 def _batch(data: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:

@@ -179,6 +179,10 @@ class _Crafter:
     def _trial(self, device: str, source: int, name: str, epsilon: Radius) -> AttackJob:
         """A device's share of a trial."""
         settings = self._run.settings
+        evaluation = settings.to_dict()
+        if settings.test_images:
+            # Earlier versions took the first images.
+            evaluation["drawn"] = "evenly"
         attacks = named_attack(name, settings.norm, epsilon)
         # At other radii nothing is crafted for other models.
         transfer = bool(settings.source_model) and epsilon == settings.epsilon
@@ -195,7 +199,7 @@ class _Crafter:
                 self._y,
                 settings.seed,
                 folder / file,
-                settings.to_dict(),
+                evaluation,
                 transfer,
                 share,
             )

@@ -319,6 +319,13 @@ def test_adversarial_losses_are_weighted_one_by_one(objective):
     assert_close(*found, 1e-6)
 
 
+def test_sorted_data_are_not_held_out_silently():
+    x, _ = tiny_batch(0, 8)
+    model = model_of(_dense(), Standard())
+    with pytest.warns(UserWarning, match=r"one of the parts only: \[0, 1, 2\]"):
+        model.fit(x, [0, 0, 0, 1, 1, 1, 2, 2], validation_split=0.25, verbose=0)
+
+
 def test_a_network_without_weights_is_refused():
     network = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(3)])
     with pytest.raises(ValueError, match="no weights yet"):
