@@ -79,11 +79,14 @@ def _name(x: Any) -> str:
     return type(x).__name__ if dtype is None else tf.as_dtype(dtype).name
 
 
-def check_labels(y: Any, num_classes: int | None = None) -> None:
+def check_labels(y: Any, num_classes: int | None = None) -> list[tf.Operation]:
     """Checks that labels are class numbers, see `as_labels`.
 
     Args:
         y, num_classes: see `as_labels`.
+
+    Returns:
+        In a graph, the operations that check.
 
     Raises:
         ValueError: they are not.
@@ -104,7 +107,7 @@ def check_labels(y: Any, num_classes: int | None = None) -> None:
         wrong = ~((y >= 0) & (y < (num_classes or y.dtype.max)))
         if y.dtype.is_floating:
             wrong |= y != tf.round(y)
-    _require(
+    return _require(
         ~tf.reduce_any(wrong),
         allowed,
         lambda: ("not", tf.boolean_mask(y, wrong)[:1]),
@@ -124,8 +127,9 @@ def as_labels(y: Any, num_classes: int | None = None) -> tf.Tensor:
         ValueError: they are of another shape, or not whole numbers from 0 to
             `num_classes` - 1.
     """
-    check_labels(y, num_classes)
-    return class_numbers(y)
+    # Losses must not come first: their messages say less, and on a GPU they are NaN.
+    with tf.control_dependencies(check_labels(y, num_classes)):
+        return tf.identity(class_numbers(y))
 
 
 def class_numbers(y: Any) -> tf.Tensor:
@@ -265,8 +269,10 @@ def _require(
     allowed: str,
     found: Callable[[], tuple[str, tf.Tensor]],
     remedy: str,
-) -> None:
+) -> list[tf.Operation]:
     """Raises unless a condition holds, with what was found and what to do.
+
+    In a graph, returns the operation that does so, in a list.
 
     Args:
         condition: bool, ().
@@ -276,10 +282,12 @@ def _require(
     """
     if isinstance(condition, tf.Tensor) and not hasattr(condition, "numpy"):
         words, value = found()
-        tf.debugging.Assert(condition, [f"{allowed}; {words}", value, remedy])
-    elif not condition:
+        shown = [f"{allowed}; {words}", value, remedy]
+        return [tf.debugging.Assert(condition, shown)]
+    if not condition:
         words, value = found()
         numbers = np.array2string(
             np.asarray(value), separator=", ", formatter={"float": "{:.6g}".format}
         )
         raise ValueError(f"{allowed}; {words} {numbers}; {remedy}")
+    return []

@@ -267,7 +267,7 @@ def _dense(seed=0):
     ],
 )
 def test_weights_are_those_of_plain_keras(given, weighted):
-    (x, y), validated = tiny_batch(0), (*tiny_batch(1), np.arange(6.0)[:, np.newaxis])
+    (x, y), (xv, yv) = tiny_batch(0), tiny_batch(1)
     plain, network = _dense(), _dense()
     metrics = {"weighted_metrics" if weighted else "metrics": ["accuracy"]}
     plain.compile(
@@ -283,7 +283,9 @@ def test_weights_are_those_of_plain_keras(given, weighted):
         np.testing.assert_allclose(logs[0][name], logs[1][name], rtol=1e-5)
     assert_close(network.weights, plain.weights, 1e-5)
     if weighted:
-        logs = [m.evaluate(*validated, verbose=0) for m in (model, plain)]
+        column = np.arange(6.0)[:, np.newaxis]
+        evaluated = {"sample_weight": column, "verbose": 0}
+        logs = [m.evaluate(xv, yv, **evaluated) for m in (model, plain)]
         np.testing.assert_allclose(*logs, rtol=1e-5)
 
 
