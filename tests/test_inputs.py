@@ -9,7 +9,7 @@ from advrush_tf.attacks import FAB
 from advrush_tf.attacks.cleverhans import FGSM
 from advrush_tf.attacks.pgd import SignAscent
 from advrush_tf.landscape import loss_cut, loss_surface
-from tests.support.small_networks import tiny_batch, tiny_network
+from support.small_networks import tiny_batch, tiny_network
 
 CLASSES = 3
 LABELS = [2, 0, 1]
