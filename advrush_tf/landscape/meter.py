@@ -123,8 +123,7 @@ class CurvatureMeter:
             raise ValueError(f"seed must be 0 or more, not {seed}")
         self._batch_size, self._top, self._steps = batch_size, top, steps
         self._probes, self._seed = probes, seed
-        self._logits_fn = as_logits_fn(model)
-        self._slopes, self._product = _compiled(self._logits_fn, h)
+        self._slopes, self._product = _compiled(as_logits_fn(model), h)
 
     def measure(
         self,
@@ -146,9 +145,7 @@ class CurvatureMeter:
             NonFiniteLossError: an image has a derivative that is not finite.
         """
         x = _checked(x, self._top)
-        logits = self._logits_fn(tf.constant(_filled(x, self._batch_size)))
-        check_logits(logits)
-        y = label_array(y, len(x), logits.shape[1])
+        y = label_array(y, len(x), self._num_classes(x))
         parts = []
         for rows in _batches(len(x), self._batch_size):
             parts.append(self._measure_batch(x[rows], y[rows], rows))
@@ -156,11 +153,18 @@ class CurvatureMeter:
         names = [field.name for field in dataclasses.fields(Curvature)]
         return Curvature(**{n: np.concatenate([p[n] for p in parts]) for n in names})
 
+    def _num_classes(self, x: np.ndarray) -> int:
+        images = tf.TensorSpec((self._batch_size, *x.shape[1:]), x.dtype)
+        labels = tf.TensorSpec((self._batch_size,), tf.int32)
+        return self._slopes.get_concrete_function(images, labels).output_shapes[2][1]
+
     def _measure_batch(
         self, x: np.ndarray, y: np.ndarray, rows: range
     ) -> dict[str, np.ndarray]:
         batch = [tf.constant(_filled(part, self._batch_size)) for part in (x, y)]
-        slopes = [part.numpy()[: len(rows)] for part in self._slopes(*batch)]
+        *found, logits = self._slopes(*batch)
+        check_logits(logits)
+        slopes = [part.numpy()[: len(rows)] for part in found]
         for part in slopes:
             _check_finite(part, rows)
 
@@ -268,17 +272,24 @@ class CurvatureMetric(keras.callbacks.Callback):
             logs[f"curvature_{name}"] = float(np.mean(values))
 
 
-def _compiled(logits_fn: LogitsFn, h: float) -> tuple[Callable, Callable]:
-    """Gradient norms and penalties of (x, y), and Hessian products of (x, y, v)."""
+def _compiled(logits_fn: LogitsFn, h: float) -> tuple[Any, Callable]:
+    """Gradient norms, penalties and logits of (x, y), Hessian products of (x, y, v)."""
 
     def logits(images: tf.Tensor) -> tf.Tensor:
         return tf.cast(logits_fn(images), images.dtype)
 
     @tf.function(autograph=False)
-    def slopes(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        gradient = require_connected(input_gradient(logits, x, y))
+    def slopes(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        seen = []
+
+        def losses(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+            seen.append(outputs)
+            return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, outputs)
+
+        gradient = require_connected(input_gradient(logits, x, y, losses))
         gradient = tf.reshape(gradient, [x.shape[0], -1])
-        return tf.norm(gradient, axis=1), gradient_changes(logits, x, y, h)
+        norms = tf.norm(gradient, axis=1)
+        return norms, gradient_changes(logits, x, y, h), seen[0]
 
     def check_graph() -> None:
         if not tf.executing_eagerly():
