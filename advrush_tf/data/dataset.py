@@ -52,6 +52,7 @@ class ImageDataset:
         test: Examples to test with.
         num_classes: Number of classes.
         class_names: One name per class.
+        test_split: tfds name of the split that `test` is.
     """
 
     name: str
@@ -59,6 +60,7 @@ class ImageDataset:
     test: Examples
     num_classes: int
     class_names: tuple[str, ...]
+    test_split: str = "test"
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -148,7 +150,7 @@ def load_dataset(
         read = functools.partial(_streamed, shape=shape) if streamed else _read
         train, test = (read(builder, split) for split in splits)
     names = tuple(label.names)
-    return ImageDataset(builder.name, train, test, label.num_classes, names)
+    return ImageDataset(builder.name, train, test, label.num_classes, names, splits[1])
 
 
 def _image_shape(
@@ -223,7 +225,8 @@ def _streamed(builder: Any, split: str, shape: tuple[int, int, int]) -> Examples
             tf.io.gfile.stat(path)  # raises where there is none
     records = Records(paths, tuple(info.shard_lengths), 0, info.num_examples)
     keys = builder.info.supervised_keys
-    return StreamedExamples(records, keys, shape, None in image.shape)
+    ordered = bool(builder.info.disable_shuffling)
+    return StreamedExamples(records, keys, shape, None in image.shape, ordered)
 
 
 def _read(builder: Any, split: str) -> Examples:

@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 
 from advrush_tf.attacks.pgd import SignAscent, Start
+from advrush_tf.inputs import as_labels, check_images, check_labels
 from advrush_tf.losses import cross_entropy, kl_divergence
 from advrush_tf.version import PACKAGE
 
@@ -53,16 +54,27 @@ class Objective(abc.ABC):
         Args:
             model_fn: maps (images, training) to logits.
             x: (batch, height, width, channels) in [0, 1].
-            y: (batch,), integer labels.
+            y: labels, see `advrush_tf.inputs.as_labels`.
             seed: two integers, of the attack's start.
 
         Returns:
             (batch,), with batch normalisation in training mode.
+
+        Raises:
+            ValueError: images or labels are not as above.
         """
-        images = self.craft(model_fn, x, y, seed)
-        clean = model_fn(x, True) if self.needs_clean else None
-        crafted = model_fn(images, True) if self.adversarial else None
-        return self.losses(y, clean, crafted)
+        check_images(x)
+        x, labels = tf.convert_to_tensor(x), as_labels(y)
+
+        def logits_fn(images: tf.Tensor, training: bool) -> tf.Tensor:
+            logits = model_fn(images, training)
+            check_labels(y, logits.shape[-1])
+            return logits
+
+        images = self.craft(logits_fn, x, labels, seed)
+        clean = logits_fn(x, True) if self.needs_clean else None
+        crafted = logits_fn(images, True) if self.adversarial else None
+        return self.losses(labels, clean, crafted)
 
     @abc.abstractmethod
     def craft(

@@ -59,7 +59,7 @@ class AttackSettings(Settings):
     )
     image_size: int | None = setting(None, IMAGE_SIZE, gt(0))
     test_images: int = setting(
-        0, "Images of the test split, from its first on; 0 for all.", ge(0)
+        0, "Images of the test split, drawn evenly; 0 for all.", ge(0)
     )
     attacks: tuple[str, ...] = setting(
         ("fgsm", "pgd20", "autoattack"),

@@ -205,7 +205,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     settings = results["settings"]
     parts = [
         f"# Robustness of {settings['model']}",
-        f"{results['dataset']}, the first {results['images']} images of the test "
+        f"{results['dataset']}, {results['images']} images of the {results['split']} "
         f"split; {results['norm']}, epsilon {results['epsilon']['given']} "
         f"({results['epsilon']['value']:.6g}); seed {settings['seed']}; SHA-256 "
         f"{settings['sha256'][0]}.",

@@ -163,7 +163,7 @@ class FitSettings(Settings):
         Selection.ROBUST, "Held-out accuracy that chooses the best weights."
     )
     test_images: int = setting(
-        0, "Images of the test split in the final report, 0 for all.", ge(0)
+        0, "Test images in the final report, drawn evenly; 0 for all.", ge(0)
     )
     seed: int = setting(
         0, "Seed of split, order, augmentation, attacks and initial weights.", *SEED

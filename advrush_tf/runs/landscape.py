@@ -12,7 +12,8 @@ import keras
 from tqdm import tqdm
 
 from advrush_tf.attacks.base import BatchedClassifier
-from advrush_tf.attacks.sanity_checks import probabilities
+from advrush_tf.attacks.sanity_checks import missing_classes, probabilities
+from advrush_tf.attacks.sanity_probes import check_answers
 from advrush_tf.attacks.series import is_right
 from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.errors import UserError, one_line
@@ -192,7 +193,12 @@ class _Inspection:
         self._settings = settings = run.settings
         self._folder = run.workdir / _MEASURED
         self._folder.mkdir(exist_ok=True)
-        self._x, self._y = dataset.test.first(settings.test_images).unit_arrays()
+        self._x, self._y = dataset.test.drawn(
+            settings.test_images, settings.seed
+        ).unit_arrays()
+        missing = missing_classes(self._y, dataset.class_names, "test images")
+        if missing:
+            run.log(f"warning: {missing.sentence}")
 
     def measure(
         self, number: int, name: str, classifier: BatchedClassifier
@@ -217,6 +223,8 @@ class _Inspection:
         self._log(f"{name} on {len(x)} test images ...")
         if probabilities(classifier.predict(x)):
             raise ValueError("it gives probabilities; save it without the softmax")
+        for finding in check_answers(classifier, x, y):
+            self._log(f"warning: {finding.sentence}")
         with self._bar("curvature") as bar:
             curvature = measure_curvature(
                 model,

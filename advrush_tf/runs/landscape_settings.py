@@ -40,7 +40,7 @@ class LandscapeSettings(Settings):
     )
     image_size: int | None = setting(None, IMAGE_SIZE, gt(0))
     test_images: int = setting(
-        64, "Images of the test split that are looked at, from its first on.", gt(0)
+        64, "Images of the test split that are looked at, drawn evenly.", gt(0)
     )
     batch_size: int = setting(16, "Images at a time, of the models.", gt(0))
     h: float = setting(

@@ -208,7 +208,7 @@ def _evaluation(workdir: Path, results: Mapping[str, Any]) -> Section:
     return Section(
         "Evaluation",
         workdir,
-        f"{model} on the first {results['images']} images of the test split of "
+        f"{model} on {results['images']} images of the {results['split']} split of "
         f"{results['dataset']}; {ball}; seed {settings['seed']}; "
         f"{results['seconds']:.0f} s.",
         read_command(workdir),

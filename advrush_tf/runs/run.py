@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
+from advrush_tf.attacks.sanity_checks import missing_classes
 from advrush_tf.data.dataset import ImageDataset, load_dataset
+from advrush_tf.data.examples import Examples
 from advrush_tf.errors import UserError
 from advrush_tf.files import json_copy, write_json
 from advrush_tf.runs.checkpoints import CheckpointStore
@@ -68,7 +70,31 @@ class Run(Generic[_Settings]):
 
     def load_dataset(self, name: str, image_size: int | None) -> ImageDataset:
         """Returns a data set, see `load_dataset`."""
-        return load_dataset(name, self.data_dir, image_size)
+        dataset = load_dataset(name, self.data_dir, image_size)
+        if dataset.train.ordered:
+            self.log(
+                f"warning: data set {name} is stored in an order of its own, such as "
+                "by class, and is too large to be shuffled as a whole: parts of it are "
+                "drawn at random, but batches may hold few classes. Prepare it anew "
+                "without disable_shuffling."
+            )
+        return dataset
+
+    def name_missing_classes(
+        self, dataset: ImageDataset, examples: Examples, images: str
+    ) -> None:
+        """Warns of classes without images, where the labels are known.
+
+        Args:
+            dataset: has the classes' names.
+            examples: a part of it.
+            images: what they are, in the plural.
+        """
+        if examples.labels is None:
+            return
+        names = dataset.class_names
+        if finding := missing_classes(examples.labels, names, images):
+            self.log(f"warning: {finding.sentence}")
 
     def agree(self, dataset: ImageDataset, **also: Any) -> None:
         """Checks that all workers run the same, on the same data, in the same workdir.

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.data.dataset import ImageDataset
-from advrush_tf.data.examples import ALL, Shard
+from advrush_tf.data.examples import ALL, Examples, Shard
 from advrush_tf.data.pipeline import pairs
 from advrush_tf.data.streaming import reading_examples
 from advrush_tf.errors import UserError, one_line
@@ -106,7 +106,7 @@ def make_pairs(
     )
     try:
         return pairs(
-            *dataset.train.split(settings.train_portion, settings.seed),
+            *_halves(settings, dataset),
             settings.batch_size,
             settings.seed,
             dataset.augmentation(settings.augment, settings.cutout),
@@ -118,12 +118,18 @@ def make_pairs(
         raise UserError(str(error)) from None
 
 
+def _halves(
+    settings: SearchSettings, dataset: ImageDataset
+) -> tuple[Examples, Examples]:
+    """The training images of the weights and of the alphas."""
+    return dataset.train.split(settings.train_portion, settings.seed)
+
+
 def validation_batches(
     settings: SearchSettings, dataset: ImageDataset, part: Shard = ALL
 ) -> Any:
     """The alpha half without augmentation: the test split is not for the search."""
-    _, half = dataset.train.split(settings.train_portion, settings.seed)
-    return half.evaluation_batches(EVALUATION_BATCH, part)
+    return _halves(settings, dataset)[1].evaluation_batches(EVALUATION_BATCH, part)
 
 
 def run_search(
@@ -161,6 +167,8 @@ def run_search(
             _, steps = make_pairs(settings, dataset)
             compile_model(model, settings, steps)
         run.open()
+        for half in _halves(settings, dataset):
+            run.name_missing_classes(dataset, half, "images of a half of the data")
         _search(model, dataset, steps, run)
         run.devices.on_chief(lambda: _finish(model, run))
         return model.genotype(_provenance(model, settings, settings.epochs))

@@ -10,6 +10,7 @@ import tensorflow as tf
 from advrush_tf.errors import NonFiniteLossError
 from advrush_tf.genotypes.genotype import Genotype
 from advrush_tf.genotypes.search_space import PRIMITIVES, check_primitives
+from advrush_tf.inputs import check_dtype
 from advrush_tf.nn.checks import (
     PAIRS_NEEDED,
     check_architecture,
@@ -142,6 +143,7 @@ class AdvRushSearchModel(ReplicatedModel):
         Returns:
             The same shape, normalised by the model's mean and standard deviation.
         """
+        check_dtype(x)
         x = tf.cast(x, self.variable_dtype)
         return normalise(x, self._config["mean"], self._config["std"])
 
@@ -361,6 +363,8 @@ class AdvRushSearchModel(ReplicatedModel):
             (x_w, y_w), (x_a, y_a) = data
         except (TypeError, ValueError):
             raise ValueError(PAIRS_NEEDED) from None
+        self.check_batch(x_w, y_w)
+        self.check_batch(x_a, y_a)
         alpha_loss, alpha_accuracy, gradients = self.steps["alpha_gradients"](x_a, y_a)
         # Tensors in the warm-up too, or tracking them would be traced again after it.
         penalty = share = constant(0.0, self.variable_dtype)
@@ -416,7 +420,10 @@ class AdvRushSearchModel(ReplicatedModel):
     def test_step(self, data):
         x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
         losses, hits = example_losses(self(x, training=False), y)
-        self._trackers["loss"].update_state(losses, sample_weight=weights)
+        if weights is not None:
+            weights = tf.cast(tf.reshape(weights, [-1]), losses.dtype)
+            losses *= weights
+        self._trackers["loss"].update_state(losses)
         self._trackers["accuracy"].update_state(hits, sample_weight=weights)
         return {name: self._trackers[name].result() for name in ("loss", "accuracy")}
 

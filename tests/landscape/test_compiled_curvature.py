@@ -14,7 +14,8 @@ import tensorflow as tf
 from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.genotypes.genotype import Genotype
 from advrush_tf.genotypes.search_space import ALL_PRIMITIVES
-from advrush_tf.landscape.meter import hessian_vector_product, measure_curvature
+from advrush_tf.landscape.hessian import hessian_vector_product
+from advrush_tf.landscape.meter import measure_curvature
 from advrush_tf.nn.cell_network import CellNetwork
 from advrush_tf.nn.resnet import ResNet18
 from advrush_tf.nn.supernet import Supernet

@@ -297,8 +297,11 @@ def test_evaluate_takes_any_integer_labels_and_weights_examples():
         np.testing.assert_allclose(model.evaluate(x, labels, verbose=0), expected)
     weights = np.array([1, 1, 1, 0, 0, 0], np.float32)
     weighted = model.evaluate(x, y, sample_weight=weights, verbose=0)
-    half = model.evaluate(x[:3], y[:3], verbose=0)
-    np.testing.assert_allclose(weighted, half, rtol=1e-5)
+    # As in Keras, losses are divided by the examples and hits by the weights.
+    loss, accuracy = model.evaluate(x[:3], y[:3], verbose=0)
+    np.testing.assert_allclose(weighted, [loss / 2, accuracy], rtol=1e-5)
+    column = model.evaluate(x, y, sample_weight=weights[:, None], verbose=0)
+    np.testing.assert_allclose(column, weighted, rtol=1e-6)
 
 
 def test_the_best_validation_accuracy_can_be_kept(tmp_path):

@@ -244,8 +244,12 @@ def _keras_classifier(dtype=None):
     return model
 
 
+def _unit_images(x, dtype=tf.float32):
+    return tf.cast(tf.sigmoid(x), dtype)
+
+
 def test_keras_model_runs_in_inference_mode(x, y):
-    model, x = _keras_classifier(), tf.cast(x, tf.float32)
+    model, x = _keras_classifier(), _unit_images(x)
     expected = penalty.curvature_penalty(lambda x: model(x, training=False), x, y)
     before = model.get_weights()
     np.testing.assert_array_equal(penalty.curvature_penalty(model, x, y), expected)
@@ -265,7 +269,7 @@ class _TrainsByDefault(keras.Model):
 
 
 def test_keras_model_is_told_that_it_does_not_train(x, y):
-    inner, x = _keras_classifier(), tf.cast(x, tf.float32)
+    inner, x = _keras_classifier(), _unit_images(x)
     expected = penalty.curvature_penalty(lambda x: inner(x, training=False), x, y)
     before = inner.get_weights()
     actual = penalty.curvature_penalty(_TrainsByDefault(inner), x, y)
@@ -294,7 +298,7 @@ def _own_gradient(model, x, y):
 
 @pytest.mark.parametrize("images", [tf.float32, tf.bfloat16])
 def test_a_mixed_model_s_differences_and_norms_are_float32(x, y, images):
-    model, x = _mixed_classifier(), tf.cast(x, images)
+    model, x = _mixed_classifier(), _unit_images(x, images)
     r = penalty.curvature_penalty(model, x, y, 0.5)
     assert r.dtype == tf.float32
     x = tf.cast(x, tf.float32)
