@@ -1,5 +1,4 @@
 import json
-import signal
 import time
 
 import numpy as np
@@ -113,7 +112,7 @@ def test_two_workers_of_which_one_is_killed(flags, on_one_device, tmp_path):
         while not (tmp_path / "trials/0_pgd3x2_1of20_2of2.npz").exists():
             assert other.poll() is None
             time.sleep(0.05)
-        other.send_signal(signal.SIGKILL)
+        other.kill()
         _, errors = chief.communicate(timeout=60)
     assert_is_one_error_of(chief, errors, 1, "another worker has stopped")
     assert not (tmp_path / "results.json").exists()

@@ -25,25 +25,54 @@ _IMPORTED.set_forkserver_preload(
 )
 
 
-def launch(name, *arguments):
-    """Runs launch/<name>.py to its end; gives its exit code and what it printed."""
-    with tempfile.TemporaryDirectory() as folder:
-        outputs = [Path(folder, stream) for stream in ("stdout", "stderr")]
-        process = _IMPORTED.Process(target=_run, args=(name, arguments, outputs))
-        process.start()
-        process.join()
-        printed = [output.read_text() for output in outputs]
-    return subprocess.CompletedProcess(name, process.exitcode, *printed)
+class Launched:
+    """A running launch/<name>.py; the names are those of `subprocess.Popen`.
+
+    Args:
+        name: of the launcher.
+        arguments: its flags.
+        folder: for what it prints.
+        **environment: variables beside this process' own.
+    """
+
+    def __init__(self, name, arguments, folder, **environment):
+        self._outputs = [Path(folder, stream) for stream in ("stdout", "stderr")]
+        given = name, arguments, self._outputs, environment
+        self._process = _IMPORTED.Process(target=_run, args=given)
+        self._process.start()
+
+    @property
+    def returncode(self):
+        return self._process.exitcode
+
+    def poll(self):
+        return self._process.exitcode
+
+    def kill(self):
+        self._process.kill()
+
+    def communicate(self, timeout=None):
+        self._process.join(timeout)
+        assert self.returncode is not None, "it runs for too long"
+        return tuple(output.read_text() for output in self._outputs)
 
 
-def _run(name, arguments, outputs):
+def _run(name, arguments, outputs, environment):
     for descriptor, output in enumerate(outputs, start=1):
         os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT), descriptor)
     os.chdir(ROOT)
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    os.environ.update(environment, TF_CPP_MIN_LOG_LEVEL="3")
     sys.argv = [f"launch/{name}.py", *arguments]
     sys.path.insert(0, "launch")
     runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def launch(name, *arguments):
+    """Runs launch/<name>.py to its end; gives its exit code and what it printed."""
+    with tempfile.TemporaryDirectory() as folder:
+        launched = Launched(name, arguments, folder)
+        printed = launched.communicate()
+    return subprocess.CompletedProcess(name, launched.returncode, *printed)
 
 
 def _launcher(name, arguments):
@@ -165,7 +194,7 @@ def workers(name, settings, workdir, **last):
         **last: flags that the second worker has in place of the chief's.
 
     Yields:
-        The processes, whose output is piped; none outlives the `with` statement.
+        The processes, see `Launched`; none outlives the `with` statement.
     """
     addresses = _free_addresses(2)
     common = settings | {"strategy": "multiworker", "workdir": workdir}
@@ -173,14 +202,11 @@ def workers(name, settings, workdir, **last):
         processes = []
         for index, flags in enumerate((common, common | last)):
             given = [f"--{flag}={value}" for flag, value in flags.items()]
-            command, options = _launcher(name, given)
             task = {"type": "worker", "index": index}
-            config = {"cluster": {"worker": addresses}, "task": task}
-            options["env"]["TF_CONFIG"] = json.dumps(config)
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-            process = subprocess.Popen(command, **pipes, **options)
-            processes.append(running.enter_context(process))
-            running.callback(process.kill)
+            cluster = json.dumps({"cluster": {"worker": addresses}, "task": task})
+            folder = running.enter_context(tempfile.TemporaryDirectory())
+            processes.append(Launched(name, given, folder, TF_CONFIG=cluster))
+            running.callback(processes[-1].kill)
         yield processes
 
 
