@@ -12,6 +12,7 @@ import tensorflow as tf
 from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.attacks.catalogue import named_attack
 from advrush_tf.attacks.geometry import Radius
+from advrush_tf.attacks.sanity_checks import missing_classes
 from advrush_tf.attacks.sanity_probes import check_model
 from advrush_tf.attacks.series import is_right
 from advrush_tf.data.dataset import ImageDataset
@@ -20,7 +21,12 @@ from advrush_tf.errors import UserError
 from advrush_tf.runs.attack_settings import AttackSettings
 from advrush_tf.runs.devices import Devices
 from advrush_tf.runs.evaluation import AttackResult, Evaluation
-from advrush_tf.runs.evaluation_report import RESULTS, print_summary, write_report
+from advrush_tf.runs.evaluation_report import (
+    RESULTS,
+    TABLE,
+    print_summary,
+    write_report,
+)
 from advrush_tf.runs.models import load_classifier, open_classifier, sha256
 from advrush_tf.runs.progress import print_line
 from advrush_tf.runs.run import Log, Run
@@ -63,7 +69,8 @@ def run_attack(
         run.settings = attrs.evolve(settings, sha256=tuple(map(sha256, paths)))
         run.agree(dataset)
         run.open()
-        if (results := run.finished(RESULTS, print_summary, "evaluation")) is not None:
+        results = run.finished(RESULTS, print_summary, "evaluation", TABLE)
+        if results is not None:
             return results
         evaluation = _evaluate(dataset, classifiers, run)
         return run.conclude(
@@ -97,7 +104,8 @@ def _open_classifiers(
 
 
 def _test_images(settings: AttackSettings, dataset: ImageDataset) -> Examples:
-    return dataset.test.first(settings.test_images or len(dataset.test))
+    count = settings.test_images or len(dataset.test)
+    return dataset.test.drawn(count, settings.seed)
 
 
 def _evaluate(
@@ -111,11 +119,12 @@ def _evaluate(
     crafter = _Crafter(run, classifiers, x, y)
     measured, clean = crafter.classifiers[0], crafter.clean[0]
     log(f"clean accuracy {clean.mean():.2%} of {len(x)} images")
-    findings = []
+    missing = missing_classes(y, dataset.class_names, "attacked images")
+    findings = [missing] if missing else []
     if settings.checks:
         log("checking the model ...")
         norm, epsilon = settings.norm, settings.epsilon
-        findings = check_model(measured, x, y, norm, epsilon, settings.seed)
+        findings += check_model(measured, x, y, norm, epsilon, settings.seed)
     for finding in findings:
         log(f"warning: {finding.sentence}")
     crafted = [crafter.craft(*planned) for planned in _plan(settings)]
@@ -194,6 +203,10 @@ class _Crafter:
     ) -> AttackJob:
         """A device's shard of an attack."""
         settings = self._run.settings
+        evaluation = settings.to_dict()
+        if settings.test_images:
+            # Earlier versions took the first images.
+            evaluation["drawn"] = "evenly"
         # At other radii nothing is crafted for other models.
         transfer = bool(settings.source_model) and epsilon == settings.epsilon
         try:
@@ -204,7 +217,7 @@ class _Crafter:
                 self._y,
                 settings.seed,
                 path,
-                settings.to_dict(),
+                evaluation,
                 transfer,
                 self._run.devices.local[device],
             )

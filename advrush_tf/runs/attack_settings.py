@@ -16,6 +16,7 @@ from advrush_tf.runs.settings import (
     all_distinct,
     ge,
     gt,
+    path_setting,
     setting,
 )
 
@@ -45,20 +46,20 @@ class AttackSettings(Settings):
         UserError: a value is out of range.
     """
 
-    model: str = setting(
+    model: str = path_setting(
         "",
         "The .keras file of the classifier that is measured.",
         Check(bool, "the path of a .keras file"),
     )
-    source_model: tuple[str, ...] = setting(
+    source_model: tuple[str, ...] = path_setting(
         (), "Other .keras files: what is crafted on each is measured on all."
     )
-    dataset: str = setting(
+    dataset: str = path_setting(
         "cifar10", "As for launch/search.py; what the model was fitted on."
     )
     image_size: int | None = setting(None, IMAGE_SIZE, gt(0))
     test_images: int = setting(
-        0, "Images of the test split, from its first on; 0 for all.", ge(0)
+        0, "Images of the test split, drawn evenly; 0 for all.", ge(0)
     )
     attacks: tuple[str, ...] = setting(
         ("fgsm", "pgd20", "autoattack"),

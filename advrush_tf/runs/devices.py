@@ -6,7 +6,6 @@ replica takes an equal, consecutive piece.
 
 import contextlib
 import enum
-import json
 import os
 import re
 import sys
@@ -19,6 +18,7 @@ import tensorflow as tf
 
 from advrush_tf.data.examples import ALL, Shard, endless
 from advrush_tf.errors import UserError, WorkerLostError
+from advrush_tf.files import parse_json
 from advrush_tf.runs.progress import print_line
 
 
@@ -245,7 +245,7 @@ def _place_in_cluster() -> tuple[int, int]:
     """
     text = os.environ.get("TF_CONFIG", "")
     try:
-        config = json.loads(text)
+        config = parse_json(text)
         cluster, task = config["cluster"], config["task"]
         if unknown := set(cluster) - {"chief", "worker"}:
             raise ValueError(f"its jobs are chief and worker, not {sorted(unknown)}")

@@ -7,13 +7,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
+from advrush_tf.attacks.sanity_checks import missing_classes
 from advrush_tf.data.dataset import ImageDataset, load_dataset
+from advrush_tf.data.examples import Examples
 from advrush_tf.errors import UserError
 from advrush_tf.files import json_copy, write_json
 from advrush_tf.runs.checkpoints import CheckpointStore
 from advrush_tf.runs.devices import Devices
+from advrush_tf.runs.lock import locked
 from advrush_tf.runs.progress import print_existing_summary, print_line, write_failure
-from advrush_tf.runs.settings import Settings, differences, record_settings
+from advrush_tf.runs.settings import (
+    Settings,
+    differences,
+    record_settings,
+    unusable,
+)
 
 Log = Callable[[str], None]
 _Settings = TypeVar("_Settings", bound=Settings)
@@ -62,7 +70,31 @@ class Run(Generic[_Settings]):
 
     def load_dataset(self, name: str, image_size: int | None) -> ImageDataset:
         """Returns a data set, see `load_dataset`."""
-        return load_dataset(name, self.data_dir, image_size)
+        dataset = load_dataset(name, self.data_dir, image_size)
+        if dataset.train.ordered:
+            self.log(
+                f"warning: data set {name} is stored in an order of its own, such as "
+                "by class, and is too large to be shuffled as a whole: parts of it are "
+                "drawn at random, but batches may hold few classes. Prepare it anew "
+                "without disable_shuffling."
+            )
+        return dataset
+
+    def name_missing_classes(
+        self, dataset: ImageDataset, examples: Examples, images: str
+    ) -> None:
+        """Warns of classes without images, where the labels are known.
+
+        Args:
+            dataset: has the classes' names.
+            examples: a part of it.
+            images: what they are, in the plural.
+        """
+        if examples.labels is None:
+            return
+        names = dataset.class_names
+        if finding := missing_classes(examples.labels, names, images):
+            self.log(f"warning: {finding.sentence}")
 
     def agree(self, dataset: ImageDataset, **also: Any) -> None:
         """Checks that all workers run the same, on the same data, in the same workdir.
@@ -108,16 +140,25 @@ class Run(Generic[_Settings]):
         To be called once all that may be wrong with the settings has been checked.
 
         Raises:
-            UserError: the folder cannot be used, or holds a run of other settings.
+            UserError: the folder cannot be used, is in use, or holds a run of other
+                settings.
         """
-        self.devices.on_chief(lambda: record_settings(self.settings, self.workdir))
+        self.devices.on_chief(self._take)
         self._frame.enter_context(explained_writes(self.workdir))
+
+    def _take(self) -> None:
+        try:
+            self._frame.enter_context(locked(self.workdir, self.log))
+        except OSError as error:
+            raise unusable(self.workdir, error) from None
+        record_settings(self.settings, self.workdir)
 
     def finished(
         self,
         report: str,
         print_summary: Callable[[dict[str, Any], Path, Log], None],
         kind: str,
+        last: str | None = None,
     ) -> dict[str, Any] | None:
         """Returns the report of a finished run, once shown anew; None without one.
 
@@ -125,13 +166,14 @@ class Run(Generic[_Settings]):
             report: its name in the workdir.
             print_summary: see `print_existing_summary`.
             kind: what was run, in a word.
+            last: name of the file that a run writes last; the report if None.
 
         Raises:
             UserError: the report is damaged.
         """
-        path = self.workdir / report
+        path, end = self.workdir / report, self.workdir / (last or report)
         # The chief's answer: shared storage may show others a new file later.
-        if not self.devices.from_chief(path.exists):
+        if not self.devices.from_chief(lambda: path.exists() and end.exists()):
             return None
         return print_existing_summary(path, print_summary, self.log, kind)
 

@@ -20,15 +20,15 @@ import keras
 import tensorflow as tf
 
 from advrush_tf import replication
-from advrush_tf.nn.checks import as_labels
-from advrush_tf.search.penalty import curvature_penalty
+from advrush_tf.inputs import class_numbers
+from advrush_tf.search.penalty import gradient_changes
 
 
 class SearchSteps:
     """Gradients and updates of a compiled search model.
 
     Each takes a replica's piece of a batch, images (batch, height, width, channels) in
-    [0, 1] and labels (batch,) or (batch, 1), and returns the numbers of the whole
+    [0, 1] and labels of any form, and returns the numbers of the whole
     batch; gradients are a list in the order of the alphas or of the weights.
 
     Args:
@@ -69,10 +69,10 @@ class SearchSteps:
         model = self._model
 
         def loss():
-            values = curvature_penalty(
+            values = gradient_changes(
                 lambda inputs: model.logits_of(inputs, training=False),
                 model.normalised(x),
-                y,
+                class_numbers(y),
                 self._penalty["h"],
                 self._penalty["squared"],
             )
@@ -127,9 +127,9 @@ def example_losses(logits: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tenso
 
     Args:
         logits: (batch, classes).
-        y: labels, (batch,) or (batch, 1).
+        y: labels that `check_batch` has seen.
     """
-    labels = as_labels(y)
+    labels = class_numbers(y)
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
     hits = tf.equal(tf.argmax(logits, -1, tf.int32), labels)
     return losses, tf.cast(hits, losses.dtype)

@@ -128,7 +128,8 @@ def test_the_numbers_are_those_of_the_definitions(model, samples):
         right = np.argmax(network(x), -1) == y
         attacked = _attacked(network, x, y, x + noise)
         robust = right & (np.argmax(network(attacked), -1) == y)
-        curvature = measure_curvature(network, x[:4], y[:4], seed=5)
+        some = dataset.test.drawn(4, 5).unit_arrays()
+        curvature = measure_curvature(network, *some, seed=5)
     expected = (
         right.mean(),
         robust.mean(),

@@ -62,7 +62,7 @@ def test_the_numbers_are_those_of_the_stored_images(models, finished):
     workdir, results, _ = finished
     model = keras.models.load_model(models / "model.keras")
     data = load_dataset("digits")
-    x, y = data.test.images[:60] / np.float32(255), data.test.labels[:60]
+    x, y = data.test.drawn(60, 0).unit_arrays()
     clean = np.argmax(model(x, training=False), -1) == y
     assert results["clean"]["accuracy"] == pytest.approx(clean.mean())
     robust = clean.copy()

@@ -1,9 +1,11 @@
+import dataclasses
 import importlib.metadata
 import json
 
 import pytest
 
 from advrush_tf.runs.evaluation import as_json
+from advrush_tf.runs.evaluation_report import markdown
 from advrush_tf.statistics import wilson
 from support.evaluations import evaluation
 
@@ -25,6 +27,15 @@ def test_the_headline_is_right_before_and_after_every_attack(results):
     assert results["settings"]["sha256"] == ["ab", "cd"]
     assert results["versions"]["keras"] == importlib.metadata.version("keras")
     assert json.loads(json.dumps(results)) == results
+
+
+def test_the_split_is_the_one_that_was_used(results):
+    assert results["split"] == "test"
+    evaluated = evaluation()
+    dataset = dataclasses.replace(evaluated.dataset, test_split="validation")
+    validated = as_json(dataclasses.replace(evaluated, dataset=dataset))
+    assert validated["split"] == "validation"
+    assert "4 images of the validation split" in markdown(validated)
 
 
 def test_attacks_tell_their_accuracy_after_each_member(results):

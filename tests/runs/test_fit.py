@@ -61,7 +61,7 @@ def test_a_finished_run_leaves_these_files(finished):
 def test_the_models_are_what_the_report_says(finished):
     workdir, report, _ = finished
     dataset = load_dataset("digits")
-    x, y = dataset.test.images[:50] / np.float32(255), dataset.test.labels[:50]
+    x, y = dataset.test.drawn(50, 0).unit_arrays()
     for name, file in (("best", "model.keras"), ("last", "model_last.keras")):
         network = keras.models.load_model(workdir / file)
         hits = np.argmax(network(x, training=False), -1) == y
@@ -106,7 +106,20 @@ def test_the_parts_of_the_data_are_disjoint_and_test_is_apart():
     for one, other in zip(*counts, strict=True):
         np.testing.assert_array_equal(one, other)
     test = np.concatenate([x for x, _ in data.test()])
-    np.testing.assert_allclose(test * 255, dataset.test.images[:50], atol=1e-4)
+    np.testing.assert_allclose(test * 255, dataset.test.drawn(50, 0).images, atol=1e-4)
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+def test_a_cutout_is_zero_for_the_network(normalise):
+    dataset = load_dataset("digits")
+
+    def batch(cutout):
+        settings = fit_settings(**SMALL, cutout=cutout, normalise=normalise)
+        return next(iter(fit_run.FitData(settings, dataset).training()))[0].numpy()
+
+    whole, blotted = batch(0), batch(4)
+    colour = np.unique(blotted[blotted != whole])
+    np.testing.assert_array_equal(colour, np.float32(dataset.mean if normalise else 0))
 
 
 def test_the_test_split_is_read_only_at_the_end(tmp_path, monkeypatch):
@@ -117,6 +130,7 @@ def test_the_test_split_is_read_only_at_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(
         fit_run, "write_report", lambda *a: written.write_text('["report"]')
     )
+    monkeypatch.setattr(fit_run, "draw_record", lambda *a: None)
     report = fit_run.run_fit(fit_settings(**SMALL), tmp_path)
     assert order + report == ["fit", "test", "report"]
 

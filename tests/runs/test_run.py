@@ -2,12 +2,16 @@
 
 import errno
 import json
+from types import SimpleNamespace
 
 import attrs
 import numpy as np
 import pytest
 
+from advrush_tf.data.array_examples import ArrayExamples
+from advrush_tf.data.dataset import load_dataset
 from advrush_tf.errors import UserError
+from advrush_tf.runs import run as run_module
 from advrush_tf.runs.run import Run, explained_writes
 from advrush_tf.runs.settings import Settings, setting
 from support.meetings import on_two_workers
@@ -51,6 +55,26 @@ def test_writes_that_fail_are_one_clear_line_once_the_workdir_is_open(tmp_path):
         full_disk()
 
 
+def test_classes_without_images_are_named(tmp_path):
+    dataset, lines = load_dataset("digits"), []
+    labels = np.arange(10)
+    run = Run(Small(), tmp_path, log=lines.append)
+    run.name_missing_classes(dataset, dataset.train, "training images")
+    assert not lines
+    some = ArrayExamples(dataset.train.images[:10], np.where(labels > 7, 0, labels))
+    run.name_missing_classes(dataset, some, "held-out images")
+    run.name_missing_classes(dataset, SimpleNamespace(labels=None), "images")
+    (line,) = lines
+    assert "Among the 10 held-out images is none of 2 of 10 classes (8, 9)" in line
+
+
+def test_data_in_an_order_of_its_own_are_named(tmp_path, monkeypatch):
+    dataset, lines = SimpleNamespace(train=SimpleNamespace(ordered=True)), []
+    monkeypatch.setattr(run_module, "load_dataset", lambda *_: dataset)
+    Run(Small(), tmp_path, log=lines.append).load_dataset("sorted", None)
+    assert "warning: data set sorted is stored in an order" in lines[0]
+
+
 def test_other_errors_pass_through(tmp_path):
     with pytest.raises(KeyboardInterrupt), Run(Small(), tmp_path) as run:
         run.open()
@@ -67,6 +91,7 @@ def test_a_finished_run_is_shown_again(tmp_path):
         run.open()
         assert run.finished("report.json", print_summary, "game") is None
         (tmp_path / "report.json").write_text('{"score": 7}')
+        assert run.finished("report.json", print_summary, "game", "end") is None
         assert run.finished("report.json", print_summary, "game") == {"score": 7}
     assert lines == [f"{tmp_path} holds a finished game.", f"7 in {tmp_path}"]
     for damaged in ("{", "[]", "{}"):
