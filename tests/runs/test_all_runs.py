@@ -152,7 +152,7 @@ def without_seconds(value):
 
 def times(workdir):
     """When each file was written, but for those that any start writes again."""
-    again = {"settings.json", "environment.json"}
+    again = {".lock", "settings.json", "environment.json"}
     files = (path for path in workdir.rglob("*") if path.is_file())
     return {
         path: path.stat().st_mtime_ns
