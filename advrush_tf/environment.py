@@ -22,7 +22,7 @@ def onednn_is_on() -> bool:
 
 
 def _check_keras() -> None:
-    """Raises ImportError where Keras has been told to be another one than needed.
+    """Raises ImportError where Keras is set to another backend than needed.
 
     Without `KERAS_BACKEND` in the environment, a backend in keras.json is passed over.
     """

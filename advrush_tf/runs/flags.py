@@ -79,7 +79,7 @@ def _noted_interruptions() -> Iterator[list[int]]:
         raise KeyboardInterrupt
 
     earlier = signal.getsignal(signal.SIGINT)
-    # A program in the background may have been told to ignore it.
+    # A program in the background may have been set to ignore it.
     if earlier is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, note)
     try:

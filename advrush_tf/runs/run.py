@@ -73,7 +73,7 @@ class Run(Generic[_Settings]):
         dataset = load_dataset(name, self.data_dir, image_size)
         if dataset.train.ordered:
             self.log(
-                f"warning: data set {name} is stored in an order of its own, such as "
+                f"warning: data set {name} is stored in some order, such as "
                 "by class, and is too large to be shuffled as a whole: parts of it are "
                 "drawn at random, but batches may hold few classes. Prepare it anew "
                 "without disable_shuffling."
