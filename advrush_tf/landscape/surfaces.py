@@ -11,7 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.attacks.base import BatchedClassifier, as_logits_fn
-from advrush_tf.attacks.pgd import SignAscent, Start
+from advrush_tf.attacks.geometry import Norm, steepest
+from advrush_tf.attacks.losses import log_odds
+from advrush_tf.attacks.pgd import SignAscent, Start, usual_step_size
 from advrush_tf.attacks.randomness import seeds_of, uniform
 from advrush_tf.losses import cross_entropy
 from advrush_tf.nn.checks import check_images
@@ -94,7 +96,8 @@ def loss_surface(
     logits_fn = as_logits_fn(model)
 
     def directions(images, labels, indices):
-        sign = tf.sign(input_gradient(logits_fn, images, labels))
+        gradient = input_gradient(logits_fn, images, labels)
+        sign = steepest(Norm.LINF, gradient)
         return tf.stack([sign, _random_signs(seed, indices, images.shape[1:])], 1)
 
     half = points // 2
@@ -119,8 +122,9 @@ def loss_cut(
 ) -> Cut:
     """The cross-entropy of each image on the line through its adversarial image.
 
-    The attack is PGD-20 on the cross-entropy, with steps of epsilon / 8 from a random
-    start. The line reaches from -1 to 2 times the adversarial perturbation.
+    The attack is PGD-20 on the cross-entropy (by its log-odds, see `attacks.losses`),
+    with steps of epsilon / 8 from a random start. The line reaches from -1 to 2 times
+    the adversarial perturbation.
 
     Args:
         epsilon: radius of the attack's L-infinity ball, in [0, 1] units.
@@ -134,7 +138,7 @@ def loss_cut(
     """
     if points < 4 or points % 3 != 1:
         raise ValueError(f"points must be 4, 7, 10 or so on, not {points}")
-    step_size = 2.5 * epsilon / _ATTACK_STEPS
+    step_size = usual_step_size(epsilon, _ATTACK_STEPS)
     attack = SignAscent(epsilon, step_size, _ATTACK_STEPS, Start.UNIFORM)
     logits_fn = as_logits_fn(model)
 
@@ -146,7 +150,7 @@ def loss_cut(
             fn_output_signature=images.dtype,
         )
         adversarial = attack.ascend(
-            lambda perturbed: cross_entropy(labels, logits_fn(perturbed)),
+            lambda perturbed: log_odds(logits_fn(perturbed), labels),
             images,
             images + noise,
         )

@@ -12,8 +12,8 @@ import tensorflow as tf
 from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.attacks.catalogue import named_attack
 from advrush_tf.attacks.geometry import Radius
-from advrush_tf.attacks.sanity_probes import check_model
-from advrush_tf.attacks.series import is_right
+from advrush_tf.attacks.sanity_probes import Probed, check_model
+from advrush_tf.attacks.series import Progress, is_right
 from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.data.examples import Examples
 from advrush_tf.errors import UserError
@@ -110,15 +110,15 @@ def _evaluate(
     crafter = _Crafter(run, classifiers, x, y)
     measured, clean = crafter.classifiers[0], crafter.clean[0]
     log(f"clean accuracy {clean.mean():.2%} of {len(x)} images")
-    findings = []
+    probed = Probed([], np.zeros(0, bool))
     if settings.checks:
         log("checking the model ...")
         norm, epsilon = settings.norm, settings.epsilon
-        findings = check_model(measured, x, y, norm, epsilon, settings.seed)
-    for finding in findings:
+        probed = check_model(measured, x, y, norm, epsilon, settings.seed)
+    for finding in probed.findings:
         log(f"warning: {finding.sentence}")
     crafted = [crafter.craft(*planned) for planned in _plan(settings)]
-    return Evaluation(settings, dataset, x, y, clean, measured, crafted, findings)
+    return Evaluation(settings, dataset, x, y, clean, measured, crafted, probed)
 
 
 def _plan(settings: AttackSettings) -> list[tuple[int, str, Radius]]:
@@ -162,8 +162,8 @@ class _Crafter:
         progress = run_shares(trials, self._x, self._run.devices)
         # A perturbation may correct a model by chance: that is no robustness.
         right = [
-            was_right & is_right(classifier, progress.images, self._y)
-            for classifier, was_right in zip(self.classifiers, self.clean, strict=True)
+            was_right & self._survives(progress, source, index)
+            for index, was_right in enumerate(self.clean)
         ]
         crafted = AttackResult(source, name, epsilon, progress, right)
         others = self._run.settings.source_model
@@ -173,10 +173,18 @@ class _Crafter:
         )
         return crafted
 
+    def _survives(self, progress: Progress, source: int, index: int) -> np.ndarray:
+        """Where a model is right after an attack on another one, or on itself."""
+        if index == source:
+            # Asked once more, a random model might take back what broke it.
+            return progress.survived(len(progress.attacks))
+        return is_right(self.classifiers[index], progress.images, self._y)
+
     def _trial(self, device: str, source: int, name: str, epsilon: Radius) -> AttackJob:
         """A device's share of a trial."""
         settings = self._run.settings
-        attacks = named_attack(name, settings.norm, epsilon)
+        step_size = settings.step_size_at(epsilon)
+        attacks = named_attack(name, settings.norm, epsilon, step_size)
         # At other radii nothing is crafted for other models.
         transfer = bool(settings.source_model) and epsilon == settings.epsilon
         index, count = share = self._run.devices.local[device]

@@ -6,6 +6,7 @@ import tensorflow as tf
 from advrush_tf.attacks.base import BatchedClassifier, Outcome
 from advrush_tf.attacks.geometry import Radius
 from advrush_tf.attacks.sanity_checks import Code, Finding
+from advrush_tf.attacks.sanity_probes import Probed
 from advrush_tf.attacks.series import Progress
 from advrush_tf.data.array_examples import ArrayExamples
 from advrush_tf.data.dataset import ImageDataset
@@ -76,4 +77,5 @@ def evaluation(**changes):
         for attack in books
     ]
     classifier = BatchedClassifier(model, (4, 4, 1), 4)
-    return Evaluation(settings, dataset, X, Y, CLEAN, classifier, crafted, [DOUBT])
+    probed = Probed([DOUBT], np.zeros(4, bool))
+    return Evaluation(settings, dataset, X, Y, CLEAN, classifier, crafted, probed)
