@@ -26,10 +26,8 @@ def is_wrong(logits: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
 
     Args and shapes are those of `margin`; the result is bool.
     """
-    answers = tf.argmax(logits, -1, tf.int32)
-    return (answers != tf.cast(y, tf.int32)) | ~tf.reduce_all(
-        tf.math.is_finite(logits), -1
-    )
+    missed = tf.argmax(logits, -1, tf.int32) != tf.cast(y, tf.int32)
+    return missed | ~tf.reduce_all(tf.math.is_finite(logits), -1)
 
 
 def log_odds(logits: tf.Tensor, y: tf.Tensor) -> tf.Tensor:

@@ -176,8 +176,8 @@ def _step_sizes(recipe: FitSettings, settings: FitSettings) -> dict[str, float]:
     """The steps of both attacks, as long as the settings' other numbers make them."""
     sizes = {"eval_step_size": usual_step_size(settings.epsilon, settings.eval_steps)}
     if recipe.step_size is not None:
-        share = recipe.step_size / _RECIPES[recipe.objective].epsilon
-        sizes["step_size"] = share * settings.epsilon
+        ratio = settings.epsilon / _RECIPES[recipe.objective].epsilon
+        sizes["step_size"] = recipe.step_size * ratio
     return sizes
 
 

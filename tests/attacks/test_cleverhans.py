@@ -18,8 +18,9 @@ from advrush_tf.attacks.cleverhans import (
     CleverHansAttack,
 )
 from advrush_tf.attacks.cleverhans_compat import scaled_gradient
+from advrush_tf.attacks.fab import FAB
 from advrush_tf.attacks.geometry import Norm
-from support.attacked import distances, grey, linear
+from support.attacked import distances, fitted, grey, linear
 
 LINF, L2 = Norm.LINF, Norm.L2
 ATTACKS = [
@@ -182,6 +183,20 @@ def test_carlini_wagner_is_near_the_closed_form():
     moved = (images - x) * (0.019 / found)[:, None, None, None]
     np.testing.assert_allclose(again - x, moved, atol=1e-6)
     assert not counted.any()
+
+
+def test_carlini_wagner_finds_images_as_near_as_fab_does():
+    model, x, y = fitted()
+    right = np.argmax(model(x), -1) == y
+    # Pixels at the ends of the range, which are far out in the attack's tanh space.
+    x, y = np.where(x > 0.7, 1, np.where(x < 0.3, 0, x))[right], y[right]
+    right = np.argmax(model(x), -1) == y
+    x, y = x[right][:20].astype(np.float32), y[right][:20]
+    _, far = FAB(L2, 1.0).minimal(model, x, y)
+    attack = CarliniWagner(L2, 10.0, searches=2, first_weight=1.0)
+    crafted = attack.craft(model, x, y, batch_size=20)
+    assert (np.argmax(model(crafted), -1) != y).all()
+    assert length(attack, crafted - x).mean() < 1.03 * far.mean()
 
 
 def test_spsa_raises_the_margin_and_stops_when_it_breaks():

@@ -197,7 +197,7 @@ def test_what_the_checks_are_given(monkeypatch, batch_size, norm, epsilon):
     assert probes.check_model(classifier, x, y, norm, epsilon, 0).findings == []
 
     kept = np.arange(64) % 4 > 0
-    score, label = scores[:64][kept], y[:64][kept]
+    label = y[:64][kept]
     (steps,) = seen["zero_gradients"]
     up = np.where(label == 1, -1, 1)[:, None] * slope
     way = np.sign(up) if norm is Norm.LINF else up / np.linalg.norm(slope)

@@ -38,14 +38,13 @@ def ledger(x, broken_by):
 
 def evaluation(**changes):
     """Two attacks on the model, and the first on another model as well."""
+    given = {"attacks": ("fgsm", "autoattack"), "epsilons": ("0", "2/255"), **changes}
     settings = AttackSettings(
         model="runs/one/model.keras",
         source_model=("runs/two/model.keras",),
-        attacks=("fgsm", "autoattack"),
-        epsilons=("0", "2/255"),
         save_images=True,
         sha256=("ab", "cd"),
-        **changes,
+        **given,
     )
     classes = np.zeros((1, 1, 1, 1), np.uint8)
     examples = ArrayExamples(classes, Y[:1])
