@@ -123,18 +123,20 @@ class _Iterated(CleverHansAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require_positive("steps")
-        if self.step_size is None:
-            size = usual_step_size(self.epsilon, self.steps)
-            object.__setattr__(self, "step_size", size)
-        elif not 0 < self.step_size <= self.epsilon:
+        if self.step_size is not None and not 0 < self.step_size <= self.epsilon:
             raise ValueError(
                 f"step_size must be more than 0 and at most epsilon, {self.epsilon}, "
                 f"not {self.step_size}"
             )
 
+    @property
+    def used_step_size(self) -> float:
+        """The length of a step, the given or the usual one."""
+        return self.step_size or usual_step_size(self.epsilon, self.steps)
+
     def _settings(self, y):
-        given = {"nb_iter": self.steps, "eps_iter": self.step_size}
-        return super()._settings(y) | given
+        steps = {"nb_iter": self.steps, "eps_iter": self.used_step_size}
+        return super()._settings(y) | steps
 
 
 @dataclasses.dataclass(frozen=True)

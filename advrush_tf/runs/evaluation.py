@@ -212,7 +212,7 @@ def _step_size(settings: AttackSettings, crafted: AttackResult) -> float | None:
     radius = crafted.epsilon
     given = settings.step_size_at(radius)
     (first, *_) = named_attack(crafted.attack, settings.norm, radius, given).values()
-    return getattr(first, "step_size", None)
+    return getattr(first, "used_step_size", None)
 
 
 def transfer(evaluated: Evaluation) -> dict[str, Any] | None:

@@ -27,9 +27,9 @@ def test_names_of_single_attacks(name, attack):
 def test_a_step_size_is_that_of_attacks_with_steps(name):
     assert is_stepped(name) and not is_stepped("apgd-ce")
     (attack,) = named_attack(name, Norm.LINF, 0.08, 0.003).values()
-    assert attack.step_size == 0.003
+    assert attack.used_step_size == 0.003
     (attack,) = named_attack(name, Norm.LINF, 0.08).values()
-    assert attack.step_size == usual_step_size(0.08, attack.steps)
+    assert attack.used_step_size == usual_step_size(0.08, attack.steps)
 
 
 def test_names_of_series_and_members():
