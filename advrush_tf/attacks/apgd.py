@@ -190,7 +190,9 @@ def checkpoints(iterations: int) -> list[int]:
     """The steps after which APGD looks at its progress, in ascending order.
 
     Source: Croce & Hein, arXiv 2003.01690, section 3.1: w_j = ceil(p_j N), p_0 = 0,
-    p_1 = 0.22, p_j+1 = p_j + max(p_j - p_j-1 - 0.03, 0.06).
+    p_1 = 0.22, p_j+1 = p_j + max(p_j - p_j-1 - 0.03, 0.06). The official code rounds
+    the lengths between them instead, down and to at least 1 step: for 100 steps it has
+    the same ones, for fewer others.
     """
     shares = [0.0, 0.22]
     while shares[-1] < 1:

@@ -94,8 +94,8 @@ class AttackSettings(Settings):
     )
     step_size: float | None = setting(
         None,
-        "Step of pgd, bim and mim, at most epsilon; None for 2.5 epsilon / steps. At "
-        "other radii it keeps its share of them.",
+        "Step of pgd, bim and mim, at most epsilon; 2.5 epsilon / steps unless given. "
+        "At other radii it keeps its share of them.",
         gt(0),
     )
     batch_size: int = setting(128, "Images at a time, on each device.", gt(0))
