@@ -31,8 +31,8 @@ class Probed(NamedTuple):
 
     Attributes:
         findings: reasons not to trust an evaluation of the model.
-        broken: (n,), bool, of the first n images those that PGD on the margin broke in
-            the evaluation's ball.
+        broken: (images,), bool, of those that were probed the ones that PGD on the
+            margin broke in the evaluation's ball.
     """
 
     findings: list[sanity_checks.Finding]
@@ -60,9 +60,10 @@ def check_model(
         seed: of PGD's starts, at least 0.
     """
     if outside := sanity_checks.images_outside_box(float(x.min()), float(x.max())):
-        return Probed([outside], np.zeros(0, bool))
+        return Probed([outside], np.zeros(len(x), bool))
     findings = [sanity_checks.not_finite(classifier.predict(x))]
-    x, y = x[:_IMAGES], y[:_IMAGES].astype(np.int32)
+    broken, rows = np.zeros(len(x), bool), np.arange(min(len(x), _IMAGES))
+    x, y = x[rows], y[rows].astype(np.int32)
     passes = np.stack([classifier.predict(x) for _ in range(_PASSES)])
     findings += [
         sanity_checks.random_model(passes),
@@ -70,12 +71,11 @@ def check_model(
     ]
     clean = -margin(tf.constant(passes[0]), tf.constant(y)).numpy()
     right = (clean > 0) & np.isfinite(passes[0]).all(-1)
-    broken = np.zeros(len(x), bool)
     if right.any():
         prober = _Prober(classifier, x[right], y[right], seed)
         one_step = prober.margins(norm, epsilon, epsilon, 1)
         many_steps = prober.from_noise(norm, epsilon, _STEPS)
-        broken[right] = np.minimum(one_step, many_steps) < 0
+        broken[rows[right]] = np.minimum(one_step, many_steps) < 0
         # The cube inside the ball.
         cube = epsilon / (math.sqrt(x[0].size) if norm is Norm.L2 else 1)
         findings += [

@@ -110,7 +110,7 @@ def _evaluate(
     crafter = _Crafter(run, classifiers, x, y)
     measured, clean = crafter.classifiers[0], crafter.clean[0]
     log(f"clean accuracy {clean.mean():.2%} of {len(x)} images")
-    probed = Probed([], np.zeros(0, bool))
+    probed = Probed([], np.zeros(len(x), bool))
     if settings.checks:
         log("checking the model ...")
         norm, epsilon = settings.norm, settings.epsilon

@@ -60,11 +60,10 @@ def test_gradients_that_are_not_finite():
 
 def test_probe_wins():
     robust = np.array([True, False, True, True, False])
-    assert checks.probe_wins(robust, np.array([False, True, False])) is None
-    assert checks.probe_wins(robust, np.zeros(0, bool)) is None
-    finding = checks.probe_wins(robust, np.array([True, True, True]))
+    assert checks.probe_wins(robust, ~robust) is None
+    finding = checks.probe_wins(robust, np.array([True, True, True, False, False]))
     assert finding.code is Code.PROBE_WINS
-    assert "first 3 images" in finding.sentence and "breaks 2 that" in finding.sentence
+    assert "breaks 2 that" in finding.sentence
 
 
 def test_black_box_wins():
