@@ -29,6 +29,7 @@ setup(
         "attrs>=24.1",
         # Code of this version is mended, which needs its very names.
         "cleverhans==4.0.0",
+        "h5py>=3.11",
         # tensorflow-datasets needs this one without declaring it.
         "importlib_resources>=6.4",
         "jinja2>=3.1,<4",

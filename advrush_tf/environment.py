@@ -1,4 +1,4 @@
-"""The environment variables that TensorFlow reads while it is imported.
+"""The environment variables that TensorFlow and Keras read while they are imported.
 
 This module is the package's first import, so that it comes before TensorFlow's.
 """
@@ -15,11 +15,36 @@ _VARIABLE = "TF_ENABLE_ONEDNN_OPTS"
 
 def onednn_is_on() -> bool:
     """Returns True if TensorFlow uses oneDNN's kernels, decided when it is imported."""
-    # Nothing public tells, but that TensorFlow's own tests ask this. No device is
-    # initialised by it.
+    # Nothing public says; TensorFlow's own tests ask this. It initialises no device.
     from tensorflow.python.util import _pywrap_util_port
 
     return bool(_pywrap_util_port.IsMklEnabled())
+
+
+def _check_keras() -> None:
+    """Raises ImportError where Keras has been told to be another one than needed.
+
+    Without `KERAS_BACKEND` in the environment, a backend in keras.json is passed over.
+    """
+    backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    if backend != "tensorflow":
+        raise ImportError(
+            f"advrush_tf needs Keras' TensorFlow backend, and KERAS_BACKEND is "
+            f"{backend!r}; unset KERAS_BACKEND",
+            name="advrush_tf",
+        )
+    if os.environ.get("TF_USE_LEGACY_KERAS", "").lower() in ("1", "true"):
+        raise ImportError(
+            "advrush_tf needs Keras 3, and TF_USE_LEGACY_KERAS asks TensorFlow for "
+            "Keras 2; unset TF_USE_LEGACY_KERAS",
+            name="advrush_tf",
+        )
+    if (keras := sys.modules.get("keras")) and keras.config.backend() != "tensorflow":
+        raise ImportError(
+            "advrush_tf needs Keras' TensorFlow backend, and Keras was imported with "
+            f"{keras.config.backend()!r}; import advrush_tf first",
+            name="advrush_tf",
+        )
 
 
 def _turn_on() -> None:
@@ -40,4 +65,5 @@ def _turn_on() -> None:
         )
 
 
+_check_keras()
 _turn_on()

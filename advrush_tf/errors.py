@@ -1,10 +1,15 @@
 """The errors that a launcher turns into one line on the terminal."""
 
+import re
+
 _MAX_CHARACTERS = 200
+_LONGEST_LINE = 500
+# Where in a graph TensorFlow's error arose.
+_NODES = re.compile(r"\{\{[^}]*\}\}\s*")
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend, told in one sentence.
+    """A mistake that the user can correct, described in one sentence.
 
     Launchers print the message without a traceback and exit with code 2.
     """
@@ -24,9 +29,18 @@ class NonFiniteLossError(ArithmeticError):
     """
 
 
+def short_line(sentence: str) -> str:
+    """Returns a sentence on one line, without its middle where it is very long."""
+    line = " ".join(_NODES.sub("", sentence).split())
+    if len(line) <= _LONGEST_LINE:
+        return line
+    half = _LONGEST_LINE // 2
+    return f"{line[:half]} ... {line[-half:]}"
+
+
 def one_line(error: BaseException) -> str:
     """Returns an exception's kind and the start of its message, on one line."""
-    lines = str(error).strip().splitlines()
+    lines = _NODES.sub("", str(error)).strip().splitlines()
     text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     if len(text) > _MAX_CHARACTERS:
         text = text[: _MAX_CHARACTERS - 3] + "..."

@@ -1,13 +1,48 @@
-"""Files that are either complete or not there, and JSON."""
+"""Paths, files that are either complete or not there, and JSON."""
 
 import contextlib
 import json
+import math
 import os
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+
+from advrush_tf.errors import UserError
+
+# The name of a file or folder that is not complete; a killed run may leave it behind.
+TEMPORARY = ".{}.tmp"
+
+
+def expanded(path: str) -> str:
+    """Returns a path with the home folder in place of a leading `~`.
+
+    Args:
+        path: of anything, whether it is there or not.
+
+    Raises:
+        UserError: nothing can ever be there: no such user, a loop of links, a name that
+            is too long or not UTF-8, a folder that may not be entered.
+    """
+    found = os.path.expanduser(path)
+    if found.startswith("~"):
+        raise UserError(
+            f"{path} begins with no user's home folder; write ./{path} for a folder "
+            "of that name"
+        )
+    try:
+        found.encode()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.stat(found)
+    except UnicodeError:
+        raise UserError(f"{path!r} is not UTF-8; rename it") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path!r} cannot be used: {reason}") from None
+    return found
 
 
 @contextlib.contextmanager
@@ -20,9 +55,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: it could not be written; an earlier file of that name is untouched.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    # The file's own name may be as long as names can be, 255 bytes.
+    unique = f"{path.name[:50]}.{uuid.uuid4().hex}"
+    temporary = path.with_name(TEMPORARY.format(unique))
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -53,6 +90,75 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
+def parse_json(text: str) -> Any:
+    """Returns the value of a JSON text that anybody may have written.
+
+    Raises:
+        ValueError: it is not JSON, is nested too deeply to be worked with, names an
+            entry twice, or holds a number that is not finite or beyond 64 bits.
+    """
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_float=_finite,
+            parse_int=_int64,
+            parse_constant=_finite,
+        )
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    if _depth(value) > _DEEPEST:
+        raise ValueError(_TOO_DEEP)
+    return value
+
+
+def read_json(path: Path) -> Any:
+    """Returns what a JSON file holds, as `parse_json` does.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged.
+    """
+    return parse_json(path.read_text("utf-8"))
+
+
+# What copies and saves a value calls itself several times a level.
+_DEEPEST = 50
+_TOO_DEEP = f"it is nested more than {_DEEPEST} levels deep"
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("an entry is there twice")
+    return value
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text[:20]} is not a finite number")
+    return number
+
+
+def _int64(text: str) -> int:
+    if not -(2**63) <= (number := int(text)) < 2**63:
+        raise ValueError(f"{text[:20]}... is too large a number")
+    return number
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level:
+        holders = [each for each in level if isinstance(each, dict | list)]
+        level = [
+            item
+            for each in holders
+            for item in (each.values() if isinstance(each, dict) else each)
+        ]
+        depth += bool(holders)
+    return depth
+
+
 def json_copy(value: Any) -> Any:
     """Copies a value into what JSON reads: dictionaries, lists, text, numbers, None.
 
@@ -64,7 +170,7 @@ def json_copy(value: Any) -> Any:
     """
     try:
         return json.loads(json.dumps(value, default=_plain, allow_nan=False))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"JSON cannot hold the value: {error}.") from None
 
 

@@ -34,7 +34,7 @@ def all_reduce_sum(values: Any) -> Any:
 
 
 def mean_contribution(values: tf.Tensor) -> tf.Tensor:
-    """This replica's share in the mean over the whole batch.
+    """This replica's contribution to the mean over the whole batch.
 
     Its `all_reduce_sum` is the mean.
 

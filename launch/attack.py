@@ -2,7 +2,7 @@
 
 import console
 
-with console.held_back():
+with console.starting():
     from advrush_tf.runs import attack as attack_run
     from advrush_tf.runs.attack_settings import AttackSettings
     from advrush_tf.runs.flags import (

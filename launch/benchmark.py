@@ -12,7 +12,7 @@ from absl import flags
 
 import console
 
-with console.held_back():
+with console.starting():
     from advrush_tf.errors import UserError
     from advrush_tf.nn.cell_network import CellNetwork
     from advrush_tf.runs import profiling

@@ -2,11 +2,44 @@
 
 import contextlib
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 _STDERR = 2
+
+
+@contextlib.contextmanager
+def starting() -> Iterator[None]:
+    """Holds back standard error while a launcher imports what it needs.
+
+    Ctrl-C, or an environment in which the package cannot work, is one line.
+    """
+    # Pictures are drawn without a display, whatever the shell's choice.
+    os.environ["MPLBACKEND"] = "agg"
+    terminal = os.dup(_STDERR)
+
+    def interrupted(*signal_and_frame: Any) -> None:
+        # At once: compiled modules would turn an exception into others.
+        os.write(terminal, b"interrupted: nothing was run yet.\n")
+        os._exit(130)
+
+    earlier = signal.getsignal(signal.SIGINT)
+    if earlier is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupted)
+    try:
+        with held_back():
+            yield
+    except ImportError as error:
+        if error.name != "advrush_tf":
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    finally:
+        signal.signal(signal.SIGINT, earlier)
+        os.close(terminal)
 
 
 @contextlib.contextmanager
@@ -18,7 +51,7 @@ def held_back() -> Iterator[None]:
         os.dup2(held.fileno(), _STDERR)
         try:
             yield
-        except BaseException:
+        except (Exception, SystemExit):
             held.seek(0)
             os.write(terminal, held.read())
             raise

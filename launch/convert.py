@@ -4,17 +4,17 @@ from absl import flags
 
 import console
 
-with console.held_back():
+with console.starting():
     from advrush_tf.runs.convert import Normalise, convert
-    from advrush_tf.runs.flags import run
+    from advrush_tf.runs.flags import define_path, run
 
-_CHECKPOINT = flags.DEFINE_string(
+_CHECKPOINT = define_path(
     "checkpoint", None, "File that the official PyTorch code saved.", required=True
 )
-_OUTPUT = flags.DEFINE_string(
+_OUTPUT = define_path(
     "output", None, "File to write, its name ends in .keras.", required=True
 )
-_GENOTYPE = flags.DEFINE_string(
+_GENOTYPE = define_path(
     "genotype",
     None,
     "Name of a published genotype or path of a genotype.json; not for a supernet.",

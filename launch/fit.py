@@ -2,7 +2,7 @@
 
 import console
 
-with console.held_back():
+with console.starting():
     from advrush_tf.runs import dry_runs
     from advrush_tf.runs import fit as fit_run
     from advrush_tf.runs.fit_settings import FitSettings

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from absl import flags
-
 import console
 
-with console.held_back():
+with console.starting():
     from advrush_tf.errors import UserError
     from advrush_tf.runs import landscape
     from advrush_tf.runs.flags import (
         define_data_dir,
+        define_path,
+        define_paths,
         define_settings,
         define_workdir,
         run,
@@ -20,13 +20,12 @@ with console.held_back():
 _WORKDIR = define_workdir("runs/landscape")
 _DATA_DIR = define_data_dir()
 _VALUES = define_settings(LandscapeSettings)
-_RUNS = flags.DEFINE_multi_string(
+_RUNS = define_paths(
     "run",
-    [],
     "A workdir of a search, a fit, an evaluation or an inspection that the report "
     "shows; of a search the history is drawn. May be repeated.",
 )
-_REPORT = flags.DEFINE_string(
+_REPORT = define_path(
     "report", None, "An HTML file to write: all that --run and --model gave, on a page."
 )
 

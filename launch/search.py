@@ -2,7 +2,7 @@
 
 import console
 
-with console.held_back():
+with console.starting():
     from advrush_tf.runs import dry_runs
     from advrush_tf.runs import search as search_run
     from advrush_tf.runs.flags import (

@@ -42,7 +42,10 @@ _TENSORFLOW_WITHOUT = (
     "del os.environ['TF_ENABLE_ONEDNN_OPTS']\n"
 )
 _TENSORFLOW_WITH = _TENSORFLOW_WITHOUT.replace("'0'", "'1'")
-_OURS = "from advrush_tf import environment\nprint(environment.onednn_is_on())\n"
+_OURS = (
+    "from advrush_tf import environment\nimport keras\n"
+    "print(environment.onednn_is_on(), keras.config.backend())\n"
+)
 _DECIDED = "import os\nos.environ['TF_ENABLE_ONEDNN_OPTS'] = '0'\nimport tensorflow\n"
 
 
@@ -59,8 +62,13 @@ _DECIDED = "import os\nos.environ['TF_ENABLE_ONEDNN_OPTS'] = '0'\nimport tensorf
     ],
     ids=["too late", "on all the same", "the user's choice", "in time"],
 )
-def test_a_late_import_is_warned_of_once(before, on, warnings):
-    environment = {k: v for k, v in os.environ.items() if "ONEDNN" not in k}
+def test_a_late_import_is_warned_of_once(before, on, warnings, tmp_path):
+    # A backend that keras.json names is passed over, unless TensorFlow was first.
+    if not before:
+        (tmp_path / "keras.json").write_text('{"backend": "jax"}')
+    others = ("TF_ENABLE_ONEDNN_OPTS", "KERAS_BACKEND")
+    environment = {k: v for k, v in os.environ.items() if k not in others}
+    environment["KERAS_HOME"] = str(tmp_path)
     result = subprocess.run(
         [sys.executable, "-c", before + _OURS + "import advrush_tf.errors\n"],
         env=environment,
@@ -68,6 +76,6 @@ def test_a_late_import_is_warned_of_once(before, on, warnings):
         capture_output=True,
         text=True,
     )
-    assert result.stdout.split() == [on]
+    assert result.stdout.split() == [on, "tensorflow"]
     told = result.stderr.count("RuntimeWarning: TensorFlow was imported before")
     assert told == warnings

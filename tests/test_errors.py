@@ -14,3 +14,12 @@ def test_an_error_is_told_in_one_short_line():
     assert text.startswith("ValueError: word word")
     assert text.endswith("...")
     assert len(text) == 200
+
+
+def test_a_sentence_is_one_line_without_graph_nodes_and_without_a_long_middle():
+    assert errors.short_line("Give\n a {{function_node f}} {{node g}} number.") == (
+        "Give a number."
+    )
+    line = errors.short_line("begin " + "x" * 5000 + " end")
+    assert len(line) < 510
+    assert line.startswith("begin x") and line.endswith("x end") and " ... " in line

@@ -5,7 +5,42 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 
-from advrush_tf.files import json_copy, write_json, write_text
+from advrush_tf.errors import UserError
+from advrush_tf.files import (
+    expanded,
+    json_copy,
+    parse_json,
+    read_json,
+    replacing,
+    write_json,
+    write_text,
+)
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert expanded("~/a") == "/home/me/a"
+    assert expanded("~") == "/home/me"
+    for path in ("a/~", "./~a", "", "/", "no/such"):
+        assert expanded(path) == path
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("~nosuchuser/x", "no user's home folder"),
+        ("x" * 300, "File name too long"),
+        ("loop/x", "symbolic links"),
+        ("a\0b", "null byte"),
+        ("a\udcff", "UTF-8"),
+    ],
+    ids=lambda value: ascii(value)[:9],
+)
+def test_paths_where_nothing_can_ever_be(path, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.symlink("loop", "loop")
+    with pytest.raises(UserError, match=words):
+        expanded(path)
 
 
 def test_writes_and_replaces(tmp_path):
@@ -30,10 +65,50 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
+def test_writers_of_one_file_leave_one_whole_file(tmp_path):
+    path = tmp_path / "a.bin"
+    with replacing(path) as one, replacing(path) as other:
+        one.write(b"1" * 9)
+        other.write(b"2" * 5)
+    assert path.read_bytes() == b"1" * 9
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_a_name_may_be_as_long_as_names_can_be(tmp_path):
+    write_text(tmp_path / ("x" * 255), "x")
+    assert os.listdir(tmp_path) == ["x" * 255]
+
+
 def test_json_is_written_and_read(tmp_path):
     value = {"a": [1, [2.5, None]], "b": {"c": "x", "d": []}, "e": True}
     write_json(tmp_path / "a.json", value)
     assert json.loads((tmp_path / "a.json").read_text()) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "Expecting"),
+        ("[" * 100_000 + "]" * 100_000, "more than 50 levels"),
+        ('{"a": ' * 300 + "1" + "}" * 300, "more than 50 levels"),
+        ('{"a": 1, "b": {"c": 1, "c": 2}}', "twice"),
+        ('[{"score": Infinity}]', "Infinity is not a finite number"),
+        ("NaN", "NaN is not a finite number"),
+        ("-1e999", "-1e999 is not a finite number"),
+        (f"[1{'0' * 400}]", r"10+\.\.\. is too large a number"),
+        ("9" * 5000, "Exceeds the limit"),
+    ],
+    ids=lambda text: text[:9],
+)
+def test_what_is_no_json_that_can_be_worked_with(text, words, tmp_path):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match=words):
+        read_json(tmp_path / "a.json")
+
+
+def test_json_is_nested_as_deeply_as_can_be_worked_with():
+    deep = '{"a": [' * 25 + "1.5, -7" + "]}" * 25
+    assert json.dumps(parse_json(deep)) == deep
 
 
 def test_a_copy_shares_nothing_with_its_source():

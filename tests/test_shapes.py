@@ -23,8 +23,9 @@ from advrush_tf.search.penalty import curvature_penalty
 from support import per_edge
 
 ROOT = Path(__file__).parent.parent
-# Even and odd, prime, oblong both ways, and halves that are even and odd.
-SHAPES = [(9, 9, 4), (18, 12, 3), (13, 29, 4), (31, 8, 1), (8, 64, 3)]
+# Even and odd, prime, oblong both ways, and halves that are even and odd; other tests
+# have square ones.
+SHAPES = [(18, 12, 3), (13, 29, 4), (8, 64, 1)]
 # One operation of each kind: poolings, identity, separable and dilated convolution.
 KINDS = ("avg_pool_3x3", "max_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_3x3")
 GENOTYPE = Genotype(
@@ -104,7 +105,10 @@ def save_search_step(path, shape, primitives, recompute):
 
 @pytest.mark.parametrize(
     ("shape", "primitives", "recompute"),
-    [((12, 18, 3), PRIMITIVES, False), ((13, 29, 4), KINDS, True)],
+    [
+        ((12, 18, 3), PRIMITIVES, False),
+        ((13, 29, 4), ("max_pool_3x3", "dil_conv_3x3"), True),
+    ],
     ids=["kept", "recomputed"],
 )
 def test_search_steps_in_graphs_equal_the_reference(

@@ -1,8 +1,7 @@
 import runpy
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
+import setuptools
 from packaging.version import Version
 
 from advrush_tf.version import __version__
@@ -16,7 +15,8 @@ def test_version_is_in_the_canonical_form():
 
 def test_setup_installs_this_version(monkeypatch):
     given = {}
-    fake = SimpleNamespace(setup=given.update)
-    monkeypatch.setitem(sys.modules, "setuptools", fake)
+    monkeypatch.setattr(setuptools, "setup", lambda **words: given.update(words))
+    monkeypatch.chdir(SETUP.parent)
     runpy.run_path(str(SETUP))
     assert given["version"] == __version__
+    assert "advrush_tf.attacks" in given["packages"]

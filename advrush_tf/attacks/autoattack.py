@@ -5,18 +5,19 @@ Source: Croce & Hein, arXiv 2003.01690.
 
 import dataclasses
 import enum
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from advrush_tf.attacks.apgd import APGD, Loss
-from advrush_tf.attacks.base import Attack, BatchedClassifier
+from advrush_tf.attacks.base import Attack, open_labelled
 from advrush_tf.attacks.fab import FAB
 from advrush_tf.attacks.geometry import Norm
+from advrush_tf.attacks.sanity_probes import check_answers
 from advrush_tf.attacks.series import CLEAN, Progress, run_series
 from advrush_tf.attacks.square import Square
-from advrush_tf.nn.checks import check_images
 
 
 class Version(enum.StrEnum):
@@ -154,32 +155,19 @@ class AutoAttack:
     def run(self, x: np.ndarray, y: np.ndarray) -> Evaluation:
         """Attacks images, each attack only those that survived the ones before.
 
+        Warns of a model that is at chance or expects images of another range.
+
         Args:
             x: (images, height, width, channels), floats in [0, 1].
-            y: (images,), integer labels.
+            y: labels, see `advrush_tf.inputs.as_labels`.
 
         Raises:
             ValueError: images or labels are misshapen or out of range, or the model
                 does not give logits of them.
         """
-        x, y = np.asarray(x), np.asarray(y).reshape(-1)
-        check_images(x)
-        if x.ndim != 4 or len(x) != len(y):
-            raise ValueError(
-                "x must be (images, height, width, channels) with a label in y each, "
-                f"not of shapes {x.shape} and {y.shape}"
-            )
-        if not len(x):
-            raise ValueError("there are no images to attack")
-        x = x.astype(np.float32)
-        classifier = BatchedClassifier(
-            self._model_fn, x.shape[1:], min(self._batch_size, len(x))
-        )
-        if not np.isin(y, np.arange(classifier.num_classes)).all():
-            raise ValueError(
-                f"labels must be integers from 0 to {classifier.num_classes - 1}, as "
-                f"the model has {classifier.num_classes} classes"
-            )
+        classifier, x, y = open_labelled(self._model_fn, x, y, self._batch_size)
+        for finding in check_answers(classifier, x, y):
+            warnings.warn(finding.sentence, stacklevel=2)
         progress = Progress(x, list(self.members))
         run_series(classifier, self.members, x, y, self._seed, progress)
         return Evaluation(progress.images, verdicts_of(progress))

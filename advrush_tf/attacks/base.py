@@ -10,7 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.attacks.geometry import Norm, is_inside
-from advrush_tf.nn.checks import check_images, check_precision
+from advrush_tf.inputs import (
+    are_probabilities,
+    image_array,
+    label_array,
+    warn_of_probabilities,
+)
+from advrush_tf.nn.checks import check_precision
 
 LogitsFn = Callable[[tf.Tensor], tf.Tensor]
 
@@ -96,6 +102,30 @@ class BatchedClassifier:
         """A full batch that begins with these images, at most `batch_size`."""
         indices = np.minimum(np.arange(self.batch_size), len(images) - 1)
         return tf.constant(images[indices])
+
+
+def open_labelled(
+    model: Any, x: Any, y: Any, batch_size: int = 128
+) -> tuple[BatchedClassifier, np.ndarray, np.ndarray]:
+    """The classifier and the images of an attack, once checked.
+
+    Args:
+        model, batch_size: see `BatchedClassifier`; no more than there are images.
+        x: (images, height, width, channels), floats in [0, 1], one image or more.
+        y: labels, see `advrush_tf.inputs.as_labels`.
+
+    Returns:
+        The model, the images as float32, and the labels (images,), int32.
+
+    Raises:
+        ValueError: images, labels or model are not so.
+    """
+    x = image_array(x).astype(np.float32)
+    classifier = BatchedClassifier(model, x.shape[1:], min(batch_size, len(x)))
+    y = label_array(y, len(x), classifier.num_classes)
+    found = are_probabilities(classifier.predict(x[: classifier.batch_size]))
+    warn_of_probabilities(bool(found))
+    return classifier, x, y
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +227,7 @@ class Attack(abc.ABC):
         Args:
             model: see `BatchedClassifier`.
             x: (images, height, width, channels), floats in [0, 1].
-            y: (images,), integer labels.
+            y: labels, see `advrush_tf.inputs.as_labels`.
             seed: of the attack's random numbers.
             **options: of `BatchedClassifier`.
 
@@ -205,12 +235,10 @@ class Attack(abc.ABC):
             Images as `x`, see `Outcome.image`.
 
         Raises:
-            ValueError: images are not floats in [0, 1].
+            ValueError: images are not floats in [0, 1], or labels are wrong.
         """
-        check_images(x)
-        x = np.array(x, np.float32)
+        classifier, x, y = open_labelled(model, x, y, **options)
         images = x.copy()
-        classifier = BatchedClassifier(model, x.shape[1:], **options)
-        for outcome in self.outcomes(classifier, x, np.asarray(y), seed):
+        for outcome in self.outcomes(classifier, x, y, seed):
             images[outcome.index] = outcome.image
         return images

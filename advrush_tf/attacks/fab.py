@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from advrush_tf.attacks.base import BatchedClassifier, LogitsFn
+from advrush_tf.attacks.base import LogitsFn, open_labelled
 from advrush_tf.attacks.geometry import (
     Norm,
     finite,
@@ -23,7 +23,6 @@ from advrush_tf.attacks.geometry import (
 from advrush_tf.attacks.iterative import Batch, IterativeAttack, StepResult
 from advrush_tf.attacks.losses import is_wrong, pick
 from advrush_tf.attacks.randomness import seeds_of
-from advrush_tf.nn.checks import check_images
 
 _TINY = 1e-12
 
@@ -111,7 +110,7 @@ class FAB(IterativeAttack):
         Args:
             model: see `BatchedClassifier`.
             x: (images, height, width, channels), floats in [0, 1].
-            y: (images,), integer labels.
+            y: labels, see `advrush_tf.inputs.as_labels`.
             seed: of the attack's random numbers.
             **options: of `BatchedClassifier`.
 
@@ -120,9 +119,7 @@ class FAB(IterativeAttack):
             that is misclassified as it is has distance 0; one for which nothing was
             found is given back with distance infinity.
         """
-        check_images(x)
-        x, y = np.array(x, np.float32), np.array(y, np.int32)
-        classifier = BatchedClassifier(model, x.shape[1:], **options)
+        classifier, x, y = open_labelled(model, x, y, **options)
         seeds, logits = seeds_of(seed, np.arange(len(x))).numpy(), classifier.predict(x)
         search = self._search(classifier.logits)
         images, distances = x.copy(), np.zeros(len(x), np.float32)

@@ -9,11 +9,8 @@ import keras
 import tensorflow as tf
 
 from advrush_tf import replication
-from advrush_tf.attacks.geometry import (
-    Norm,
-    projected_step,
-    with_gradient,
-)
+from advrush_tf.attacks.geometry import Norm, projected_step, with_gradient
+from advrush_tf.inputs import check_images
 from advrush_tf.version import PACKAGE
 
 LossFn = Callable[[tf.Tensor], tf.Tensor]
@@ -87,7 +84,11 @@ class SignAscent:
 
         Returns:
             Images of the shape of `x`, constant for differentiation.
+
+        Raises:
+            ValueError: images are not floats in [0, 1].
         """
+        check_images(x)
         x = tf.convert_to_tensor(x)
         return self.ascend(loss_fn, x, x + self.noise(x, seed))
 

@@ -14,12 +14,11 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
+from advrush_tf.inputs import are_probabilities
 from advrush_tf.statistics import wilson
 
 # Logits of one image may differ by this share of the largest: kernels round.
 _ROUNDING = 1e-4
-# Half precision rounds the sum of a softmax by this much.
-_SUM_ROUNDING = 1e-2
 _ZERO_GRADIENTS = 0.1
 # What a sound attack may miss by chance, as a share of the images.
 _CHANCE = 0.05
@@ -27,6 +26,8 @@ _CHANCE = 0.05
 _BLACK_BOX = 0.002
 _BLACK_BOX_IMAGES = 3
 _HALF_WIDTH = 0.03
+# Classes without images that a sentence names.
+_NAMED = 10
 
 
 class Code(enum.StrEnum):
@@ -43,6 +44,9 @@ class Code(enum.StrEnum):
     FEW_CLASSES = "few_classes"
     FEW_IMAGES = "few_images"
     NOT_FINITE = "not_finite"
+    CHANCE = "chance"
+    OTHER_RANGE = "other_range"
+    MISSING_CLASSES = "missing_classes"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,16 +123,77 @@ def probabilities(logits: np.ndarray) -> Finding | None:
     Args:
         logits: (images, classes).
     """
-    off = np.abs(logits.sum(-1) - 1).max()
-    # So written, NaN is no probability.
-    in_range = logits.min() >= 0 and logits.max() <= 1 + _SUM_ROUNDING
-    if not (in_range and off <= _SUM_ROUNDING):
+    if not are_probabilities(logits):
         return None
     return Finding(
         Code.PROBABILITIES,
         f"The model's outputs look like probabilities, from {logits.min():.2g} to "
         f"{logits.max():.2g} and of sum 1 for each of {len(logits)} images; attack "
         "its logits, without the softmax.",
+    )
+
+
+def chance(answers: np.ndarray, y: np.ndarray, num_classes: int) -> Finding | None:
+    """Warns of a model that says the same of all images, or guesses.
+
+    Args:
+        answers, y: (images,), the model's classes and the labels.
+        num_classes: of the model.
+    """
+    right = int((answers == y).sum())
+    if len(np.unique(y)) > 1 and len(np.unique(answers)) == 1:
+        fault = f"gives all {len(y)} images that were tried the class {answers[0]}"
+    elif wilson(right, len(y))[0] <= 1 / num_classes:
+        fault = (
+            f"is right about {right} of {len(y)} images that were tried, hardly more "
+            f"than by chance (1 in {num_classes})"
+        )
+    else:
+        return None
+    return Finding(
+        Code.CHANCE,
+        f"The model {fault}: it is not fitted, or expects other images, so that its "
+        "robustness means nothing.",
+    )
+
+
+def other_range(right: Mapping[str, int], images: int) -> Finding | None:
+    """Warns of a model that is clearly better at images of another range.
+
+    Args:
+        right: by range, the images that the model is right about; [0, 1] first.
+        images: number of them.
+    """
+    (_, given), *others = right.items()
+    best, most = max(others, key=lambda other: other[1])
+    if wilson(most, images)[0] <= wilson(given, images)[1]:
+        return None
+    return Finding(
+        Code.OTHER_RANGE,
+        f"The model seems to expect images in {best}: of {images} images in [0, 1] it "
+        f"is right about {given}, of the same in {best} about {most}; put a layer that "
+        "rescales them before it.",
+    )
+
+
+def missing_classes(
+    y: np.ndarray, class_names: Sequence[str], images: str = "images"
+) -> Finding | None:
+    """Warns of classes without images.
+
+    Args:
+        y: (images,), labels.
+        class_names: one name a class.
+        images: what they are, in the plural.
+    """
+    missing = [name for label, name in enumerate(class_names) if label not in y]
+    if not missing:
+        return None
+    names = ", ".join(missing[:_NAMED]) + (", ..." if missing[_NAMED:] else "")
+    return Finding(
+        Code.MISSING_CLASSES,
+        f"Among the {len(y)} {images} is none of {len(missing)} of "
+        f"{len(class_names)} classes ({names}), of which the results say nothing.",
     )
 
 

@@ -12,8 +12,15 @@ from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.attacks.geometry import Norm, project, projected_step, steepest
 from advrush_tf.attacks.losses import log_odds, margin
 from advrush_tf.attacks.pgd import usual_step_size
+from advrush_tf.attacks.series import is_right
 
 _IMAGES = 64
+# That models expect; the first is the one of all images here.
+_RANGES = {
+    "[0, 1]": (np.float32(0), np.float32(1)),
+    "[0, 255]": (np.float32(0), np.float32(255)),
+    "[-1, 1]": (np.float32(-1), np.float32(1)),
+}
 _PASSES = 4
 _RADII = 3
 # Within it, any image can become grey.
@@ -47,7 +54,7 @@ def check_model(
     epsilon: float,
     seed: int,
 ) -> Probed:
-    """Checks a model on the first 64 images, with PGD on those that it gets right.
+    """Checks a model on 64 of the images, with PGD on those that it gets right.
 
     Images outside [0, 1], which PGD would clip, are the only finding, if there are any.
     Logits that are not finite are looked for at all images.
@@ -62,12 +69,13 @@ def check_model(
     if outside := sanity_checks.images_outside_box(float(x.min()), float(x.max())):
         return Probed([outside], np.zeros(len(x), bool))
     findings = [sanity_checks.not_finite(classifier.predict(x))]
-    broken, rows = np.zeros(len(x), bool), np.arange(min(len(x), _IMAGES))
+    broken, rows = np.zeros(len(x), bool), _some(np.arange(len(x)))
     x, y = x[rows], y[rows].astype(np.int32)
     passes = np.stack([classifier.predict(x) for _ in range(_PASSES)])
     findings += [
         sanity_checks.random_model(passes),
         sanity_checks.probabilities(passes[0]),
+        *check_answers(classifier, x, y),
     ]
     clean = -margin(tf.constant(passes[0]), tf.constant(y)).numpy()
     right = (clean > 0) & np.isfinite(passes[0]).all(-1)
@@ -84,6 +92,32 @@ def check_model(
             sanity_checks.steps_do_not_help(clean[right], one_step, many_steps),
         ]
     return Probed([finding for finding in findings if finding], broken)
+
+
+def check_answers(
+    classifier: BatchedClassifier, x: np.ndarray, y: np.ndarray
+) -> list[sanity_checks.Finding]:
+    """Checks whether a model is fitted, and to images in [0, 1], on 64 of them.
+
+    Args and returns are those of `check_model`.
+    """
+    x, y = _some(x), _some(y)
+    answers = classifier.predict(x).argmax(-1)
+    right = {
+        name: int(is_right(classifier, (low + (high - low) * x), y).sum())
+        for name, (low, high) in _RANGES.items()
+    }
+    findings = [
+        sanity_checks.chance(answers, y, classifier.num_classes),
+        sanity_checks.other_range(right, len(x)),
+    ]
+    return [finding for finding in findings if finding]
+
+
+def _some(rows: np.ndarray) -> np.ndarray:
+    """At most 64 rows, from all over: the first ones may be of one class."""
+    count = min(len(rows), _IMAGES)
+    return rows[np.linspace(0, len(rows) - 1, count).astype(int)]
 
 
 class _Prober:

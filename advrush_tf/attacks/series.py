@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -83,15 +83,15 @@ class Progress:
         broken = (self.broken_by >= 0) & (self.broken_by < attacks)
         return ~broken & (self.broken_by != CLEAN)
 
-    def take(self, indices: slice, share: "Progress") -> None:
+    def take(self, indices: slice, shard: "Progress") -> None:
         """Takes over the results of a finished series on these images.
 
         The series ran at the same time: together they took as long as the longest.
         """
-        self.images[indices], self.broken_by[indices] = share.images, share.broken_by
-        self.done[:, indices] = share.done
-        self.finished = share.finished
-        self.seconds = max(self.seconds, share.seconds)
+        self.images[indices], self.broken_by[indices] = shard.images, shard.broken_by
+        self.done[:, indices] = shard.done
+        self.finished = shard.finished
+        self.seconds = max(self.seconds, shard.seconds)
 
     def save(self, path: Path) -> None:
         """Writes the state in one step.
@@ -111,7 +111,7 @@ class Progress:
                 notes=np.asarray(metadata),
             )
 
-    def restore(self, path: Path | BinaryIO) -> None:
+    def restore(self, path: Path) -> None:
         """Takes over a saved state of the same images and attacks.
 
         Raises:

@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import psutil
@@ -17,6 +18,7 @@ from advrush_tf.data.examples import (
     shard_bounds,
 )
 from advrush_tf.errors import UserError
+from advrush_tf.inputs import as_labels
 
 _MEMORY_SHARE = 0.75
 
@@ -26,24 +28,27 @@ class ArrayExamples(Examples):
 
     Args:
         images: uint8 (N, H, W, C), 0 to 255.
-        labels: Integer classes (N,).
+        labels: See `advrush_tf.inputs.as_labels`.
 
     Raises:
-        ValueError: If the images or labels are misshapen.
+        ValueError: If the images or labels are misshapen or of another type.
     """
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray):
+    def __init__(self, images: Any, labels: Any):
+        images, labels = np.asarray(images), as_labels(labels).numpy()
         if images.ndim != 4 or images.dtype != np.uint8:
             raise ValueError(
-                "images must be uint8 of shape (N, H, W, C), not "
-                f"{images.dtype} of shape {images.shape}; see load_dataset."
+                "images must be uint8 of shape (N, H, W, C), 0 to 255, not "
+                f"{images.dtype} of shape {images.shape}; multiply floats in [0, 1] by "
+                "255 and round them, or see load_dataset."
             )
         if labels.shape != images.shape[:1]:
             raise ValueError(
                 f"labels must be one class per image, of shape {images.shape[:1]}, not "
                 f"{labels.shape}."
             )
-        self.images, self.labels = images, labels
+        self.images: np.ndarray = images
+        self.labels: np.ndarray = labels
         self._splits: dict[tuple[float, int], tuple[Examples, Examples]] = {}
         height, width, channels = images.shape[1:]
         self.image_shape = height, width, channels
@@ -59,11 +64,13 @@ class ArrayExamples(Examples):
             self._splits[portion, seed] = self._taken(first), self._taken(second)
         return self._splits[portion, seed]
 
-    def _taken(self, rows: np.ndarray | slice) -> Examples:
+    def _taken(self, rows: np.ndarray) -> Examples:
         return ArrayExamples(self.images[rows], self.labels[rows])
 
-    def first(self, count: int) -> Examples:
-        return self._taken(slice(count))
+    def drawn(self, count: int, seed: int) -> Examples:
+        if count >= len(self):
+            return self
+        return self._taken(stratified_split(self.labels, count / len(self), seed)[0])
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         return self.images, self.labels

@@ -52,6 +52,7 @@ class ImageDataset:
         test: Examples to test with.
         num_classes: Number of classes.
         class_names: One name per class.
+        test_split: tfds name of the split that `test` is.
     """
 
     name: str
@@ -59,6 +60,7 @@ class ImageDataset:
     test: Examples
     num_classes: int
     class_names: tuple[str, ...]
+    test_split: str = "test"
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -140,7 +142,7 @@ def load_dataset(
         varying = None in image.shape
         shape = _image_shape(builder.name, image.shape, image_size)
         splits = _train_and_test(builder)
-        count = sum(builder.info.splits[split].num_examples for split in splits)
+        count = sum(_count(builder, split) for split in splits)
         needed = _COPIES_IN_MEMORY * count * int(np.prod(shape))
         streamed = varying or needed > _LARGEST_IN_MEMORY
         if not streamed:
@@ -148,7 +150,7 @@ def load_dataset(
         read = functools.partial(_streamed, shape=shape) if streamed else _read
         train, test = (read(builder, split) for split in splits)
     names = tuple(label.names)
-    return ImageDataset(builder.name, train, test, label.num_classes, names)
+    return ImageDataset(builder.name, train, test, label.num_classes, names, splits[1])
 
 
 def _image_shape(
@@ -192,6 +194,17 @@ def _train_and_test(builder: Any) -> tuple[str, str]:
     return "train", tests[0]
 
 
+def _count(builder: Any, split: str) -> int:
+    """Returns the number of a split's images, which dataset_info.json says."""
+    shards = builder.info.splits[split].shard_lengths
+    if min(shards, default=0) < 0 or not sum(shards):
+        raise UserError(
+            f"dataset_info.json of data set {builder.name} says that {split!r} has "
+            f"shards of {shards} images; copy or prepare the data set again."
+        )
+    return sum(shards)
+
+
 def _first_label(builder: Any, split: str) -> int:
     _, label = builder.info.supervised_keys
     with _naming_damage(builder):
@@ -205,14 +218,15 @@ def _streamed(builder: Any, split: str, shape: tuple[int, int, int]) -> Examples
     if builder.info.file_format.value != "tfrecord":
         raise UserError(
             f"Data set {builder.name} is prepared as {builder.info.file_format.value}; "
-            "prepare it as tfrecord, which tfds does unless told otherwise."
+            "prepare it as tfrecord, which is tfds' default."
         )
     with _naming_damage(builder):
         for path in paths:
             tf.io.gfile.stat(path)  # raises where there is none
     records = Records(paths, tuple(info.shard_lengths), 0, info.num_examples)
     keys = builder.info.supervised_keys
-    return StreamedExamples(records, keys, shape, None in image.shape)
+    ordered = bool(builder.info.disable_shuffling)
+    return StreamedExamples(records, keys, shape, None in image.shape, ordered)
 
 
 def _read(builder: Any, split: str) -> Examples:

@@ -49,10 +49,15 @@ class Examples(abc.ABC):
         image_shape: Height, width and channels of the images of a batch.
         varying: True if the images themselves have many sizes; an augmentation then
             receives them encoded, see `ResizedCrop`.
+        ordered: True if the files hold the examples in an order of their own, such as
+            by class, and batches are shuffled from part to part only.
+        labels: Classes, int32 (N,); None where they are in files only.
     """
 
     image_shape: tuple[int, int, int]
     varying = False
+    ordered = False
+    labels: np.ndarray | None = None
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
@@ -66,8 +71,12 @@ class Examples(abc.ABC):
         """
 
     @abc.abstractmethod
-    def first(self, count: int) -> "Examples":
-        """The first `count` examples, or all if there are fewer."""
+    def drawn(self, count: int, seed: int) -> "Examples":
+        """A sample of `count` examples in their order, or all if there are no more.
+
+        It is drawn evenly: each class in the same proportion where `labels` are known,
+        else at random.
+        """
 
     @abc.abstractmethod
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:

@@ -175,7 +175,9 @@ def centre_crops(images: tf.Tensor, size: int) -> tf.Tensor:
         sides = tf.shape(image)[:2]
         short = round(size * _MARGIN)
         sides = sides * short // tf.reduce_min(sides)
-        top, left = tf.unstack((sides - size) // 2, num=2)
+        # Halves to the even pixel, as in torchvision's CenterCrop.
+        corner = tf.round((sides - size) / 2)
+        top, left = tf.unstack(tf.cast(corner, tf.int32), num=2)
         resized = _resized(image, sides)
         return _to_bytes(resized[top : top + size, left : left + size])
 

@@ -38,7 +38,7 @@ def bilevel_pairs(
 
     Args:
         images: uint8 (N, H, W, C).
-        labels: Integer classes (N,).
+        labels: See `advrush_tf.inputs.as_labels`.
         batch_size: Images per batch, in each half, of all shards together.
         train_portion: Share of the images in the weight half, in (0, 1).
         seed: Seed of split, order and augmentation, at least 0.

@@ -41,7 +41,8 @@ class StreamedExamples(Examples):
     """Examples in TFRecord files, as tfds writes them.
 
     tfds shuffles the records when it prepares a data set, so that a range of them is
-    a random choice; here parts, samples and row groups are ranges.
+    a random choice; here parts, samples and row groups are ranges. Where the records
+    are `ordered`, parts and samples are chosen at random instead.
 
     Args:
         records: The examples.
@@ -49,6 +50,7 @@ class StreamedExamples(Examples):
         image_shape: Height, width and channels; of varying images those of the part
             that is taken.
         varying: True if the images have many sizes.
+        ordered: True if the records were not shuffled.
     """
 
     def __init__(
@@ -57,24 +59,42 @@ class StreamedExamples(Examples):
         keys: tuple[str, str],
         image_shape: tuple[int, int, int],
         varying: bool,
+        ordered: bool = False,
     ):
         self._records, self._keys = records, keys
-        self.image_shape, self.varying = image_shape, varying
+        self.image_shape, self.varying, self.ordered = image_shape, varying, ordered
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def _between(self, start: int, stop: int) -> "StreamedExamples":
-        records = self._records.between(start, stop)
-        return StreamedExamples(records, self._keys, self.image_shape, self.varying)
+    def _of(self, records: Records) -> "StreamedExamples":
+        shape, varying = self.image_shape, self.varying
+        return StreamedExamples(records, self._keys, shape, varying, self.ordered)
 
     def split(self, portion: float, seed: int) -> tuple[Examples, Examples]:
-        """As `Examples.split`: the first part are the first records, with any seed."""
-        count = first_part(len(self), portion)
-        return self._between(0, count), self._between(count, len(self))
+        """As `Examples.split`: the first part are the first records, with any seed.
 
-    def first(self, count: int) -> Examples:
-        return self._between(0, min(count, len(self)))
+        Of ordered ones it is a random choice.
+        """
+        count, records = first_part(len(self), portion), self._records
+        if self.ordered:
+            order = np.random.default_rng(seed).permutation(len(self))
+            parts = np.split(order, [count])
+            return self._of(records.chosen(parts[0])), self._of(
+                records.chosen(parts[1])
+            )
+        first, second = records.between(0, count), records.between(count, len(self))
+        return self._of(first), self._of(second)
+
+    def drawn(self, count: int, seed: int) -> "StreamedExamples":
+        """As `Examples.drawn`: a random range, or of ordered ones a random choice."""
+        if count >= len(self):
+            return self
+        random = np.random.default_rng(seed)
+        if self.ordered:
+            return self._of(self._records.chosen(random.permutation(len(self))[:count]))
+        start = int(random.integers(len(self) - count + 1))
+        return self._of(self._records.between(start, start + count))
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         needed = _BYTES_A_VALUE * len(self) * int(np.prod(self.image_shape))
@@ -88,12 +108,16 @@ class StreamedExamples(Examples):
         return images, labels
 
     def sample(self, count: int, seed: int) -> np.ndarray:
-        start = int(np.random.default_rng(seed).integers(len(self) - count + 1))
-        return self._between(start, start + count).arrays()[0]
+        images = self.drawn(count, seed).arrays()[0]
+        return (
+            np.random.default_rng(seed).permutation(images) if self.ordered else images
+        )
 
     def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """As `Examples.moments`, of the first 4,096 examples."""
-        some = self._between(0, min(_MOMENT_EXAMPLES, len(self)))
+        """As `Examples.moments`, of the first 4,096 examples, or of as many drawn."""
+        count = min(_MOMENT_EXAMPLES, len(self))
+        first = self._of(self._records.between(0, count))
+        some = self.drawn(count, 0) if self.ordered else first
         return channel_moments(images for images, _ in some._in_file_order())
 
     def _in_file_order(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:

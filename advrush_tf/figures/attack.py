@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from advrush_tf.attacks.geometry import Norm
-from advrush_tf.figures.style import DPI, colour, curve_style, ink, picture
+from advrush_tf.figures.style import DPI, colour, curve_style, ink, literal, picture
 
 _ROWS = 8
 _CELL = 2.0  # inches
@@ -132,8 +132,9 @@ def draw_transfer_matrix(
     image = axes.imshow(matrix, "cividis", aspect="auto", vmin=0, vmax=1)
     figure.colorbar(image, label="accuracy")
     axes.set(xlabel="measured on", ylabel="crafted on")
-    axes.set_xticks(range(count), names, rotation=30, ha="right")
-    axes.set_yticks(range(count), names)
+    labels = [literal(name) for name in names]
+    axes.set_xticks(range(count), labels, rotation=30, ha="right")
+    axes.set_yticks(range(count), labels)
     for (row, column), accuracy in np.ndenumerate(matrix):
         letters = ink(np.array(image.to_rgba(accuracy)))
         axes.text(
@@ -147,7 +148,8 @@ def _visible(images: np.ndarray) -> np.ndarray:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+    fits = len(name) <= _LONGEST_NAME
+    return literal(name if fits else f"{name[: _LONGEST_NAME - 1]}…")
 
 
 def _scaled(difference: np.ndarray) -> tuple[np.ndarray, str]:

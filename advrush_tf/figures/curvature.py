@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import SymmetricalLogLocator
 
-from advrush_tf.figures.style import DPI, colour, curve_style, picture, wrapped
+from advrush_tf.figures.style import DPI, colour, curve_style, literal, picture, wrapped
 from advrush_tf.landscape.meter import Curvature
 from advrush_tf.landscape.spectrum import eigenvalues_beyond
 
@@ -147,9 +147,16 @@ def _curves(
     axes = figure.add_subplot()
     for number, (name, points) in enumerate(curves.items()):
         # Markers would hide narrow peaks.
-        axes.plot(*points, label=name, **{**curve_style(number), "marker": ""})
+        style = {**curve_style(number), "marker": "", "label": literal(name)}
+        axes.plot(*points, **style)
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside upper center", fontsize="small", handlelength=3)
+    figure.legend(
+        # Those that Matplotlib finds itself lack the names that begin with "_".
+        handles=axes.lines,
+        loc="outside upper center",
+        fontsize="small",
+        handlelength=3,
+    )
     return figure, axes
 
 

@@ -31,8 +31,8 @@ _TITLE_HEIGHT = 24  # points above a cell
 _PRINT_DPI = 300
 _SCREEN_DPI = 120
 
-# Okabe & Ito's palette, which readers with any colour vision can tell apart, lightened
-# so that black text stays legible and grey print stays grey: (fill, border).
+# Okabe & Ito's palette, distinct to readers with any colour vision, lightened so that
+# black text stays legible and grey print stays grey: (fill, border).
 _FAMILY_COLOURS = {
     "sep_conv": ("#cfe3f3", "#0072b2"),
     "dil_conv": ("#fbe3bf", "#d58a00"),

@@ -52,10 +52,22 @@ def ink(rgba: np.ndarray) -> str:
     return "black" if luminance > 0.18 else "white"
 
 
+def literal(name: str) -> str:
+    """Returns a name from outside such that Matplotlib draws its letters.
+
+    Dollar signs do not begin a formula, and what cannot be printed is a question mark.
+    """
+    letters = (letter if letter.isprintable() else "?" for letter in name)
+    return "".join(letters).replace("$", r"\$")
+
+
 def wrapped(name: str) -> str:
-    """The name in lines of 28 letters or less, broken after slashes where possible."""
+    """The name in lines of 28 letters or less, broken after slashes where possible.
+
+    What is given is drawn as `literal` does.
+    """
     lines = textwrap.wrap(name.replace("/", "/ "), _LINE)
-    return "\n".join(line.replace("/ ", "/") for line in lines)
+    return "\n".join(literal(line.replace("/ ", "/")) for line in lines)
 
 
 def picture(figure: Figure, path: Path | None = None) -> np.ndarray:

@@ -11,7 +11,15 @@ from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from advrush_tf.figures.style import DPI, colour, curve_style, ink, picture, wrapped
+from advrush_tf.figures.style import (
+    DPI,
+    colour,
+    curve_style,
+    ink,
+    literal,
+    picture,
+    wrapped,
+)
 from advrush_tf.landscape.surfaces import Cut, Surface
 
 _COLUMNS = 2
@@ -89,10 +97,9 @@ def draw_cuts(
         marks.set_xticks([0, 1], ["clean", "adversarial"])
     linear.set_ylim(bottom=0)
     _make_logarithmic(logarithmic)
-    handles, names = linear.get_legend_handles_labels()
     figure.legend(
-        handles,
-        names,
+        # Those that Matplotlib finds itself lack the names that begin with "_".
+        handles=linear.lines,
         title="mean, and the middle half of the images",
         loc="outside upper center",
         fontsize="small",
@@ -149,7 +156,7 @@ def _draw_cut(axes: Axes, cut: Cut, name: str, number: int) -> None:
     axes.fill_between(cut.steps, low, high, color=colour(number), alpha=0.15, lw=0)
     # A marker for each third of epsilon or so.
     style = {**curve_style(number), "ms": 5, "mfc": "none", "markevery": 3}
-    axes.plot(cut.steps, cut.losses.mean(0), label=name, **style)
+    axes.plot(cut.steps, cut.losses.mean(0), label=literal(name), **style)
 
 
 def _make_logarithmic(axes: Axes) -> None:

@@ -1,10 +1,12 @@
 """AdvRushFitModel: fits a network under an objective, as a Keras model."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from advrush_tf import replication
@@ -12,10 +14,11 @@ from advrush_tf.attacks.losses import is_wrong, log_odds
 from advrush_tf.attacks.pgd import SignAscent
 from advrush_tf.fit.objectives import Objective
 from advrush_tf.fit.weights import WeightAverage, perturbed, restored_afterwards
+from advrush_tf.inputs import are_probabilities, class_numbers, warn_of_probabilities
 from advrush_tf.losses import cross_entropy
 from advrush_tf.nn.cell_network import CellNetwork
-from advrush_tf.nn.checks import as_labels, check_images, check_precision
-from advrush_tf.training.model import ReplicatedModel
+from advrush_tf.nn.checks import check_precision
+from advrush_tf.training.model import ReplicatedModel, as_array
 from advrush_tf.training.optimizers import MomentumSGD
 from advrush_tf.version import PACKAGE
 
@@ -83,6 +86,9 @@ class AdvRushFitModel(ReplicatedModel):
         self.ema_decay = ema_decay
         self.evaluation_attack = evaluation_attack
         self.seed = seed
+        self._class_weight: dict[int, float] | None = None
+        self._num_classes: Any = getattr(network, "num_classes", None)
+        self._looked_at_logits = False
         self.average = None
         if ema_decay:
             self.average = WeightAverage(network.weights, ema_decay)
@@ -137,46 +143,110 @@ class AdvRushFitModel(ReplicatedModel):
         """Height, width and channels of the network's images."""
         return self.network.image_shape
 
+    @property
+    def num_classes(self) -> int | None:
+        return self._num_classes
+
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
         """Puts the averaged weights, if any, into the network inside a `with`."""
         with self.average.in_use() if self.average else contextlib.nullcontext():
             yield
 
-    def fit(self, x=None, *args, callbacks=None, **kwargs):
+    def fit(
+        self,
+        x=None,
+        y=None,
+        *args,
+        callbacks=None,
+        validation_data=None,
+        validation_split=0.0,
+        class_weight=None,
+        **kwargs,
+    ):
         """Fits, as in Keras, and raises a network's drop path from epoch to epoch.
 
+        Weights of examples multiply their losses and weigh accuracies; weights of
+        classes multiply the losses alone.
+
         Raises:
-            ValueError: images are not floats in [0, 1].
+            ValueError: images are not floats in [0, 1], or labels or weights are wrong.
         """
-        check_images(x)
+        self._weigh_classes(class_weight)
         if isinstance(callbacks, keras.callbacks.Callback):
             callbacks = [callbacks]
-        callbacks = [_DropPathSchedule(), *(callbacks or [])]
-        return super().fit(x, *args, callbacks=callbacks, **kwargs)
+        if isinstance(validation_data, tuple):
+            images, *others = validation_data
+            validation_data = images, *map(as_array, others)
+        if validation_split:
+            _warn_of_other_classes(y, validation_split)
+        return super().fit(
+            x,
+            as_array(y),
+            *args,
+            callbacks=[_DropPathSchedule(), *(callbacks or [])],
+            validation_data=validation_data,
+            validation_split=validation_split,
+            **kwargs,
+        )
 
-    def evaluate(self, x=None, *args, **kwargs):
+    def train_on_batch(
+        self, x, y=None, sample_weight=None, class_weight=None, **kwargs
+    ):
+        """Takes one step, as in Keras; weights as in `fit`."""
+        self._weigh_classes(class_weight)
+        return super().train_on_batch(x, y, sample_weight, **kwargs)
+
+    def evaluate(self, x=None, y=None, *args, **kwargs):
         """Evaluates, as in Keras, the averaged weights if there are any.
 
-        Raises:
-            ValueError: images are not floats in [0, 1].
+        Weights as in `fit`.
         """
-        check_images(x)
         with self.averaged():
-            return super().evaluate(x, *args, **kwargs)
+            return super().evaluate(x, y, *args, **kwargs)
+
+    def _weigh_classes(self, weights: dict[int, float] | None) -> None:
+        """Sets the weights of classes in the losses of the next training steps."""
+        if weights != self._class_weight:
+            self._class_weight = weights
+            self.train_function = None  # They are constants of its graph.
+
+    def check_batch(self, x, y, weights=None):
+        if self._num_classes is None:
+            shape = self.distribute_strategy.experimental_local_results(x)[0].shape
+            images = keras.KerasTensor((None, *shape[1:]))
+            self._num_classes = int(self.network.compute_output_spec(images).shape[-1])
+        super().check_batch(x, y, weights)
+
+    def _function(self, step):
+        run = super()._function(step)
+
+        def look_at_logits(iterator):
+            logs = run(iterator)
+            found = logs.pop(_PROBABILITIES)
+            if not self._looked_at_logits:
+                self._looked_at_logits = True
+                warn_of_probabilities(bool(found))
+            return logs
+
+        return look_at_logits
 
     def train_step(self, data):
         """One step: craft, perturb the weights if asked to, and lower the loss.
 
         Args:
-            data: (x, y) or (x, y, sample_weight), x in [0, 1] and y integer labels.
+            data: (x, y) or (x, y, sample_weight), that `check_batch` has seen.
 
         Returns:
-            The running means of the metrics in this epoch.
+            The running means of the metrics in this epoch, and whether the network
+            seems to give probabilities.
         """
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        batch = tf.convert_to_tensor(x), as_labels(y), sample_weight
-        check_images(batch[0])
+        x, y, sample_weight = _batch(data)
+        factors = sample_weight
+        if self._class_weight is not None:
+            of_classes = tf.gather(self._weight_of_each_class(self._class_weight), y)
+            factors = _weighted(of_classes, factors)
+        batch = x, y, factors
         step = tf.cast(self.optimizer.iterations, tf.int64)
         seed = tf.stack([tf.constant(self.seed, tf.int64), step])
         crafted = self.objective.craft(self._logits, *batch[:2], seed)
@@ -195,7 +265,16 @@ class AdvRushFitModel(ReplicatedModel):
         self._agree_on_statistics()
         if self.average:
             self.average.update(self.optimizer.iterations - 1)
-        return self._track(losses, batch[1], logits, sample_weight)
+        return self._track(losses, y, logits, sample_weight)
+
+    def _weight_of_each_class(self, given: dict[int, float]) -> tf.Tensor:
+        classes = range(self._num_classes)
+        if unknown := sorted(given.keys() - set(classes)):
+            raise ValueError(
+                f"class_weight names {unknown}; the classes are 0 to {classes[-1]}"
+            )
+        weights = [given.get(label, 1.0) for label in classes]
+        return tf.constant(weights, self.variable_dtype)
 
     def _agree_on_statistics(self) -> None:
         """Averages per-replica running statistics."""
@@ -203,21 +282,20 @@ class AdvRushFitModel(ReplicatedModel):
             states = self.network.non_trainable_variables
             replication.average([v for v in states if v.value.dtype.is_floating])
 
-    def _gradients(self, x, y, sample_weight, crafted):
+    def _gradients(self, x, y, weights, crafted):
         """Losses, the classifier's logits by metric, the weights' gradients.
 
-        The losses are those of this replica's examples; the gradients its share in
-        those of the whole batch's mean loss. Batch normalisation is in training mode.
+        The losses are those of this replica's examples; the gradients its contribution
+        to the whole batch's mean loss. Batch normalisation is in training mode.
         """
         values = [variable.value for variable in self.trainable_variables]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
             losses, logits = self._example_losses(x, y, crafted)
-            if sample_weight is not None:
-                losses *= tf.cast(sample_weight, losses.dtype)
-            share = replication.mean_contribution(losses)
+            losses = _weighted(losses, weights)
+            contribution = replication.mean_contribution(losses)
         zero = tf.UnconnectedGradients.ZERO
-        gradients = tape.gradient(share, values, unconnected_gradients=zero)
+        gradients = tape.gradient(contribution, values, unconnected_gradients=zero)
         return losses, logits, gradients
 
     def _example_losses(self, x, y, crafted):
@@ -249,12 +327,11 @@ class AdvRushFitModel(ReplicatedModel):
         for name, values in logits.items():
             hits = ~is_wrong(values, y)
             self._trackers[name].update_state(hits, sample_weight=sample_weight)
-        return {name: self._trackers[name].result() for name in ("loss", *logits)}
+        found = {name: self._trackers[name].result() for name in ("loss", *logits)}
+        return found | {_PROBABILITIES: are_probabilities(next(iter(logits.values())))}
 
     def test_step(self, data):
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        x, y = tf.convert_to_tensor(x), as_labels(y)
-        check_images(x)
+        x, y, sample_weight = _batch(data)
         logits = {"accuracy": self._logits(x, False)}
         if self.evaluation_attack is not None:
             crafted = self.evaluation_attack.craft(
@@ -263,7 +340,7 @@ class AdvRushFitModel(ReplicatedModel):
                 _EVALUATION_SEED,
             )
             logits["robust_accuracy"] = self._logits(crafted, False)
-        losses = cross_entropy(y, logits["accuracy"])
+        losses = _weighted(cross_entropy(y, logits["accuracy"]), sample_weight)
         return self._track(losses, y, logits, sample_weight)
 
     def get_config(self):
@@ -289,6 +366,33 @@ class AdvRushFitModel(ReplicatedModel):
 
 # The metrics of the logits that `Objective.losses` takes, in its order.
 _IMAGES = ("accuracy", "robust_accuracy")
+# In a step's results: whether the network seems to give probabilities.
+_PROBABILITIES = "probabilities"
+
+
+def _warn_of_other_classes(y: Any, validation_split: float) -> None:
+    """Warns if the last labels, which Keras holds out, are of other classes."""
+    labels = class_numbers(y).numpy()
+    parts = np.split(labels, [int(len(labels) * (1 - validation_split))])
+    fitted, held_out = (set(part.tolist()) for part in parts)
+    if other := sorted(fitted ^ held_out):
+        warnings.warn(
+            "validation_split holds out the last images; these classes are in one of "
+            f"the parts only: {other}; shuffle the data first",
+            stacklevel=3,
+        )
+
+
+def _batch(data: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
+    """Images, class numbers (batch,), and weights (batch,) of examples if any."""
+    x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
+    if weights is not None:
+        weights = tf.reshape(weights, [-1])
+    return tf.convert_to_tensor(x), class_numbers(y), weights
+
+
+def _weighted(losses: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
+    return losses if weights is None else losses * tf.cast(weights, losses.dtype)
 
 
 class _DropPathSchedule(keras.callbacks.Callback):

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from advrush_tf.attacks.losses import log_odds
 from advrush_tf.attacks.pgd import SignAscent, Start
+from advrush_tf.inputs import as_labels, check_images, check_labels
 from advrush_tf.losses import cross_entropy, kl_divergence
 from advrush_tf.version import PACKAGE
 
@@ -54,16 +55,27 @@ class Objective(abc.ABC):
         Args:
             model_fn: maps (images, training) to logits.
             x: (batch, height, width, channels) in [0, 1].
-            y: (batch,), integer labels.
+            y: labels, see `advrush_tf.inputs.as_labels`.
             seed: two integers, of the attack's start.
 
         Returns:
             (batch,), with batch normalisation in training mode.
+
+        Raises:
+            ValueError: images or labels are not as above.
         """
-        images = self.craft(model_fn, x, y, seed)
-        clean = model_fn(x, True) if self.needs_clean else None
-        crafted = model_fn(images, True) if self.adversarial else None
-        return self.losses(y, clean, crafted)
+        check_images(x)
+        x, labels = tf.convert_to_tensor(x), as_labels(y)
+
+        def logits_fn(images: tf.Tensor, training: bool) -> tf.Tensor:
+            logits = model_fn(images, training)
+            check_labels(y, logits.shape[-1])
+            return logits
+
+        images = self.craft(logits_fn, x, labels, seed)
+        clean = logits_fn(x, True) if self.needs_clean else None
+        crafted = logits_fn(images, True) if self.adversarial else None
+        return self.losses(labels, clean, crafted)
 
     @abc.abstractmethod
     def craft(
@@ -189,9 +201,11 @@ class MART(PGD):
         beta: weight of the divergence (the paper's lambda).
 
     Source: Wang et al., Improving Adversarial Robustness Requires Revisiting
-        Misclassified Examples, ICLR 2020.
+        Misclassified Examples, ICLR 2020; steps and margin as in the authors' code.
     """
 
+    step_size: float = 0.007
+    steps: int = 10
     beta: float = 5.0
 
     needs_clean: ClassVar[bool] = True
@@ -203,8 +217,8 @@ class MART(PGD):
     def losses(self, y, clean, crafted):
         true = tf.one_hot(y, crafted.shape[-1], dtype=crafted.dtype)
         others = tf.reduce_max(tf.nn.softmax(crafted) * (1 - true), -1)
-        # Where another class has all probability, its logarithm has no bound.
-        margin = -tf.math.log(tf.maximum(1 - others, _SMALLEST_PROBABILITY))
+        # More than 1: where another class has all probability, the margin is bounded.
+        margin = -tf.math.log(_ONE_AND_MORE - others)
         error = 1 - tf.reduce_sum(tf.nn.softmax(clean) * true, -1)
         boosted = self._cross_entropy(y, crafted) + margin
         return boosted + self.beta * error * kl_divergence(clean, crafted)
@@ -246,7 +260,7 @@ _CLASSES: dict[ObjectiveName, type[Objective]] = {
     ObjectiveName.MART: MART,
     ObjectiveName.FGSM_RS: FGSMRS,
 }
-_SMALLEST_PROBABILITY = 1e-4
+_ONE_AND_MORE = 1.0001
 
 
 def _check_beta(beta: float) -> None:

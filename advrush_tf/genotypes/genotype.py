@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from advrush_tf.files import json_copy, write_text
+from advrush_tf.files import json_copy, parse_json, write_text
 from advrush_tf.genotypes.published import PUBLISHED
 from advrush_tf.genotypes.search_space import (
     ALL_PRIMITIVES,
@@ -130,8 +130,8 @@ class Genotype:
             ValueError: If the text is not such an object.
         """
         try:
-            data = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+            data = parse_json(text)
+        except ValueError as error:
             raise ValueError(f"The genotype is not valid JSON: {error}.") from None
         if not isinstance(data, dict):
             raise ValueError(

@@ -72,7 +72,7 @@ class ArchitectureSampler:
 
     Args:
         model: the supernet, restored after each measurement.
-        dataset: labelled images; the first test images are used.
+        dataset: labelled images; samples of the test images are used.
         epsilon: radius of the L-infinity ball, in [0, 1] units.
         test_images: number of images for the accuracies.
         curvature_images: number of images for the curvature.
@@ -101,14 +101,20 @@ class ArchitectureSampler:
         self._supernet = model.supernet
         self._network = SharedNetwork(model)
         self._batches = _training_batches(dataset, batches, seed)
-        self._x, self._y = dataset.test.first(test_images).unit_arrays()
+        self._x, self._y = dataset.test.drawn(test_images, seed).unit_arrays()
         noise = np.random.default_rng(seed).uniform(-epsilon, epsilon, self._x.shape)
         self._start = (self._x + noise).astype(np.float32)
         size = min(batch_size, len(self._x))
         self._classifier = BatchedClassifier(self._network, dataset.image_shape, size)
-        self._curved = self._x[:curvature_images], self._y[:curvature_images]
+        self._curved = dataset.test.drawn(curvature_images, seed).unit_arrays()
         self._meter = CurvatureMeter(
-            self._network, min(curvature_images, batch_size), h, 1, _PRODUCTS, seed=seed
+            self._network,
+            min(curvature_images, batch_size),
+            h,
+            top=1,
+            steps=_PRODUCTS,
+            seed=seed,
+            trace_probes=0,
         )
         attack = SignAscent(epsilon, usual_step_size(epsilon, _STEPS), _STEPS)
 

@@ -8,9 +8,14 @@ from typing import Any
 
 import tensorflow as tf
 
-from advrush_tf.attacks.base import as_logits_fn
+from advrush_tf.attacks.base import LogitsFn, as_logits_fn
 from advrush_tf.landscape.cross_entropy import cross_entropies
-from advrush_tf.search.penalty import input_gradient
+from advrush_tf.search.penalty import (
+    LossesFn,
+    check_model_images,
+    checked_losses,
+    input_gradient,
+)
 
 # The derivative of each counts as one that depends on nothing.
 _CONSTANT = ("ResizeBilinearGrad", "ScaleAndTranslateGrad")
@@ -25,27 +30,45 @@ def hessian_vector_product(
     Wrong for the networks that `check_second_derivatives` and `CurvatureMeter` refuse.
 
     Args:
-        model_fn: a Keras classifier, or a function from images to logits (batch,
-            classes) in which examples do not interact.
-        x: (batch, height, width, channels), float.
-        y: (batch,), integer labels.
+        model_fn: a Keras classifier of images in [0, 1], or a function from images in
+            other units to logits (batch, classes) in which examples do not interact.
+        x: (batch, height, width, channels), floats in those units.
+        y: labels, see `advrush_tf.inputs.as_labels`.
         v: as `x`, the vectors.
 
     Returns:
         A tensor of the shape and dtype of `x`.
 
     Raises:
-        ValueError: a derivative is lost on the way.
+        ValueError: images or labels are not as above, the model gives probabilities,
+            or a derivative is lost on the way.
     """
+    check_model_images(model_fn, x)
     logits_fn, x = as_logits_fn(model_fn), tf.convert_to_tensor(x)
+    return hessian_products(logits_fn, x, y, v, checked_losses(cross_entropies))
+
+
+def hessian_products(
+    logits_fn: LogitsFn,
+    x: tf.Tensor,
+    y: tf.Tensor,
+    v: tf.Tensor,
+    losses_fn: LossesFn = cross_entropies,
+) -> tf.Tensor:
+    """As `hessian_vector_product`, of images and labels that are known to be right.
+
+    Args:
+        logits_fn: maps images in whatever units to logits.
+        x, v: tensors as there.
+        y: (batch,), integer labels.
+        losses_fn: of the labels and the logits, differentiable twice.
+    """
     # Both derivatives by back-propagation. With the outer one in forward mode
     # (`tf.autodiff.ForwardAccumulator`) a CellNetwork's products took twice the time,
     # and the float64 supernet's, through our custom gradients, came out wrong.
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(x)
-        gradient = require_connected(
-            input_gradient(logits_fn, x, y, losses_fn=cross_entropies)
-        )
+        gradient = require_connected(input_gradient(logits_fn, x, y, losses_fn))
     # Not 0 where it is lost: a linear model's gradient, too, depends on the image,
     # through the probabilities.
     return require_connected(tape.gradient(gradient, x, tf.cast(v, x.dtype)))

@@ -115,24 +115,26 @@ def trace(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Unbiased estimates of the traces, and their standard errors.
 
-    A trace is exactly that of the tridiagonal matrix and that of what is left outside
-    the subspace; probes, random vectors outside, tell of the latter alone.
+    A trace is the tridiagonal matrix' plus that of the rest outside its subspace, which
+    random vectors estimate (Hutch++).
 
     Args:
         product, seeds: see `lanczos`.
         tridiagonal: what it returned.
-        probes: at least 1, a product each, if anything is outside.
+        probes: number of these vectors, a product each.
 
     Returns:
-        (batch,) and (batch,). A deviation is estimated from the products' lengths, as
-        one probe gives them too; it is rather too large than too small. The products'
-        rounding is added to it.
+        (batch,) and (batch,), NaN without probes of a rest. A deviation is estimated
+        from the products' lengths, as one probe gives them too; it is rather too large
+        than too small. The products' rounding is added to it.
     """
     batch, steps, size = tridiagonal.basis.shape
     known = tridiagonal.diagonal.sum(1)
     outside = size - steps
     if not outside:
         return known, np.zeros(batch)
+    if not probes:
+        return np.full(batch, np.nan), np.full(batch, np.nan)
     estimates, squares = np.empty((2, probes, batch))
     for i in range(probes):
         generators = [np.random.default_rng([*seed, steps + i]) for seed in seeds]

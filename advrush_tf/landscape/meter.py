@@ -15,21 +15,18 @@ import tensorflow as tf
 
 from advrush_tf.attacks.base import LogitsFn, as_logits_fn
 from advrush_tf.errors import NonFiniteLossError
+from advrush_tf.inputs import check_logits, image_array, label_array
+from advrush_tf.landscape.cross_entropy import cross_entropies
 from advrush_tf.landscape.hessian import (
     check_second_derivatives,
-    hessian_vector_product,
+    hessian_products,
     require_connected,
 )
 from advrush_tf.landscape.lanczos import Ritz, lanczos, ritz, trace
-from advrush_tf.nn.checks import as_labels, check_images
-from advrush_tf.search.penalty import curvature_penalty, input_gradient
+from advrush_tf.search.penalty import gradient_changes, input_gradient
 
 # AdvRush's h, 1.5 in CIFAR-10 images normalised by standard deviations of 0.247.
 PROBE_LENGTH = 0.37
-
-# Products of each Lanczos run for what it leaves out of the trace. Where the rest
-# counts, four halve the error of one.
-_TRACE_PROBES = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +42,7 @@ class Curvature:
         traces: (images,), unbiased estimates of the Hessian's trace: exact for the
             subspace of the Lanczos runs, estimated for the rest (Hutch++).
         trace_errors: (images,), the estimates' standard errors, rather too large than
-            too small.
+            too small. NaN, as the traces are, where nothing probed the rest.
         ritz_values: (images, probes * steps), with
         ritz_weights: (images, probes * steps), of sum 1, the quadrature of the
             Hessian's spectrum: see `advrush_tf.landscape.spectrum`.
@@ -90,11 +87,12 @@ class CurvatureMeter:
         h: length of the penalty's probe, in [0, 1] units.
         top: number of eigenvalues kept of each Hessian.
         steps: of each Lanczos run, one product each; n if images have n < steps values.
-            Four more products estimate what the run leaves out of the trace.
             In a piecewise linear network with K classes, no Hessian's rank is above
             K - 1, and K steps find all its eigenvalues.
         probes: Lanczos runs per image, from random signs (Rademacher vectors).
         seed: of all random numbers, at least 0; those of an image depend on its index.
+        trace_probes: products of each Lanczos run for what it leaves out of the trace;
+            four halve the error of one, 0 where no trace is wanted.
 
     Raises:
         ValueError: a number is out of range.
@@ -109,6 +107,7 @@ class CurvatureMeter:
         steps: int = 20,
         probes: int = 1,
         seed: int = 0,
+        trace_probes: int = 4,
     ):
         positive = {"batch_size": batch_size, "h": h, "top": top, "probes": probes}
         for name, value in positive.items():
@@ -119,10 +118,11 @@ class CurvatureMeter:
                 f"steps must be {top} or more, to find top={top} eigenvalues, "
                 f"not {steps}"
             )
-        if seed < 0:
-            raise ValueError(f"seed must be 0 or more, not {seed}")
+        for name, value in {"seed": seed, "trace_probes": trace_probes}.items():
+            if value < 0:
+                raise ValueError(f"{name} must be 0 or more, not {value}")
         self._batch_size, self._top, self._steps = batch_size, top, steps
-        self._probes, self._seed = probes, seed
+        self._probes, self._seed, self._trace_probes = probes, seed, trace_probes
         self._slopes, self._product = _compiled(as_logits_fn(model), h)
 
     def measure(
@@ -135,16 +135,17 @@ class CurvatureMeter:
 
         Args:
             x: (images, height, width, channels), floats in [0, 1]; float64 is kept.
-            y: (images,), integer labels.
+            y: labels, see `advrush_tf.inputs.as_labels`.
             progress: called with the number of images after each batch of them.
 
         Raises:
             ValueError: the images or labels are not as above, an image has fewer than
-                `top` values, or the model has a layer that TensorFlow cannot
-                differentiate twice.
+                `top` values, or the model gives probabilities or has a layer that
+                TensorFlow cannot differentiate twice.
             NonFiniteLossError: an image has a derivative that is not finite.
         """
-        x, y = _checked(x, y, self._top)
+        x = _checked(x, self._top)
+        y = label_array(y, len(x), self._num_classes(x))
         parts = []
         for rows in _batches(len(x), self._batch_size):
             parts.append(self._measure_batch(x[rows], y[rows], rows))
@@ -152,11 +153,18 @@ class CurvatureMeter:
         names = [field.name for field in dataclasses.fields(Curvature)]
         return Curvature(**{n: np.concatenate([p[n] for p in parts]) for n in names})
 
+    def _num_classes(self, x: np.ndarray) -> int:
+        images = tf.TensorSpec((self._batch_size, *x.shape[1:]), x.dtype)
+        labels = tf.TensorSpec((self._batch_size,), tf.int32)
+        return self._slopes.get_concrete_function(images, labels).output_shapes[2][1]
+
     def _measure_batch(
         self, x: np.ndarray, y: np.ndarray, rows: range
     ) -> dict[str, np.ndarray]:
         batch = [tf.constant(_filled(part, self._batch_size)) for part in (x, y)]
-        slopes = [part.numpy()[: len(rows)] for part in self._slopes(*batch)]
+        *found, logits = self._slopes(*batch)
+        check_logits(logits)
+        slopes = [part.numpy()[: len(rows)] for part in found]
         for part in slopes:
             _check_finite(part, rows)
 
@@ -181,7 +189,7 @@ class CurvatureMeter:
         seeds = [(self._seed, row, probe) for row in rows]
         signs = [np.random.default_rng(s).choice([-1.0, 1.0], size) for s in seeds]
         tridiagonal = lanczos(product, np.stack(signs), self._steps, seeds)
-        traces, errors = trace(product, tridiagonal, _TRACE_PROBES, seeds)
+        traces, errors = trace(product, tridiagonal, self._trace_probes, seeds)
         return traces, errors, ritz(tridiagonal)
 
 
@@ -264,17 +272,24 @@ class CurvatureMetric(keras.callbacks.Callback):
             logs[f"curvature_{name}"] = float(np.mean(values))
 
 
-def _compiled(logits_fn: LogitsFn, h: float) -> tuple[Callable, Callable]:
-    """Gradient norms and penalties of (x, y), and Hessian products of (x, y, v)."""
+def _compiled(logits_fn: LogitsFn, h: float) -> tuple[Any, Callable]:
+    """Gradient norms, penalties and logits of (x, y), Hessian products of (x, y, v)."""
 
     def logits(images: tf.Tensor) -> tf.Tensor:
         return tf.cast(logits_fn(images), images.dtype)
 
     @tf.function(autograph=False)
-    def slopes(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        gradient = require_connected(input_gradient(logits, x, y))
+    def slopes(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        seen = []
+
+        def losses(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+            seen.append(outputs)
+            return cross_entropies(labels, outputs)
+
+        gradient = require_connected(input_gradient(logits, x, y, losses))
         gradient = tf.reshape(gradient, [x.shape[0], -1])
-        return tf.norm(gradient, axis=1), curvature_penalty(logits, x, y, h)
+        norms = tf.norm(gradient, axis=1)
+        return norms, gradient_changes(logits, x, y, h), seen[0]
 
     def check_graph() -> None:
         if not tf.executing_eagerly():
@@ -283,7 +298,7 @@ def _compiled(logits_fn: LogitsFn, h: float) -> tuple[Callable, Callable]:
     @tf.function(autograph=False)
     def product(x: tf.Tensor, y: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
         try:
-            products = hessian_vector_product(logits, x, y, v)
+            products = hessian_products(logits, x, y, v)
         except LookupError as error:
             raise ValueError(
                 f"TensorFlow cannot differentiate the model twice: {error}"
@@ -297,22 +312,14 @@ def _compiled(logits_fn: LogitsFn, h: float) -> tuple[Callable, Callable]:
     return slopes, product
 
 
-def _checked(x: Any, y: Any, top: int) -> tuple[np.ndarray, np.ndarray]:
-    x, y = np.asarray(x), as_labels(y).numpy()
-    check_images(x)
-    if x.ndim != 4 or not x.size:
-        raise ValueError(
-            "images must have the shape (images, height, width, channels), with one "
-            f"image or more; these have {x.shape}"
-        )
-    if y.shape != x.shape[:1]:
-        raise ValueError(f"{len(x)} images need as many labels, not {y.shape}")
+def _checked(x: Any, top: int) -> np.ndarray:
+    x = image_array(x)
     if x[0].size < top:
         raise ValueError(
             f"top must be {x[0].size} or less, as many as an image has values, "
             f"not {top}"
         )
-    return x if x.dtype == np.float64 else x.astype(np.float32), y
+    return x if x.dtype == np.float64 else x.astype(np.float32)
 
 
 def _batches(count: int, size: int) -> Iterator[range]:

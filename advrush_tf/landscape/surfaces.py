@@ -15,8 +15,9 @@ from advrush_tf.attacks.geometry import Norm, steepest
 from advrush_tf.attacks.losses import log_odds
 from advrush_tf.attacks.pgd import SignAscent, Start, usual_step_size
 from advrush_tf.attacks.randomness import seeds_of, uniform
+from advrush_tf.inputs import check_logits, image_array, label_array
+from advrush_tf.landscape.cross_entropy import cross_entropies
 from advrush_tf.losses import cross_entropy
-from advrush_tf.nn.checks import check_images
 from advrush_tf.search.penalty import input_gradient
 
 _ATTACK_STEPS = 20
@@ -76,7 +77,7 @@ def loss_surface(
         model: a Keras classifier or a function of TensorFlow operations: images in
             [0, 1] to logits.
         x: (images, height, width, channels), floats in [0, 1].
-        y: (images,), integer labels.
+        y: labels, see `advrush_tf.inputs.as_labels`.
         radius: largest |a| and |b|, in [0, 1] units.
         points: values of a and of b, an odd number, so that 0 is one of them.
         batch_size: images at a time, at most; no value depends on it but by rounding.
@@ -84,8 +85,8 @@ def loss_surface(
         progress: receives 1 after each image.
 
     Raises:
-        ValueError: there are no images or not in [0, 1], a number is out of range
-            or the model does not give logits.
+        ValueError: there are no images or not in [0, 1], labels or a number are out of
+            range, or the model does not give logits.
 
     Source: the figures of Mok et al., AdvRush, ICCV 2021.
     """
@@ -96,7 +97,7 @@ def loss_surface(
     logits_fn = as_logits_fn(model)
 
     def directions(images, labels, indices):
-        gradient = input_gradient(logits_fn, images, labels)
+        gradient = input_gradient(logits_fn, images, labels, cross_entropies)
         sign = steepest(Norm.LINF, gradient)
         return tf.stack([sign, _random_signs(seed, indices, images.shape[1:])], 1)
 
@@ -187,13 +188,12 @@ def _losses_of_images(
     Args:
         offsets: (offsets, k), lengths along the k directions.
     """
-    check_images(x)
-    x, y = np.asarray(x, np.float32), np.asarray(y, np.int32)
-    if not len(x):
-        raise ValueError("there are no images")
+    x = image_array(x).astype(np.float32)
     # As few batches as possible, then as equal as possible.
     batches = -(-len(offsets) // batch_size)
     classifier = BatchedClassifier(model, x.shape[1:], -(-len(offsets) // batches))
+    y = label_array(y, len(x), classifier.num_classes)
+    check_logits(classifier.predict(x[:batch_size]))
     for image, label, directions in _with_directions(directions_fn, x, y, batch_size):
         losses = []
         for some in np.array_split(offsets, batches):

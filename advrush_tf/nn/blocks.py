@@ -23,6 +23,27 @@ SEPARABLE = {"sep_conv_3x3": 3, "sep_conv_5x5": 5, "sep_conv_7x7": 7}
 DILATED = {"dil_conv_3x3": 3, "dil_conv_5x5": 5}
 
 
+def uniform_initializer(fan_in: int) -> keras.initializers.Initializer:
+    """PyTorch's default for weights and biases: uniform within 1 / sqrt(fan_in)."""
+    limit = 1.0 / np.sqrt(fan_in)
+    return keras.initializers.RandomUniform(-limit, limit)
+
+
+def build_dense(
+    units: int, features: int, dtype: Any, name: str | None = None
+) -> keras.layers.Dense:
+    """A dense layer of (batch, features), built, with PyTorch's initial weights."""
+    dense = keras.layers.Dense(
+        units,
+        kernel_initializer=uniform_initializer(features),
+        bias_initializer=uniform_initializer(features),
+        dtype=dtype,
+        name=name,
+    )
+    dense.build((None, features))
+    return dense
+
+
 class Block(keras.layers.Layer):
     """Base of the blocks: variables stay in their own dtype, casts are explicit.
 
@@ -46,11 +67,10 @@ class Block(keras.layers.Layer):
 
     def add_kernel(self, name: str, shape: tuple[int, ...], fan_in: int):
         """A convolution kernel with PyTorch's default initialisation."""
-        limit = 1.0 / np.sqrt(fan_in)
         return self.add_weight(
             name=name,
             shape=shape,
-            initializer=keras.initializers.RandomUniform(-limit, limit),
+            initializer=uniform_initializer(fan_in),
             autocast=False,
         )
 

@@ -10,7 +10,12 @@ import tensorflow as tf
 from advrush_tf import replication
 from advrush_tf.genotypes.genotype import Genotype, get_genotype
 from advrush_tf.genotypes.search_space import reduction_cells
-from advrush_tf.nn.blocks import Block, ConvBatchNorm
+from advrush_tf.nn.blocks import (
+    Block,
+    ConvBatchNorm,
+    build_dense,
+    uniform_initializer,
+)
 from advrush_tf.nn.cell import FixedCell
 from advrush_tf.nn.checks import check_architecture
 from advrush_tf.nn.classifier import ImageClassifier
@@ -77,15 +82,18 @@ class AuxiliaryHead(Block):
         self.first.build(input_shape)
         if imagenet:
             self.second = keras.layers.Conv2D(
-                768, 2, use_bias=False, dtype=self.dtype_policy
+                768,
+                2,
+                use_bias=False,
+                kernel_initializer=uniform_initializer(2 * 2 * 128),
+                dtype=self.dtype_policy,
             )
         else:
             self.second = ConvBatchNorm(
                 768, (2, 2), affine=True, padded=False, name="second", **common
             )
         self.second.build((None, None, None, 128))
-        self.classifier = keras.layers.Dense(self.num_classes, dtype=self.dtype_policy)
-        self.classifier.build((None, 768))
+        self.classifier = build_dense(self.num_classes, 768, self.dtype_policy)
         self.built = True
 
     def call(self, x, training=False):
@@ -185,10 +193,12 @@ class CellNetwork(ImageClassifier):
         width, height_and_width = shape[-1], shape[1:3]
         self.cells = self._build_cells(width)
         last = self.cells[-1]
-        self.classifier = keras.layers.Dense(
-            config["num_classes"], name="classifier", dtype=self.dtype_policy
+        self.classifier = build_dense(
+            config["num_classes"],
+            len(last.concat) * last.channels,
+            self.dtype_policy,
+            "classifier",
         )
-        self.classifier.build((None, len(last.concat) * last.channels))
         self.auxiliary_head = None
         if config["auxiliary"]:
             self._build_auxiliary(height_and_width, common)

@@ -1,4 +1,4 @@
-"""Checks of models and their input: sizes, normalisation, precision, pairs."""
+"""Checks of models: sizes, normalisation, precision, and the pairs of a search."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -97,35 +97,6 @@ def check_precision(compute_dtype: str) -> None:
             "float16 loses small gradients: use mixed_bfloat16 or float32 instead of "
             "mixed_float16"
         )
-
-
-def check_images(x: Any) -> None:
-    """Raises ValueError if images are not floats in [0, 1].
-
-    Args:
-        x: the input of `fit` or of a step; only the range of arrays is checked.
-    """
-    dtype = getattr(x, "dtype", None)
-    if dtype is not None and not tf.as_dtype(dtype).is_floating:
-        raise ValueError(f"images must be floats in [0, 1], not {dtype}; divide by 255")
-    if isinstance(x, np.ndarray) and x.size:
-        low, high = float(x.min()), float(x.max())
-        # Not `low < 0 or high > 1`, which NaN would pass.
-        if not (low >= 0 and high <= 1):
-            raise ValueError(f"images must be in [0, 1]; these are in [{low}, {high}]")
-
-
-def as_labels(y: Any) -> tf.Tensor:
-    """Integer labels (batch,) from whole numbers of any type, or a column (batch, 1).
-
-    Raises:
-        tf.errors.InvalidArgumentError: a label is not a whole number.
-    """
-    y = tf.convert_to_tensor(y)
-    if y.dtype.is_floating:
-        tf.debugging.assert_equal(y, tf.round(y), "labels must be whole numbers")
-    y = tf.cast(y, tf.int32)
-    return tf.squeeze(y, -1) if y.shape.rank == 2 and y.shape[-1] == 1 else y
 
 
 def check_pairs_for_fit(x: Any, y: Any, steps_per_epoch: int | None) -> None:

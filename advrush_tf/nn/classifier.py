@@ -4,14 +4,15 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from advrush_tf.files import json_copy
+from advrush_tf.inputs import check_dtype
 from advrush_tf.nn.checks import check_normalisation, normalise
+from advrush_tf.nn.image_model import ImageModel
 
 
-class ImageClassifier(keras.Model):
+class ImageClassifier(ImageModel):
     """Base of the networks: images in [0, 1] to logits.
 
     A subclass adds the arguments of its constructor to `_config` and begins its `call`
@@ -92,6 +93,7 @@ class ImageClassifier(keras.Model):
 
     def prepare(self, x: tf.Tensor) -> tf.Tensor:
         """Normalises images in [0, 1] and casts them to the network's arithmetic."""
+        check_dtype(x)
         x = tf.cast(x, self.variable_dtype)
         x = normalise(x, self._config["mean"], self._config["std"])
         return tf.cast(x, self.compute_dtype)

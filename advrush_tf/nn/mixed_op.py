@@ -199,7 +199,7 @@ def _parities() -> tuple[tf.Tensor, tf.Tensor]:
     """Block shape and crops of the four pixel parities.
 
     Not shared constants, whose values a graph does not see: TensorFlow's inference of
-    shapes then takes height for equal to width, throws away all that it knows where
-    they differ, and a later pass kills the process.
+    shapes then takes height for equal to width and forgets all shapes where they
+    differ, and a later pass kills the process.
     """
     return tf.constant((2, 2)), tf.constant(((0, 0), (0, 0)))

@@ -68,7 +68,7 @@ def _differentiable(
 ) -> Any:
     """`value`, which is `function(*arguments)`, with the gradient of the function.
 
-    What is differentiated in one argument alone costs no gradient of the others.
+    Differentiating in one argument alone costs no gradients of the others.
     """
     # Whom no tape watches needs no gradient: the attack of a fit none of the weights.
     wanted = [i for i, a in enumerate(arguments) if record.should_record_backprop(a)]

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from advrush_tf.nn.blocks import Block, ConvBatchNorm
+from advrush_tf.nn.blocks import Block, ConvBatchNorm, build_dense
 from advrush_tf.nn.checks import check_image_classifier
 from advrush_tf.nn.classifier import ImageClassifier
 from advrush_tf.version import PACKAGE
@@ -117,10 +117,9 @@ class ResNet18(ImageClassifier):
                 block.build((None, None, None, channels))
                 channels = block.channels
                 self.blocks.append(block)
-        self.classifier = keras.layers.Dense(
-            self.num_classes, name="classifier", dtype=self.dtype_policy
+        self.classifier = build_dense(
+            self.num_classes, channels, self.dtype_policy, "classifier"
         )
-        self.classifier.build((None, channels))
         self.built = True
 
     def call(self, x, training=False):

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from advrush_tf.genotypes.search_space import PRIMITIVES, num_edges, reduction_cells
 from advrush_tf.nn import kernels
-from advrush_tf.nn.blocks import Block, ConvBatchNorm, Preprocess
+from advrush_tf.nn.blocks import Block, ConvBatchNorm, Preprocess, build_dense
 from advrush_tf.nn.mixed_op import MixedEdges
 from advrush_tf.nn.recompute import recomputed
 
@@ -151,10 +151,12 @@ class Supernet(Block):
         )
         self.stem.build(input_shape)
         self.cells = self._build_cells(width)
-        self.classifier = keras.layers.Dense(
-            self.num_classes, name="classifier", dtype=self.dtype_policy
+        self.classifier = build_dense(
+            self.num_classes,
+            self.cells[-1].channels * self.num_nodes,
+            self.dtype_policy,
+            "classifier",
         )
-        self.classifier.build((None, self.cells[-1].channels * self.num_nodes))
         self.built = True
 
     def _build_cells(self, stem_width: int) -> list[SearchCell]:

@@ -71,7 +71,7 @@ class _Storage(NamedTuple):
 
 
 class _Inert:
-    """Stands for every class and function that is not known: it does nothing."""
+    """Placeholder of every unknown class and function: it does nothing."""
 
     def _nothing(self, *arguments: Any) -> None:
         pass
@@ -81,13 +81,13 @@ class _Inert:
 
 
 class _Dictionary(dict):
-    """Stands for an ordered dictionary; the file sets its entries one by one."""
+    """Placeholder of an ordered dictionary; the file sets its entries one by one."""
 
     __init__ = __setstate__ = _Inert._nothing
 
 
 class _Tensor(_Inert):
-    """Stands for the function that makes a tensor, and for the tensor."""
+    """Placeholder of the function that makes a tensor, and of the tensor."""
 
     arguments: tuple[Any, ...] = ()
 
@@ -96,13 +96,13 @@ class _Tensor(_Inert):
 
 
 class _Parameter(_Inert):
-    """Stands for the function that makes a parameter of a tensor, which it gives."""
+    """Placeholder of the function that makes a parameter: it returns the tensor."""
 
     def __new__(cls, tensor: Any = None, *_: Any) -> Any:
         return tensor
 
 
-_STAND_INS: dict[tuple[str, str], type] = {
+_PLACEHOLDERS: dict[tuple[str, str], type] = {
     ("collections", "OrderedDict"): _Dictionary,
     ("torch._utils", "_rebuild_tensor"): _Tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _Tensor,
@@ -118,13 +118,13 @@ class _Unpickler(pickle.Unpickler):
         self.storages: list[_Storage] = []
 
     def find_class(self, module: str, name: str) -> Any:
-        """Returns what stands for a class or function; a storage's class is a str."""
+        """The placeholder of a class or function; of a storage's class a str."""
         if module == "torch" and name.endswith("Storage"):
             if name not in _DTYPES:
                 names = ", ".join(_DTYPES)
                 raise ValueError(f"it has a storage of {name!r}; known are {names}")
             return name
-        return _STAND_INS.get((module, name), _Inert)
+        return _PLACEHOLDERS.get((module, name), _Inert)
 
     def persistent_load(self, pid: Any) -> _Storage:
         """Returns the storage of an identifier, and notes it."""

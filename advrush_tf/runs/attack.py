@@ -12,6 +12,7 @@ import tensorflow as tf
 from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.attacks.catalogue import named_attack
 from advrush_tf.attacks.geometry import Radius
+from advrush_tf.attacks.sanity_checks import missing_classes
 from advrush_tf.attacks.sanity_probes import Probed, check_model
 from advrush_tf.attacks.series import Progress, is_right
 from advrush_tf.data.dataset import ImageDataset
@@ -20,11 +21,16 @@ from advrush_tf.errors import UserError
 from advrush_tf.runs.attack_settings import AttackSettings
 from advrush_tf.runs.devices import Devices
 from advrush_tf.runs.evaluation import AttackResult, Evaluation
-from advrush_tf.runs.evaluation_report import RESULTS, print_summary, write_report
+from advrush_tf.runs.evaluation_report import (
+    RESULTS,
+    TABLE,
+    print_summary,
+    write_report,
+)
 from advrush_tf.runs.models import load_classifier, open_classifier, sha256
 from advrush_tf.runs.progress import print_line
 from advrush_tf.runs.run import Log, Run
-from advrush_tf.runs.trials import AttackJob, run_shares
+from advrush_tf.runs.trials import AttackJob, run_sharded
 
 _TRIALS = "trials"
 
@@ -38,8 +44,8 @@ def run_attack(
 ) -> dict[str, Any]:
     """Measures how robust a model is, or goes on with what `workdir` holds.
 
-    The images are shared out to the devices. An image's random numbers are its own:
-    what becomes of it does not depend on how many devices there are.
+    The images are divided among the devices. An image's random numbers depend on its
+    index alone: the results are the same on any number of devices.
 
     Args:
         settings: of the evaluation.
@@ -63,10 +69,13 @@ def run_attack(
         run.settings = attrs.evolve(settings, sha256=tuple(map(sha256, paths)))
         run.agree(dataset)
         run.open()
-        if (results := run.finished(RESULTS, print_summary, "evaluation")) is not None:
+        results = run.finished(RESULTS, print_summary, "evaluation", TABLE)
+        if results is not None:
             return results
         evaluation = _evaluate(dataset, classifiers, run)
-        return run.from_chief(lambda: write_report(evaluation, run.workdir, run.log))
+        return run.conclude(
+            RESULTS, lambda: write_report(evaluation, run.workdir, run.log)
+        )
 
 
 def _open_everywhere(
@@ -75,8 +84,8 @@ def _open_everywhere(
     """All models on each of this process' devices, by the device's name."""
     devices = run.devices
     images = len(_test_images(run.settings, dataset))
-    share = math.ceil(images / devices.num_replicas)
-    batch_size = min(run.settings.batch_size, share)
+    shard = math.ceil(images / devices.num_replicas)
+    batch_size = min(run.settings.batch_size, shard)
     return {
         device: _open_classifiers(device, paths, dataset, batch_size)
         for device in devices.local
@@ -95,7 +104,8 @@ def _open_classifiers(
 
 
 def _test_images(settings: AttackSettings, dataset: ImageDataset) -> Examples:
-    return dataset.test.first(settings.test_images or len(dataset.test))
+    count = settings.test_images or len(dataset.test)
+    return dataset.test.drawn(count, settings.seed)
 
 
 def _evaluate(
@@ -104,21 +114,30 @@ def _evaluate(
     run: Run[AttackSettings],
 ) -> Evaluation:
     settings, log = run.settings, run.log
-    if (run.workdir / _TRIALS).exists():
-        log(f"Resuming {run.workdir}.")
+    run.devices.on_chief(lambda: _begin_or_resume(run))
     x, y = _test_images(settings, dataset).unit_arrays()
     crafter = _Crafter(run, classifiers, x, y)
     measured, clean = crafter.classifiers[0], crafter.clean[0]
     log(f"clean accuracy {clean.mean():.2%} of {len(x)} images")
+    missing = missing_classes(y, dataset.class_names, "attacked images")
     probed = Probed([], np.zeros(len(x), bool))
     if settings.checks:
         log("checking the model ...")
         norm, epsilon = settings.norm, settings.epsilon
         probed = check_model(measured, x, y, norm, epsilon, settings.seed)
+    if missing:
+        probed.findings.insert(0, missing)
     for finding in probed.findings:
         log(f"warning: {finding.sentence}")
     crafted = [crafter.craft(*planned) for planned in _plan(settings)]
     return Evaluation(settings, dataset, x, y, clean, measured, crafted, probed)
+
+
+def _begin_or_resume(run: Run[AttackSettings]) -> None:
+    folder = run.workdir / _TRIALS
+    if folder.exists():
+        run.log(f"Resuming {run.workdir}.")
+    folder.mkdir(exist_ok=True)
 
 
 def _plan(settings: AttackSettings) -> list[tuple[int, str, Radius]]:
@@ -138,7 +157,7 @@ def _plan(settings: AttackSettings) -> list[tuple[int, str, Radius]]:
 class _Crafter:
     """Crafts on any of the models and measures what it made on all of them.
 
-    Crafting is shared out to all devices; each worker measures on its first one.
+    All devices craft, each a shard of the images; each worker measures on its first.
     """
 
     def __init__(
@@ -154,12 +173,13 @@ class _Crafter:
         self.clean = [is_right(classifier, x, y) for classifier in self.classifiers]
 
     def craft(self, source: int, name: str, epsilon: Radius) -> AttackResult:
-        """Runs a trial, or what is left of it, and measures its images."""
-        trials = {
-            device: self._trial(device, source, name, epsilon)
-            for device in self._run.devices.local
+        """Runs an attack, or what is left of it, and measures its images."""
+        devices, paths = self._run.devices, self._paths(source, name, epsilon)
+        jobs = {
+            device: self._job(device, source, name, epsilon, paths[shard[0]])
+            for device, shard in devices.local.items()
         }
-        progress = run_shares(trials, self._x, self._run.devices)
+        progress = run_sharded(jobs, paths, self._x, devices)
         # A perturbation may correct a model by chance: that is no robustness.
         right = [
             was_right & self._survives(progress, source, index)
@@ -180,29 +200,37 @@ class _Crafter:
             return progress.survived(len(progress.attacks))
         return is_right(self.classifiers[index], progress.images, self._y)
 
-    def _trial(self, device: str, source: int, name: str, epsilon: Radius) -> AttackJob:
-        """A device's share of a trial."""
+    def _paths(self, source: int, name: str, epsilon: Radius) -> list[Path]:
+        """The files of an attack's shards, each of which its own worker writes."""
+        stem = f"{source}_{name}_{str(epsilon).replace('/', 'of')}"
+        count = self._run.devices.num_replicas
+        ends = [f"_{n}of{count}" for n in range(1, count + 1)] if count > 1 else [""]
+        return [self._run.workdir / _TRIALS / f"{stem}{end}.npz" for end in ends]
+
+    def _job(
+        self, device: str, source: int, name: str, epsilon: Radius, path: Path
+    ) -> AttackJob:
+        """A device's shard of an attack."""
         settings = self._run.settings
-        step_size = settings.step_size_at(epsilon)
-        attacks = named_attack(name, settings.norm, epsilon, step_size)
+        evaluation = settings.to_dict()
+        if settings.test_images:
+            # Earlier versions took the first images.
+            evaluation["drawn"] = "evenly"
         # At other radii nothing is crafted for other models.
         transfer = bool(settings.source_model) and epsilon == settings.epsilon
-        index, count = share = self._run.devices.local[device]
-        suffix = f"_{index + 1}of{count}" if count > 1 else ""
-        file = f"{source}_{name}_{str(epsilon).replace('/', 'of')}{suffix}.npz"
-        folder = self._run.workdir / _TRIALS
-        folder.mkdir(parents=True, exist_ok=True)
         try:
             return AttackJob(
                 self._copies[device][source],
-                attacks,
+                named_attack(
+                    name, settings.norm, epsilon, settings.step_size_at(epsilon)
+                ),
                 self._x,
                 self._y,
                 settings.seed,
-                folder / file,
-                settings.to_dict(),
+                path,
+                evaluation,
                 transfer,
-                share,
+                self._run.devices.local[device],
             )
         except ValueError as error:
             raise UserError(f"{error}. Delete it to run that attack anew.") from None

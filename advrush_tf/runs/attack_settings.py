@@ -21,10 +21,11 @@ from advrush_tf.runs.settings import (
     all_distinct,
     ge,
     gt,
+    path_setting,
     setting,
 )
 
-# Below it floats do not tell a ball's images apart.
+# Below it, float32 rounds the images of a ball to one.
 _SMALLEST = 1e-6
 
 
@@ -58,20 +59,20 @@ class AttackSettings(Settings):
         UserError: a value is out of range.
     """
 
-    model: str = setting(
+    model: str = path_setting(
         "",
         "The .keras file of the classifier that is measured.",
         Check(bool, "the path of a .keras file"),
     )
-    source_model: tuple[str, ...] = setting(
+    source_model: tuple[str, ...] = path_setting(
         (), "Other .keras files: what is crafted on each is measured on all."
     )
-    dataset: str = setting(
+    dataset: str = path_setting(
         "cifar10", "As for launch/search.py; what the model was fitted on."
     )
     image_size: int | None = setting(None, IMAGE_SIZE, gt(0))
     test_images: int = setting(
-        0, "Images of the test split, from its first on; 0 for all.", ge(0)
+        0, "Images of the test split, drawn evenly; 0 for all.", ge(0)
     )
     attacks: tuple[str, ...] = setting(
         ("fgsm", "pgd20", "autoattack"),

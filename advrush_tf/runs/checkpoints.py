@@ -4,7 +4,6 @@ A checkpoint is one .npz file without pickled objects, written beside its final 
 and moved there when it is complete and on disk.
 """
 
-import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -49,7 +48,7 @@ class CheckpointStore:
             OSError: it could not be written; earlier checkpoints are untouched.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"epoch_{epoch:04d}.npz"
+        path = self.path(epoch)
         arrays = {name: np.asarray(v) for name, v in _variables(model)}
         arrays[_NOTES] = np.asarray(json.dumps(notes or {}))
         arrays[_EPOCH] = np.asarray(epoch)
@@ -64,41 +63,55 @@ class CheckpointStore:
         return path
 
     def restore(
-        self,
-        model: Any,
-        warn: Callable[[str], None],
-        from_chief: Callable[[Callable[[], bytes]], bytes] = lambda make: make(),
+        self, model: Any, warn: Callable[[str], None]
     ) -> tuple[int, dict[str, Any]]:
         """Sets a model to the newest readable checkpoint.
 
         Args:
             model: the compiled model to set.
             warn: called with a sentence for each damaged checkpoint.
-            from_chief: see `Devices`; the chief alone need see the folder.
 
         Returns:
             The number of finished epochs, 0 if there is no checkpoint, and the notes.
         """
-        content = from_chief(lambda: self.newest_readable(model, warn))
-        return assign(model, content) if content else (0, {})
+        epoch = self.find(model, warn)
+        return epoch, self.load(model, epoch) if epoch else {}
 
-    def newest_readable(self, model: Any, warn: Callable[[str], None]) -> bytes:
-        """The bytes of the newest checkpoint that fits a model, none if none does.
+    def find(self, model: Any, warn: Callable[[str], None]) -> int:
+        """Returns the epoch of the newest readable checkpoint, 0 without one.
 
         Args:
             model: whose `checkpoint_groups` must be in it.
             warn: called with a sentence for each damaged checkpoint.
         """
         variables = dict(_variables(model))
-        for _, path in self._files():
+        for epoch, path in self._files():
             try:
-                content = path.read_bytes()
-                _parse(content, variables)
+                arrays, _ = _parse(path, variables)
+                if (number := int(arrays[_EPOCH])) != epoch:
+                    raise ValueError(f"it is of epoch {number}")
             except Exception as e:  # A damaged archive raises nearly everything.
                 warn(f"Checkpoint {path} is damaged ({e}); trying the one before it.")
                 continue
-            return content
-        return b""
+            return epoch
+        return 0
+
+    def load(self, model: Any, epoch: int) -> dict[str, Any]:
+        """Sets a model to the checkpoint of an epoch and returns its notes.
+
+        Args:
+            model: whose `checkpoint_groups` are set.
+            epoch: of a readable checkpoint of such a model.
+        """
+        variables = dict(_variables(model))
+        arrays, notes = _parse(self.path(epoch), variables)
+        for name, variable in variables.items():
+            variable.assign(arrays[name])
+        return notes
+
+    def path(self, epoch: int) -> Path:
+        """Returns the file of an epoch's checkpoint."""
+        return self.folder / f"epoch_{epoch:04d}.npz"
 
     def newest(self) -> Path | None:
         """The file of the newest checkpoint, readable or not, if there is one."""
@@ -112,23 +125,6 @@ class CheckpointStore:
         return sorted(((int(m[1]), path) for m, path in found if m), reverse=True)
 
 
-def assign(model: Any, content: bytes) -> tuple[int, dict[str, Any]]:
-    """Sets a model to a checkpoint.
-
-    Args:
-        model: whose `checkpoint_groups` are set.
-        content: the bytes of a readable checkpoint of such a model.
-
-    Returns:
-        The number of finished epochs, and the notes.
-    """
-    variables = dict(_variables(model))
-    arrays, notes = _parse(content, variables)
-    for name, variable in variables.items():
-        variable.assign(arrays[name])
-    return int(arrays[_EPOCH]), notes
-
-
 def _variables(model: Any) -> Iterator[tuple[str, keras.Variable]]:
     for group, variables in model.checkpoint_groups.items():
         for index, variable in enumerate(variables):
@@ -136,10 +132,10 @@ def _variables(model: Any) -> Iterator[tuple[str, keras.Variable]]:
 
 
 def _parse(
-    content: bytes, variables: dict[str, keras.Variable]
+    path: Path, variables: dict[str, keras.Variable]
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Reads all arrays, which also verifies their checksums, and their shapes."""
-    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+    with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in (*variables, _EPOCH)}
         notes = json.loads(file[_NOTES].item())
     for name, variable in variables.items():

@@ -6,22 +6,20 @@ replica takes an equal, consecutive piece.
 
 import contextlib
 import enum
-import json
 import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from advrush_tf.data.examples import ALL, Shard, endless
 from advrush_tf.errors import UserError, WorkerLostError
+from advrush_tf.files import parse_json
 from advrush_tf.runs.progress import print_line
-from advrush_tf.runs.settings import differences
 
 
 class StrategyName(enum.StrEnum):
@@ -36,8 +34,6 @@ _EXAMPLE = (
     '{"cluster": {"worker": ["host0:12345", "host1:12345"]}, '
     '"task": {"type": "worker", "index": 0}}'
 )
-# Numbers of a message that go between workers at a time, 64 MB.
-_PIECE = 2**24
 # How TensorFlow's errors name what a lost worker leads to in the others.
 _LOST = (
     tf.errors.UnavailableError,
@@ -148,73 +144,55 @@ class Devices:
 
         return self.strategy.distribute_datasets_from_function(own)
 
-    def agree(self, settings: Mapping[str, Any]) -> None:
-        """Makes sure that all workers run the same thing.
-
-        Raises:
-            UserError: a worker has other settings than the chief; on every worker.
-        """
-        others = [json.loads(text) for text in self.from_all(_encode(settings))]
-        for index, other in enumerate(others):
-            if different := differences(others[0], other):
-                raise UserError(
-                    f"Worker {index} (here) has other settings than the chief (there): "
-                    f"{'; '.join(different)}. Start all workers with the same command."
-                )
-
     def chief_log(self, log: Callable[[str], None]) -> Callable[[str], None]:
         """Returns `log` on the chief and a function that does nothing elsewhere."""
         return log if self.chief else lambda line: None
 
     def on_chief(self, act: Callable[[], object]) -> None:
-        """Lets the chief act while the others wait; raises as `from_chief`."""
+        """Lets the chief act while all others wait; raises as `together`.
 
-        def make() -> bytes:
-            act()
-            return b""
+        It begins when all have come here: none still reads what it is about to write.
+        """
+        self.gather(0)
+        self.together(act if self.chief else lambda: None)
 
-        self.from_chief(make)
-
-    def from_chief(self, make: Callable[[], bytes]) -> bytes:
-        """Returns what the chief makes, on every worker.
+    def together(self, act: Callable[[], object]) -> None:
+        """Acts on every worker, each of which then waits for all others.
 
         Raises:
-            UserError: the chief met a mistake of the user's; on every worker.
+            UserError: a worker met a mistake of the user's; on every worker.
         """
-        if self.worker[1] == 1:
-            return make()
-        message = b""
-        if self.chief:
-            try:
-                message = b"+" + make()
-            except UserError as error:
-                self.from_all(b"-" + str(error).encode())
-                raise
-        message = self.from_all(message)[0]
-        if message[:1] == b"-":
-            raise UserError(message[1:].decode())
-        return message[1:]
+        refusal = None
+        try:
+            act()
+        except UserError as error:
+            refusal = error
+        refused = self.gather(int(refusal is not None))
+        if refusal:
+            raise refusal
+        if any(refused):
+            raise UserError(
+                f"Worker {refused.index(1)} has refused the run; its output says why."
+            )
 
-    def from_all(self, message: bytes) -> list[bytes]:
-        """The messages of all workers, of any lengths, in the workers' order."""
+    def from_chief(self, make: Callable[[], int]) -> int:
+        """Returns the number that the chief makes, on every worker."""
+        return self.gather(int(make()) if self.chief else 0)[0]
+
+    def gather(self, number: int) -> list[int]:
+        """Returns the numbers of all workers, in their order, once all are here."""
         if self.worker[1] == 1:
-            return [message]
-        lengths = self._gather(np.asarray([len(message)], np.int64))[:, 0].tolist()
-        padded = message.ljust(max(lengths) + -max(lengths) % 4, b"\0")
-        words = np.frombuffer(padded, np.int32)
-        # The devices hold one piece of all messages at a time.
-        pieces = [
-            self._gather(words[first : first + _PIECE])
-            for first in range(0, len(words), _PIECE)
-        ]
-        rows = np.concatenate([np.zeros((len(lengths), 0), np.int32), *pieces], 1)
-        return [
-            row.tobytes()[:length] for row, length in zip(rows, lengths, strict=True)
-        ]
+            return [number]
+        values = self.strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant([number], tf.int64)
+        )
+        gathered = self.strategy.gather(values, axis=0).numpy().tolist()
+        # All of a worker's replicas gave the same.
+        return gathered[:: len(gathered) // self.worker[1]]
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Tells of a lost worker in one sentence.
+        """Turns the errors that a lost worker leads to into one sentence.
 
         Raises:
             WorkerLostError: TensorFlow's error within was another worker's end.
@@ -228,15 +206,6 @@ class Devices:
                 raise
             raise _lost_worker(cause[0]) from error
 
-    def _gather(self, row: np.ndarray) -> np.ndarray:
-        """(workers, n) from each worker's (n,)."""
-        values = self.strategy.experimental_distribute_values_from_function(
-            lambda context: tf.constant(row[np.newaxis])
-        )
-        gathered = self.strategy.gather(values, axis=0).numpy()
-        # All of a worker's replicas said the same.
-        return gathered[:: len(gathered) // self.worker[1]]
-
 
 def _lost_worker(cause: str) -> WorkerLostError:
     return WorkerLostError(
@@ -244,10 +213,6 @@ def _lost_worker(cause: str) -> WorkerLostError:
         "look at that worker's output, then run the same command on all workers: it "
         "resumes where it was last saved, if it was"
     )
-
-
-def _encode(values: Mapping[str, Any]) -> bytes:
-    return json.dumps(values, sort_keys=True).encode()
 
 
 def _divide_processor(count: int) -> None:
@@ -280,7 +245,7 @@ def _place_in_cluster() -> tuple[int, int]:
     """
     text = os.environ.get("TF_CONFIG", "")
     try:
-        config = json.loads(text)
+        config = parse_json(text)
         cluster, task = config["cluster"], config["task"]
         if unknown := set(cluster) - {"chief", "worker"}:
             raise ValueError(f"its jobs are chief and worker, not {sorted(unknown)}")

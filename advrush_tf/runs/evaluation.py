@@ -152,7 +152,7 @@ def as_json(evaluated: Evaluation) -> dict[str, Any]:
         "versions": {"advrush_tf": __version__, **_versions()},
         "settings": settings.to_dict(),
         "dataset": evaluated.dataset.name,
-        "split": "test",
+        "split": evaluated.dataset.test_split,
         "images": len(labels),
         "norm": settings.norm,
         "epsilon": _radius(settings.epsilon),

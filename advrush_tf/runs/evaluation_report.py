@@ -12,6 +12,7 @@ from advrush_tf.files import replacing, write_json, write_text
 from advrush_tf.runs.evaluation import Evaluation, as_json
 from advrush_tf.runs.models import short_names
 from advrush_tf.runs.table import Table, share_text
+from advrush_tf.runs.tensorboard import event_writer
 from advrush_tf.statistics import wilson
 
 RESULTS, TABLE = "results.json", "results.md"
@@ -22,7 +23,9 @@ CURVE, MATRIX = "robustness.png", "transfer_{attack}.png"
 def write_report(
     evaluated: Evaluation, workdir: Path, log: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Writes the results of an evaluation; results.json comes last and marks its end.
+    """Writes the results of an evaluation, whatever then becomes of the figures.
+
+    The table comes last and marks the evaluation's end.
 
     Args:
         evaluated: outcome of the evaluation.
@@ -30,17 +33,17 @@ def write_report(
         log: receives the lines for the user.
 
     Returns:
-        What results.json holds.
+        The content of results.json.
 
     Raises:
         OSError: a file could not be written.
     """
     results = as_json(evaluated)
-    pictures = _draw(evaluated, results, workdir)
-    table = markdown(results)
-    write_text(workdir / TABLE, table + "\n")
-    _write_tensorboard(results, table, pictures, workdir / "tensorboard")
     write_json(workdir / RESULTS, results)
+    table = markdown(results)
+    pictures = _draw(evaluated, results, workdir)
+    _write_tensorboard(results, table, pictures, workdir / "tensorboard")
+    write_text(workdir / TABLE, table + "\n")
     print_summary(results, workdir, log)
     return results
 
@@ -107,9 +110,8 @@ def _write_tensorboard(
     pictures: Mapping[str, np.ndarray],
     folder: Path,
 ) -> None:
-    writer = tf.summary.create_file_writer(str(folder))
     clean = results["clean"]["accuracy"]
-    with writer.as_default(0):
+    with event_writer(folder):
         tf.summary.scalar("accuracy/clean", clean)
         tf.summary.scalar("accuracy/robust", results["robust"]["accuracy"])
         for tag, steps in _curves(results).items():
@@ -118,7 +120,6 @@ def _write_tensorboard(
         tf.summary.text("results", table)
         for name, picture in pictures.items():
             tf.summary.image(name, picture[np.newaxis])
-    writer.close()
 
 
 def _curves(results: Mapping[str, Any]) -> dict[str, dict[int, float]]:
@@ -204,7 +205,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     settings = results["settings"]
     parts = [
         f"# Robustness of {settings['model']}",
-        f"{results['dataset']}, the first {results['images']} images of the test "
+        f"{results['dataset']}, {results['images']} images of the {results['split']} "
         f"split; {results['norm']}, epsilon {results['epsilon']['given']} "
         f"({results['epsilon']['value']:.6g}); seed {settings['seed']}; SHA-256 "
         f"{settings['sha256'][0]}.",

@@ -20,6 +20,7 @@ from advrush_tf.runs.fit_record import (
     EpochRecorder,
     FiniteLosses,
     FitRecord,
+    draw_record,
     print_summary,
     write_report,
 )
@@ -147,6 +148,7 @@ class FitData:
 
     Attributes:
         train, held_out: the parts of its training examples.
+        tested: the test examples, or a sample of them, for the report alone.
         steps_per_epoch: number of training batches in an epoch.
 
     Raises:
@@ -167,8 +169,19 @@ class FitData:
                 settings.augment, settings.cutout or 0
             )
             self.steps_per_epoch = self._training()[1]
+            count = settings.test_images or len(dataset.test)
+            self.tested = dataset.test.drawn(count, settings.seed)
         except ValueError as error:
             raise UserError(str(error)) from None
+
+    @property
+    def parts(self) -> dict[str, Examples]:
+        """The examples by what they are."""
+        return {
+            "training images": self.train,
+            "held-out images": self.held_out,
+            "test images": self.tested,
+        }
 
     def training(self, initial_epoch: int = 0, part: Shard = ALL) -> Any:
         """Augmented batches of all but the held-out part, without an end."""
@@ -180,7 +193,7 @@ class FitData:
             self._settings.seed,
             self._augmentation,
             initial_epoch,
-            self._dataset.mean,
+            self._dataset.mean if self._settings.normalise else None,
             part,
         )
 
@@ -189,9 +202,8 @@ class FitData:
         return _evaluation_batches(self.held_out, part)
 
     def test(self) -> Any:
-        """Batches of the test split, or of its first images: for the report alone."""
-        test = self._dataset.test
-        return _evaluation_batches(test.first(self._settings.test_images or len(test)))
+        """Batches of the test examples."""
+        return _evaluation_batches(self.tested)
 
 
 def _evaluation_batches(examples: Examples, part: Shard = ALL) -> Any:
@@ -229,7 +241,7 @@ def run_fit(
         dataset = run.load_dataset(settings.dataset, settings.image_size)
         run.settings = settings = settings.for_images(dataset.image_shape)
         run.devices.check(settings.batch_size, settings.jit_compile)
-        # Paths are alike on all workers; what is there need not be.
+        # One path may name another file on each worker.
         found = None if genotype is None else genotype.to_dict()
         run.agree(dataset, **{"genotype's content": found})
         with run.devices.scope():
@@ -238,8 +250,12 @@ def run_fit(
             model = make_model(settings, network, data.steps_per_epoch)
         run.open()
         run.devices.on_chief(lambda: _record_genotype(genotype, run.workdir))
+        for images, examples in data.parts.items():
+            run.name_missing_classes(dataset, examples, images)
         report = run.finished(REPORT, print_summary, "fit")
-        return report or _fit_and_report(model, data, run)
+        report = report or _fit_and_report(model, data, run)
+        run.devices.on_chief(lambda: draw_record(report, run.workdir))
+        return report
 
 
 def _fit_and_report(
@@ -247,10 +263,11 @@ def _fit_and_report(
 ) -> dict[str, Any]:
     with reading_examples():
         record = _fit(model, data, run)
-        return run.from_chief(
+        return run.conclude(
+            REPORT,
             lambda: write_report(
                 model, data.test(), run.settings, record, run.workdir, run.log
-            )
+            ),
         )
 
 

@@ -173,16 +173,15 @@ def write_report(
         test: batches (x, y) of the test split.
         settings: settings of the fit.
         record: history of the fit.
-        workdir: receives fit.json, model_last.keras and the drawing of the curves.
+        workdir: receives fit.json and model_last.keras.
         log: receives the lines for the user.
 
     Returns:
-        What fit.json holds.
+        The content of fit.json.
     """
     started = time.perf_counter()
     last = record.history[-1]
     save_network(model, settings, last, workdir / LAST)
-    draw_curves(record.history, int(record.best["epoch"]), workdir / CURVES)
     results = {"best": _measure(workdir / BEST, test, settings)}
     results["last"] = results["best"]
     if record.best["epoch"] != last["epoch"]:
@@ -205,6 +204,18 @@ def write_report(
     write_json(workdir / REPORT, report)
     print_summary(report, workdir, log)
     return report
+
+
+def draw_record(report: Mapping[str, Any], workdir: Path) -> None:
+    """Draws the curves of a finished fit, unless they are there.
+
+    Args:
+        report: what fit.json holds.
+        workdir: folder of the fit.
+    """
+    path = workdir / CURVES
+    if not path.exists():
+        draw_curves(report["history"], int(report["best"]["epoch"]), path)
 
 
 def _measure(

@@ -23,6 +23,8 @@ from advrush_tf.runs.settings import (
     Settings,
     ge,
     gt,
+    le,
+    path_setting,
     setting,
 )
 
@@ -80,16 +82,16 @@ class FitSettings(Settings):
     network: NetworkName = setting(
         NetworkName.CELLS, "A genotype's network, its ImageNet form, or the baseline."
     )
-    dataset: str = setting(
+    dataset: str = path_setting(
         "cifar10", "As for launch/search.py; the imagenet network has imagenet2012."
     )
     image_size: int | None = setting(None, IMAGE_SIZE, gt(0))
-    genotype: str | None = setting(
+    genotype: str | None = path_setting(
         "ADVRUSH", "Published name or path of a genotype.json."
     )
     stem: Stem | None = setting(Stem.CIFAR, "How the network begins.")
-    init_channels: int = setting(36, "Channels of the first cell.", gt(0))
-    num_cells: int | None = setting(20, "Number of cells.", gt(0))
+    init_channels: int = setting(36, "Channels of the first cell.", gt(0), le(10**4))
+    num_cells: int | None = setting(20, "Number of cells.", gt(0), le(1000))
     recompute_cells: bool | None = setting(
         False, "Run each cell again in the backward pass: less memory, more time."
     )
@@ -101,7 +103,7 @@ class FitSettings(Settings):
     )
     normalise: bool = setting(False, "Normalise by the data set's mean and deviation.")
     batch_size: int = setting(64, "Images per batch.", gt(0))
-    epochs: int = setting(200, "Length of the fit.", gt(0))
+    epochs: int = setting(200, "Length of the fit.", gt(0), le(10**6))
     augment: bool = setting(True, "Crop, and flip where it makes sense.")
     cutout: int | None = setting(
         0, "Side in pixels of the cutout square, 0 for none.", ge(0)
@@ -133,7 +135,9 @@ class FitSettings(Settings):
         converter=Radius,
     )
     step_size: float | None = setting(0.01, "Step of the fit's attack.", gt(0))
-    attack_steps: int | None = setting(7, "Steps of the fit's attack.", gt(0))
+    attack_steps: int | None = setting(
+        7, "Steps of the fit's attack.", gt(0), le(10**6)
+    )
     start: Start | None = setting(Start.GAUSSIAN, "Where the fit's attack starts.")
     beta: float | None = setting(
         None, "Weight of the divergence in trades and mart.", ge(0)
@@ -146,7 +150,7 @@ class FitSettings(Settings):
     )
     ema_decay: float = setting(0.0, "Decay of the weights' average, 0 for none.", SHARE)
     eval_steps: int = setting(
-        20, "Steps of the PGD that measures robust accuracy.", gt(0)
+        20, "Steps of the PGD that measures robust accuracy.", gt(0), le(10**6)
     )
     eval_step_size: float = setting(
         usual_step_size(0.031, 20),
@@ -163,7 +167,7 @@ class FitSettings(Settings):
         Selection.ROBUST, "Held-out accuracy that chooses the best weights."
     )
     test_images: int = setting(
-        0, "Images of the test split in the final report, 0 for all.", ge(0)
+        0, "Test images in the final report, drawn evenly; 0 for all.", ge(0)
     )
     seed: int = setting(
         0, "Seed of split, order, augmentation, attacks and initial weights.", *SEED

@@ -1,9 +1,11 @@
 """Launchers: flags from settings, numbers like 8/255, and failing in one line."""
 
+import contextlib
 import enum
 import os
+import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -12,7 +14,14 @@ import tensorflow as tf
 from absl import app, flags
 
 from advrush_tf.attacks.geometry import Radius, read_number
-from advrush_tf.errors import NonFiniteLossError, UserError, WorkerLostError
+from advrush_tf.errors import (
+    NonFiniteLossError,
+    UserError,
+    WorkerLostError,
+    one_line,
+    short_line,
+)
+from advrush_tf.files import expanded
 from advrush_tf.runs.devices import Devices, StrategyName
 from advrush_tf.runs.settings import (
     Settings,
@@ -32,36 +41,95 @@ def run(
     """Runs a launcher, and ends the program with its exit code.
 
     A mistake of the user's, in a flag or later, is one line and code 2; a loss that
-    is not finite, or a worker that is gone, is one line and code 1.
+    is not finite, or a worker that is gone, is one line and code 1; Ctrl-C is one line
+    and code 130.
 
     Args:
         body: what the program does once the flags are set.
         quietly: a context in which TensorFlow looks for the machine's devices.
     """
-    with quietly():
-        tf.config.list_physical_devices()
-    app.run(lambda argv: _exit_code(body, argv), flags_parser=parse_flags)
 
-
-def _exit_code(body: Callable[[], object], argv: list[str]) -> int:
-    try:
+    def start(argv: list[str]) -> None:
+        with quietly():
+            tf.config.list_physical_devices()
         if len(argv) > 1:
             raise UserError(f"unexpected argument '{argv[1]}'; all options are flags.")
         body()
-    except UserError as error:
-        return _failed(str(error), 2)
-    except WorkerLostError as error:
-        _failed(f"{error}.", 1)
-        sys.stdout.flush()
-        # Without an orderly end: threads may wait for the lost worker for ever.
-        os._exit(1)
-    except NonFiniteLossError as error:
-        return _failed(f"{error}; what was saved before is kept.", 1)
+
+    app.run(lambda argv: _exit_code(lambda: start(argv)), flags_parser=parse_flags)
+
+
+def _exit_code(start: Callable[[], None]) -> int:
+    with _noted_interruptions() as interruptions:
+        try:
+            start()
+        except BaseException as error:
+            # Within TensorFlow an interruption becomes another error.
+            return _end(KeyboardInterrupt() if interruptions else error)
     return 0
 
 
+@contextlib.contextmanager
+def _noted_interruptions() -> Iterator[list[int]]:
+    """Gives a list that Ctrl-C, besides raising KeyboardInterrupt, adds to."""
+    noted: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        noted.append(number)
+        raise KeyboardInterrupt
+
+    earlier = signal.getsignal(signal.SIGINT)
+    # A program in the background may have been told to ignore it.
+    if earlier is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, earlier)
+
+
+def _end(error: BaseException) -> int:
+    """Prints the line of an error and returns its exit code, or raises a fault."""
+    match error:
+        case UserError():
+            return _failed(str(error), 2)
+        case NonFiniteLossError():
+            return _failed(f"{error}; what was saved before is kept.", 1)
+        case MemoryError() | tf.errors.ResourceExhaustedError():
+            return _failed(
+                f"there is not enough memory ({one_line(error)}); a smaller network or "
+                "batch needs less, and what was saved before is kept.",
+                2,
+            )
+        case KeyboardInterrupt():
+            print(f"interrupted{_kept()}.", file=sys.stderr)
+            _exit_at_once(130)
+        case WorkerLostError():
+            _exit_at_once(_failed(f"{error}.", 1))
+    raise error
+
+
+def _kept() -> str:
+    """Returns what an interrupted launcher leaves, in words."""
+    workdir = flags.FLAGS["workdir"].value if "workdir" in flags.FLAGS else None
+    if workdir is None or not os.path.isdir(workdir):
+        return ""
+    return f": what was saved in {workdir} is kept, and the same command goes on there"
+
+
+def _exit_at_once(code: int) -> None:
+    """Ends the program without an orderly end.
+
+    Threads may wait for a lost worker for ever, or for work that nobody wants any more.
+    """
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def _failed(sentence: str, code: int) -> int:
-    print(f"error: {sentence}", file=sys.stderr)
+    print(short_line(f"error: {sentence}"), file=sys.stderr)
     return code
 
 
@@ -77,9 +145,22 @@ def parse_flags(argv: list[str]) -> list[str]:
         sys.exit(_failed(str(error), 2))
 
 
+def define_path(
+    name: str, default: str | None, help_text: str, **options: Any
+) -> flags.FlagHolder[str]:
+    """Defines a flag whose value is a path; a leading `~` is the home folder."""
+    return flags.DEFINE(_PathParser(), name, default, help_text, **options)
+
+
+def define_paths(name: str, help_text: str) -> flags.FlagHolder[list[str]]:
+    """Defines a flag whose values are paths, one each time that it is given."""
+    serializer: flags.ArgumentSerializer[str] = flags.ArgumentSerializer()
+    return flags.DEFINE_multi(_PathParser(), serializer, name, [], help_text)
+
+
 def define_workdir(default: str) -> flags.FlagHolder[str]:
     """Defines --workdir, which must not be empty: that would be the current folder."""
-    holder = flags.DEFINE_string(
+    holder = define_path(
         "workdir", default, "Folder for all results; an earlier run there resumes."
     )
     flags.register_validator(holder, bool, "it must name a folder")
@@ -88,7 +169,7 @@ def define_workdir(default: str) -> flags.FlagHolder[str]:
 
 def define_data_dir() -> flags.FlagHolder[str | None]:
     """Defines --data_dir."""
-    return flags.DEFINE_string(
+    return define_path(
         "data_dir", None, "tfds' folder of prepared data sets; by default tfds' own."
     )
 
@@ -115,6 +196,7 @@ def define_devices(
         0,
         "Divide the processor into so many devices, to try a strategy without GPUs.",
         lower_bound=0,
+        upper_bound=1024,
     )
     flags.register_multi_flags_validator(
         [strategy.name, virtual_cpus.name],
@@ -209,6 +291,13 @@ class _ChoiceParser(flags.EnumClassParser):
             return super().parse(argument)
         except ValueError as error:
             raise ValueError(f"{error}{instead_of(argument)}") from None
+
+
+class _PathParser(flags.ArgumentParser):
+    """Reads a path."""
+
+    def parse(self, argument: str) -> str:
+        return expanded(argument)
 
 
 class _NumberParser(flags.ArgumentParser):

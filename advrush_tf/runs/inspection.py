@@ -21,6 +21,7 @@ from advrush_tf.landscape.spectrum import mean_spectra
 from advrush_tf.landscape.surfaces import Cut, Surface
 from advrush_tf.runs.landscape_settings import LandscapeSettings
 from advrush_tf.runs.table import Table, mean_text
+from advrush_tf.runs.tensorboard import event_writer
 from advrush_tf.statistics import RankCorrelation, rank_correlation
 from advrush_tf.version import __version__
 
@@ -235,7 +236,9 @@ def write_results(
     workdir: Path,
     log: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Writes the results; inspection.json comes last and marks the end.
+    """Writes the results, whatever then becomes of the figures.
+
+    The table comes last and marks the inspection's end.
 
     Args:
         settings: settings of the inspection.
@@ -247,13 +250,14 @@ def write_results(
         log: receives the lines for the user.
 
     Returns:
-        What inspection.json holds.
+        The content of inspection.json.
 
     Raises:
         OSError: a file could not be written.
     """
     correlations = _correlations(samples, settings.seed)
     results = as_json(settings, models, samples, found, correlations)
+    write_json(workdir / RESULTS, results)
     pictures = _draw(settings, models, size, workdir)
     if samples:
         pictures["architectures"] = architecture_figures.draw_architectures(
@@ -263,9 +267,8 @@ def write_results(
             workdir / "architectures.png",
         )
     table = markdown(results)
-    write_text(workdir / TABLE, table + "\n")
     _write_tensorboard(models, samples, table, pictures, workdir / "tensorboard")
-    write_json(workdir / RESULTS, results)
+    write_text(workdir / TABLE, table + "\n")
     print_summary(results, workdir, log)
     return results
 
@@ -319,8 +322,7 @@ def _write_tensorboard(
     pictures: Mapping[str, np.ndarray],
     folder: Path,
 ) -> None:
-    writer = tf.summary.create_file_writer(str(folder))
-    with writer.as_default(0):
+    with event_writer(folder):
         for model, inspected in models.items():
             for name, values in inspected.curvature.quantities.items():
                 tf.summary.scalar(f"mean {name}/{model}", values.mean())
@@ -333,7 +335,6 @@ def _write_tensorboard(
         for step, sample in enumerate(samples):
             tf.summary.scalar("sampled/robust accuracy", sample.robust, step)
             tf.summary.scalar("sampled/top eigenvalue", sample.top_eigenvalue, step)
-    writer.close()
 
 
 def print_summary(

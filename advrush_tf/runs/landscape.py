@@ -1,7 +1,6 @@
 """A whole inspection: from models to curvature, surfaces and a report, resumable."""
 
 import itertools
-import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,11 +12,12 @@ import keras
 from tqdm import tqdm
 
 from advrush_tf.attacks.base import BatchedClassifier
-from advrush_tf.attacks.sanity_checks import probabilities
+from advrush_tf.attacks.sanity_checks import missing_classes, probabilities
+from advrush_tf.attacks.sanity_probes import check_answers
 from advrush_tf.attacks.series import is_right
 from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.errors import UserError, one_line
-from advrush_tf.files import write_json
+from advrush_tf.files import read_json, write_json
 from advrush_tf.genotypes.genotype import Genotype, get_genotype
 from advrush_tf.landscape.architectures import ArchitectureSampler, SampledGenotype
 from advrush_tf.landscape.meter import measure_curvature
@@ -26,11 +26,13 @@ from advrush_tf.landscape.weight_sharing import train_paths
 from advrush_tf.runs.checkpoints import CheckpointStore
 from advrush_tf.runs.inspection import (
     RESULTS,
+    TABLE,
     ModelCurvature,
     print_summary,
     write_results,
 )
 from advrush_tf.runs.landscape_settings import LandscapeSettings
+from advrush_tf.runs.lock import locked
 from advrush_tf.runs.models import (
     load_classifier,
     load_supernet,
@@ -85,9 +87,10 @@ def run_landscape(
         with Run(settings, workdir, log=log, data_dir=data_dir) as run:
             results = _inspect(run)
     searches = list(filter(is_search, runs))
-    with explained_writes(workdir):
-        for name, search in zip(_distinct_names(searches), searches, strict=True):
-            draw_search(search, name, workdir, log)
+    if searches:
+        with explained_writes(workdir), locked(workdir, log):
+            for name, search in zip(_distinct_names(searches), searches, strict=True):
+                draw_search(search, name, workdir, log)
     if report is not None:
         _write_report([*runs, *([workdir] if settings else [])], report, log)
     return results
@@ -151,7 +154,8 @@ def _inspect(run: Run[LandscapeSettings]) -> dict[str, Any]:
     )
     run.settings = settings = attrs.evolve(settings, sha256=checksums)
     run.open()
-    if (results := run.finished(RESULTS, print_summary, "inspection")) is not None:
+    results = run.finished(RESULTS, print_summary, "inspection", TABLE)
+    if results is not None:
         return results
     inspection = _Inspection(run, dataset)
     names = short_names(settings.model)
@@ -189,7 +193,12 @@ class _Inspection:
         self._settings = settings = run.settings
         self._folder = run.workdir / _MEASURED
         self._folder.mkdir(exist_ok=True)
-        self._x, self._y = dataset.test.first(settings.test_images).unit_arrays()
+        self._x, self._y = dataset.test.drawn(
+            settings.test_images, settings.seed
+        ).unit_arrays()
+        missing = missing_classes(self._y, dataset.class_names, "test images")
+        if missing:
+            run.log(f"warning: {missing.sentence}")
 
     def measure(
         self, number: int, name: str, classifier: BatchedClassifier
@@ -214,6 +223,8 @@ class _Inspection:
         self._log(f"{name} on {len(x)} test images ...")
         if probabilities(classifier.predict(x)):
             raise ValueError("it gives probabilities; save it without the softmax")
+        for finding in check_answers(classifier, x, y):
+            self._log(f"warning: {finding.sentence}")
         with self._bar("curvature") as bar:
             curvature = measure_curvature(
                 model,
@@ -302,9 +313,7 @@ class _Inspection:
         if not path.exists():
             return []
         try:
-            return [
-                SampledGenotype.from_dict(row) for row in json.loads(path.read_text())
-            ]
+            return [SampledGenotype.from_dict(row) for row in read_json(path)]
         except (ValueError, TypeError) as error:
             raise UserError(
                 f"{path} is damaged ({error}). Delete it to sample anew."

@@ -13,6 +13,8 @@ from advrush_tf.runs.settings import (
     all_distinct,
     ge,
     gt,
+    le,
+    path_setting,
     setting,
 )
 
@@ -25,7 +27,7 @@ class LandscapeSettings(Settings):
         UserError: a value is out of range.
     """
 
-    model: tuple[str, ...] = setting(
+    model: tuple[str, ...] = path_setting(
         (),
         "A .keras file, or the workdir of a search, whose supernet is taken; may be "
         "repeated.",
@@ -33,12 +35,12 @@ class LandscapeSettings(Settings):
         Check(all_distinct, "different models"),
         repeated=True,
     )
-    dataset: str = setting(
+    dataset: str = path_setting(
         "cifar10", "As for launch/search.py; what the models were fitted on."
     )
     image_size: int | None = setting(None, IMAGE_SIZE, gt(0))
     test_images: int = setting(
-        64, "Images of the test split that are looked at, from its first on.", gt(0)
+        64, "Images of the test split that are looked at, drawn evenly.", gt(0)
     )
     batch_size: int = setting(16, "Images at a time, of the models.", gt(0))
     h: float = setting(
@@ -66,11 +68,13 @@ class LandscapeSettings(Settings):
         21,
         "Points of a surface along each direction, an odd number.",
         Check(lambda points: points >= 3 and points % 2 == 1, "3, 5, 7 or so on"),
+        le(1001),
     )
     cut_points: int = setting(
         31,
         "Points of a cut along the attack's direction, one more than a multiple of 3.",
         Check(lambda points: points >= 4 and points % 3 == 1, "4, 7, 10 or so on"),
+        le(10**4),
     )
     sample_genotypes: int = setting(
         0,

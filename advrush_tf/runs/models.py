@@ -1,7 +1,6 @@
 """Models in files: Keras classifiers, and the supernet of a search's workdir."""
 
 import hashlib
-import json
 import shutil
 import tempfile
 import zipfile
@@ -14,8 +13,9 @@ import keras
 from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.data.dataset import ImageDataset, load_dataset
 from advrush_tf.errors import UserError, one_line
-from advrush_tf.files import replacing
-from advrush_tf.runs.checkpoints import CheckpointStore, assign
+from advrush_tf.files import TEMPORARY, read_json, replacing
+from advrush_tf.runs.checkpoints import CheckpointStore
+from advrush_tf.runs.expansion import check_expansion
 from advrush_tf.runs.progress import print_line
 from advrush_tf.runs.search import build_model
 from advrush_tf.runs.search_settings import SearchSettings
@@ -33,7 +33,8 @@ def save_model(model: keras.Model, path: Path) -> None:
         OSError: it could not be written; an earlier file of that name is untouched.
     """
     # Keras saves to a path only; the result is moved in one step.
-    with tempfile.TemporaryDirectory() as folder:
+    prefix, suffix = TEMPORARY.split("{}")
+    with tempfile.TemporaryDirectory(suffix, prefix, path.parent) as folder:
         temporary = Path(folder, "model.keras")
         model.save(temporary)
         with temporary.open("rb") as source, replacing(path) as target:
@@ -56,6 +57,7 @@ def load_classifier(path: str | Path) -> keras.Model:
     if not zipfile.is_zipfile(path):
         raise UserError(f"{path} is damaged or not a .keras file; save it again.")
     try:
+        check_expansion(path)
         model = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Damage and unknown layers raise nearly everything.
         raise UserError(
@@ -147,8 +149,7 @@ def read_search_settings(workdir: str | Path) -> SearchSettings:
             "--workdir of a launch/search.py."
         )
     try:
-        recorded = json.loads(path.read_text("utf-8"))
-        return SearchSettings.from_dict(recorded)
+        return SearchSettings.from_dict(read_json(path))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{path} does not hold the settings of a search of this version "
@@ -187,11 +188,11 @@ def load_supernet(
     model = build_model(settings, dataset)
     # What the optimizers need to go on is not looked at.
     weights = SimpleNamespace(checkpoint_groups={"model": model.supernet.weights})
-    content = store.newest_readable(weights, log)
-    if not content:
+    if not (epoch := store.find(weights, log)):
         raise UserError(
             f"{store.folder} holds no readable checkpoint of this search; copy the "
             "folder again or run the search anew."
         )
-    assign(weights, content)
-    return model, hashlib.sha256(content).hexdigest()
+    store.load(weights, epoch)
+    model.epoch = epoch
+    return model, sha256(store.path(epoch))

@@ -2,7 +2,7 @@
 
 import contextlib
 import errno
-import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,15 +12,33 @@ import keras
 from tqdm import tqdm
 
 from advrush_tf.errors import UserError, one_line
+from advrush_tf.files import read_json
 
 
 def print_line(line: str) -> None:
-    """Prints at once, also into a file: a run's log is read while it runs."""
-    print(line, flush=True)
+    """Prints at once, also into a file: a run's log is read while it runs.
+
+    Raises:
+        UserError: standard output is closed, or what it leads to is full.
+    """
+    try:
+        print(line, flush=True)
+    except OSError as error:
+        # What is left in Python's buffer would fail once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise UserError(
+            f"Standard output cannot be written ({error.strerror}). What was saved "
+            "before is intact; run the same command with another output to go on."
+        ) from None
 
 
 def write_failure(workdir: Path, error: OSError) -> str:
-    """A sentence on a file that could not be written, and what to do."""
+    """A sentence on a file that could not be read or written, and what to do."""
+    if error.filename and not _lies_in(workdir, str(error.filename)):
+        return (
+            f"{error.filename} cannot be used: {error.strerror}. What was written to "
+            f"{workdir} before is intact; run the same command to resume."
+        )
     full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space" in str(error)
     place = f" ({error.filename})" if error.filename else ""
     return (
@@ -28,6 +46,10 @@ def write_failure(workdir: Path, error: OSError) -> str:
         f"written before is intact; {'free some space' if full else 'make it writable'}"
         " and run the same command to resume."
     )
+
+
+def _lies_in(folder: Path, path: str) -> bool:
+    return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder))
 
 
 def print_existing_summary(
@@ -51,7 +73,7 @@ def print_existing_summary(
         UserError: the report is damaged.
     """
     try:
-        report = json.loads(path.read_text("utf-8"))
+        report = read_json(path)
         print_summary(report, path.parent, lambda line: None)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(

@@ -1,4 +1,8 @@
-"""The usual settings of a fit for each objective and network."""
+"""The usual settings of a fit for each objective and network.
+
+Each follows a public training script, which its comment names: the repository, the file
+and its lines. docs/recipes.md says value by value what is there, and what differs here.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,8 +17,9 @@ from advrush_tf.nn.cell_network import Stem
 from advrush_tf.runs.fit_settings import FitSettings, NetworkName, Schedule, Selection
 from advrush_tf.runs.settings import flag_fields, shown_default, typed_value
 
-# The official code's for its PGD and TRADES; DARTS' for standard.
+# nutellamok/advrush: advrush/adv_train.py, lines 22-45 and 203-211.
 _PGD = FitSettings()
+# quark0/darts: cnn/train.py, lines 20-40 and 95, with --auxiliary and --cutout.
 _STANDARD = attrs.evolve(
     _PGD,
     objective=ObjectiveName.STANDARD,
@@ -34,8 +39,9 @@ _STANDARD = attrs.evolve(
     # Its robust accuracy is highest before it has learnt anything.
     select_by=Selection.CLEAN,
 )
+# The same lines of nutellamok/advrush, which has other numbers than yaodongyu/TRADES.
 _TRADES = attrs.evolve(_PGD, objective=ObjectiveName.TRADES, beta=6.0)
-# Optimizer and schedule of Wang et al.'s ResNet-18; the attack is PGD's above.
+# YisenWang/MART: train_resnet.py, lines 21-42 and 109-119.
 _MART = attrs.evolve(
     _PGD,
     objective=ObjectiveName.MART,
@@ -43,18 +49,23 @@ _MART = attrs.evolve(
     epochs=120,
     learning_rate=0.01,
     weight_l2=3.5e-3,
-    milestones=(0.625, 0.75),
+    milestones=(75 / 120, 90 / 120, 100 / 120),
+    clip_norm=0.0,
+    step_size=0.007,
+    attack_steps=10,
     beta=5.0,
 )
-# Attack and schedule of Wong et al.'s ResNet-18.
+# locuslab/fast_adversarial: CIFAR10/train_fgsm.py, lines 22-32 and 85-88.
 _FGSM_RS = attrs.evolve(
     _PGD,
     objective=ObjectiveName.FGSM_RS,
+    normalise=True,
     batch_size=128,
-    epochs=30,
+    epochs=15,
     schedule=Schedule.ONE_CYCLE,
     learning_rate=0.2,
     weight_l2=5e-4,
+    clip_norm=0.0,
     epsilon=Radius("8/255"),
     step_size=10 / 255,
     attack_steps=1,
@@ -106,7 +117,7 @@ def _for_imagenet(recipe: FitSettings) -> FitSettings:
     )
     if recipe.objective is not ObjectiveName.STANDARD:
         return recipe
-    # DARTS' for ImageNet, its paper's 250 epochs.
+    # quark0/darts: cnn/train_imagenet.py, lines 24-42 and 141, with --auxiliary.
     return attrs.evolve(
         recipe,
         batch_size=128,

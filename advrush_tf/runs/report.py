@@ -1,6 +1,5 @@
 """One page on searches, fits, evaluations and inspections, complete in itself."""
 
-import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from advrush_tf.errors import UserError, one_line
 from advrush_tf.figures.genotype import draw_cells
 from advrush_tf.figures.search import draw_alphas, draw_history
-from advrush_tf.files import write_text
+from advrush_tf.files import read_json, write_text
 from advrush_tf.genotypes.genotype import Genotype
 from advrush_tf.runs import evaluation_report, inspection
 from advrush_tf.runs.command import read_command
@@ -72,7 +71,7 @@ def read_section(workdir: Path) -> Section:
             return _search(workdir, history)
         name = next(name for name in _READERS if (workdir / name).is_file())
         path = workdir / name
-        return _READERS[name](workdir, json.loads(path.read_text("utf-8")))
+        return _READERS[name](workdir, read_json(path))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} or a picture beside it is damaged ({one_line(error)}). Run its "
@@ -209,7 +208,7 @@ def _evaluation(workdir: Path, results: Mapping[str, Any]) -> Section:
     return Section(
         "Evaluation",
         workdir,
-        f"{model} on the first {results['images']} images of the test split of "
+        f"{model} on {results['images']} images of the {results['split']} split of "
         f"{results['dataset']}; {ball}; seed {settings['seed']}; "
         f"{results['seconds']:.0f} s.",
         read_command(workdir),

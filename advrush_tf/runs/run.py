@@ -2,16 +2,26 @@
 
 import contextlib
 import json
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
+from advrush_tf.attacks.sanity_checks import missing_classes
 from advrush_tf.data.dataset import ImageDataset, load_dataset
+from advrush_tf.data.examples import Examples
 from advrush_tf.errors import UserError
+from advrush_tf.files import json_copy, write_json
 from advrush_tf.runs.checkpoints import CheckpointStore
 from advrush_tf.runs.devices import Devices
+from advrush_tf.runs.lock import locked
 from advrush_tf.runs.progress import print_existing_summary, print_line, write_failure
-from advrush_tf.runs.settings import Settings, record_settings
+from advrush_tf.runs.settings import (
+    Settings,
+    differences,
+    record_settings,
+    unusable,
+)
 
 Log = Callable[[str], None]
 _Settings = TypeVar("_Settings", bound=Settings)
@@ -22,7 +32,7 @@ class Run(Generic[_Settings]):
 
     Args:
         settings: of the run.
-        workdir: folder of its results; of several workers the chief alone writes there.
+        workdir: folder of its results, on storage that all workers share.
         devices: on which it runs; one device if None.
         log: receives the lines for the user.
         data_dir: tfds' folder of prepared data sets.
@@ -60,16 +70,69 @@ class Run(Generic[_Settings]):
 
     def load_dataset(self, name: str, image_size: int | None) -> ImageDataset:
         """Returns a data set, see `load_dataset`."""
-        return load_dataset(name, self.data_dir, image_size)
+        dataset = load_dataset(name, self.data_dir, image_size)
+        if dataset.train.ordered:
+            self.log(
+                f"warning: data set {name} is stored in an order of its own, such as "
+                "by class, and is too large to be shuffled as a whole: parts of it are "
+                "drawn at random, but batches may hold few classes. Prepare it anew "
+                "without disable_shuffling."
+            )
+        return dataset
+
+    def name_missing_classes(
+        self, dataset: ImageDataset, examples: Examples, images: str
+    ) -> None:
+        """Warns of classes without images, where the labels are known.
+
+        Args:
+            dataset: has the classes' names.
+            examples: a part of it.
+            images: what they are, in the plural.
+        """
+        if examples.labels is None:
+            return
+        names = dataset.class_names
+        if finding := missing_classes(examples.labels, names, images):
+            self.log(f"warning: {finding.sentence}")
 
     def agree(self, dataset: ImageDataset, **also: Any) -> None:
-        """Raises UserError where workers have other settings or data than the chief.
+        """Checks that all workers run the same, on the same data, in the same workdir.
+
+        The chief writes what it runs to a file; the others must find it and agree.
 
         Args:
             dataset: of the run.
             **also: what else must be the same, as JSON types.
+
+        Raises:
+            UserError: a worker has another workdir, other settings or other data.
         """
-        self.devices.agree(self.settings.to_dict() | dataset.facts() | also)
+        if self.devices.worker[1] == 1:
+            return
+        mine = json_copy(self.settings.to_dict() | dataset.facts() | also)
+        # Of this start alone: an earlier one may have left its file.
+        number = self.devices.from_chief(lambda: secrets.randbits(62))
+        path = self.workdir / f".start_{number:x}.json"
+        self.devices.on_chief(lambda: _announce(mine, path))
+        try:
+            self.devices.together(lambda: self._compare(mine, path))
+        finally:
+            if self.devices.chief:
+                path.unlink(missing_ok=True)
+
+    def _compare(self, mine: dict[str, Any], path: Path) -> None:
+        worker = f"Worker {self.devices.worker[0]}"
+        if not path.exists():
+            raise UserError(
+                f"{worker} does not see what the chief writes to {self.workdir}. Give "
+                "all workers the same --workdir, a folder on storage that they share."
+            )
+        if different := differences(json.loads(path.read_text("utf-8")), mine):
+            raise UserError(
+                f"{worker} (here) has other settings than the chief (there): "
+                f"{'; '.join(different)}. Start all workers with the same command."
+            )
 
     def open(self) -> None:
         """Takes the workdir, which from now on holds a run of these settings.
@@ -77,16 +140,25 @@ class Run(Generic[_Settings]):
         To be called once all that may be wrong with the settings has been checked.
 
         Raises:
-            UserError: the folder cannot be used, or holds a run of other settings.
+            UserError: the folder cannot be used, is in use, or holds a run of other
+                settings.
         """
-        self.devices.on_chief(lambda: record_settings(self.settings, self.workdir))
+        self.devices.on_chief(self._take)
         self._frame.enter_context(explained_writes(self.workdir))
+
+    def _take(self) -> None:
+        try:
+            self._frame.enter_context(locked(self.workdir, self.log))
+        except OSError as error:
+            raise unusable(self.workdir, error) from None
+        record_settings(self.settings, self.workdir)
 
     def finished(
         self,
         report: str,
         print_summary: Callable[[dict[str, Any], Path, Log], None],
         kind: str,
+        last: str | None = None,
     ) -> dict[str, Any] | None:
         """Returns the report of a finished run, once shown anew; None without one.
 
@@ -94,22 +166,26 @@ class Run(Generic[_Settings]):
             report: its name in the workdir.
             print_summary: see `print_existing_summary`.
             kind: what was run, in a word.
+            last: name of the file that a run writes last; the report if None.
 
         Raises:
             UserError: the report is damaged.
         """
-        path = self.workdir / report
+        path, end = self.workdir / report, self.workdir / (last or report)
+        # The chief's answer: shared storage may show others a new file later.
+        if not self.devices.from_chief(lambda: path.exists() and end.exists()):
+            return None
+        return print_existing_summary(path, print_summary, self.log, kind)
 
-        def find() -> dict[str, Any] | None:
-            if not path.exists():
-                return None
-            return print_existing_summary(path, print_summary, self.log, kind)
+    def conclude(self, report: str, write: Callable[[], object]) -> dict[str, Any]:
+        """Lets the chief write the report, and returns it.
 
-        return self.from_chief(find)
-
-    def from_chief(self, make: Callable[[], Any]) -> Any:
-        """Returns what the chief makes, JSON types, on every worker."""
-        return json.loads(self.devices.from_chief(lambda: json.dumps(make()).encode()))
+        Args:
+            report: its name in the workdir.
+            write: writes it.
+        """
+        self.devices.on_chief(write)
+        return json.loads((self.workdir / report).read_text("utf-8"))
 
     def restore(self, model: Any, epochs: int) -> tuple[int, dict[str, Any]]:
         """Sets a model to the newest checkpoint, if there is one.
@@ -121,10 +197,17 @@ class Run(Generic[_Settings]):
         Returns:
             The number of finished epochs, and the notes; see `CheckpointStore`.
         """
-        epoch, notes = self.store.restore(model, self.log, self.devices.from_chief)
-        if epoch:
-            self.log(f"Resuming {self.workdir} after epoch {epoch} of {epochs}.")
-        return epoch, notes
+        epoch = self.devices.from_chief(lambda: self.store.find(model, self.log))
+        if not epoch:
+            return 0, {}
+        self.log(f"Resuming {self.workdir} after epoch {epoch} of {epochs}.")
+        return epoch, self.store.load(model, epoch)
+
+
+def _announce(values: dict[str, Any], path: Path) -> None:
+    with explained_writes(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, values)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.data.dataset import ImageDataset
-from advrush_tf.data.examples import ALL, Shard
+from advrush_tf.data.examples import ALL, Examples, Shard
 from advrush_tf.data.pipeline import pairs
 from advrush_tf.data.streaming import reading_examples
 from advrush_tf.errors import UserError, one_line
@@ -19,7 +19,7 @@ from advrush_tf.runs.devices import Devices
 from advrush_tf.runs.progress import ProgressBar, print_line
 from advrush_tf.runs.run import Log, Run
 from advrush_tf.runs.search_settings import SearchSettings
-from advrush_tf.runs.tensorboard import SearchTensorBoard
+from advrush_tf.runs.tensorboard import SearchTensorBoard, event_writer
 from advrush_tf.search.history import read_history
 from advrush_tf.search.model import AdvRushSearchModel
 from advrush_tf.search.penalty import Penalty
@@ -106,7 +106,7 @@ def make_pairs(
     )
     try:
         return pairs(
-            *dataset.train.split(settings.train_portion, settings.seed),
+            *_halves(settings, dataset),
             settings.batch_size,
             settings.seed,
             dataset.augmentation(settings.augment, settings.cutout),
@@ -118,12 +118,18 @@ def make_pairs(
         raise UserError(str(error)) from None
 
 
+def _halves(
+    settings: SearchSettings, dataset: ImageDataset
+) -> tuple[Examples, Examples]:
+    """The training images of the weights and of the alphas."""
+    return dataset.train.split(settings.train_portion, settings.seed)
+
+
 def validation_batches(
     settings: SearchSettings, dataset: ImageDataset, part: Shard = ALL
 ) -> Any:
     """The alpha half without augmentation: the test split is not for the search."""
-    _, half = dataset.train.split(settings.train_portion, settings.seed)
-    return half.evaluation_batches(EVALUATION_BATCH, part)
+    return _halves(settings, dataset)[1].evaluation_batches(EVALUATION_BATCH, part)
 
 
 def run_search(
@@ -161,6 +167,8 @@ def run_search(
             _, steps = make_pairs(settings, dataset)
             compile_model(model, settings, steps)
         run.open()
+        for half in _halves(settings, dataset):
+            run.name_missing_classes(dataset, half, "images of a half of the data")
         _search(model, dataset, steps, run)
         run.devices.on_chief(lambda: _finish(model, run))
         return model.genotype(_provenance(model, settings, settings.epochs))
@@ -319,11 +327,9 @@ def draw_search(run: Path, name: str, workdir: Path, log: Log) -> None:
         raise UserError(
             f"The history in {run} is damaged ({one_line(error)}); copy it again."
         ) from None
-    writer = tf.summary.create_file_writer(str(workdir / "tensorboard"))
-    with writer.as_default(0):
-        for name, picture in pictures.items():
-            tf.summary.image(name, picture[np.newaxis])
-    writer.close()
+    with event_writer(workdir / "tensorboard"):
+        for title, picture in pictures.items():
+            tf.summary.image(title, picture[np.newaxis])
     ends = ("", "_alphas_normal", "_alphas_reduce")
     written = ", ".join(str(workdir / f"{stem}{end}.png") for end in ends)
     log(f"History      of {run}: {written}")

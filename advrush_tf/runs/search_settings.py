@@ -18,6 +18,8 @@ from advrush_tf.runs.settings import (
     Settings,
     ge,
     gt,
+    le,
+    path_setting,
     setting,
 )
 from advrush_tf.search.penalty import Penalty
@@ -37,7 +39,7 @@ class SearchSettings(Settings):
         UserError: a value is out of range.
     """
 
-    dataset: str = setting(
+    dataset: str = path_setting(
         "cifar10",
         f"{', '.join(WELL_KNOWN)}, another tfds image classification set, or the path "
         "of a prepared tfds folder.",
@@ -46,12 +48,14 @@ class SearchSettings(Settings):
     batch_size: int = setting(
         32, "Images per batch, of each half of the training data.", gt(0)
     )
-    epochs: int = setting(60, "Length of the search.", gt(0))
+    epochs: int = setting(60, "Length of the search.", gt(0), le(10**6))
     warmup_epochs: int = setting(50, "Epochs before the penalty is switched on.", ge(0))
-    init_channels: int = setting(16, "Channels of the first cell.", gt(0))
-    num_cells: int = setting(8, "Number of cells of the supernet.", gt(0))
-    num_nodes: int = setting(4, "Intermediate nodes of a cell.", gt(0))
-    stem_multiplier: int = setting(3, "Width of the stem, in init_channels.", gt(0))
+    init_channels: int = setting(16, "Channels of the first cell.", gt(0), le(10**4))
+    num_cells: int = setting(8, "Number of cells of the supernet.", gt(0), le(1000))
+    num_nodes: int = setting(4, "Intermediate nodes of a cell.", gt(0), le(100))
+    stem_multiplier: int = setting(
+        3, "Width of the stem, in init_channels.", gt(0), le(100)
+    )
     primitives: tuple[str, ...] = setting(
         PRIMITIVES, f"Candidate operations, of {', '.join(ALL_PRIMITIVES)}."
     )

@@ -2,18 +2,19 @@
 
 import enum
 import json
-import math
+import numbers
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Any, NamedTuple, Self, get_args, get_origin
 
 import attrs
+import numpy as np
 
 from advrush_tf.attacks.geometry import Radius
 from advrush_tf.environment import onednn_is_on
 from advrush_tf.errors import UserError
-from advrush_tf.files import write_json, write_text
+from advrush_tf.files import expanded, read_json, write_json, write_text
 from advrush_tf.runs.command import record_command
 
 
@@ -47,6 +48,13 @@ def ge(bound: float) -> Check:
     return Check(lambda value: value >= bound, f"{bound} or more")
 
 
+def le(bound: float) -> Check:
+    """Returns the check that a value is `bound` or less."""
+    return Check(lambda value: value <= bound, f"{bound:,} or less")
+
+
+# The largest number that the networks' arithmetic holds.
+_FLOAT32 = float(np.finfo(np.float32).max)
 SHARE = Check(lambda value: 0 <= value < 1, "in [0, 1)")
 INNER_SHARE = Check(lambda value: 0 < value < 1, "between 0 and 1")
 RADIUS = Check(
@@ -55,8 +63,11 @@ RADIUS = Check(
 # What all random generators take.
 SEED = (ge(0), Check(lambda value: value < 2**32, "less than 2**32"))
 _FINITE = Check(
-    lambda value: not isinstance(value, float) or math.isfinite(value),
-    "a finite number",
+    lambda value: not isinstance(value, float) or abs(value) <= _FLOAT32,
+    f"a finite number, at most {_FLOAT32:.3g}",
+)
+_WHOLE = Check(
+    lambda value: not isinstance(value, int) or abs(value) < 2**32, "less than 2**32"
 )
 NO_XLA = "false with --jit_compile, as XLA merges the second run with the first"
 
@@ -76,7 +87,8 @@ def setting(
         help_text: what the field means, in one sentence or more.
         *checks: conditions on any value but None.
         converter: makes the value of what is given, such as a number of its text;
-            where it raises ValueError, the first check says what is allowed.
+            where it raises ValueError, the first check says what is allowed, but a
+            UserError says it itself.
         flag: False for a field that the run fills in.
         repeated: True for a flag that is given once for each value of the field.
     """
@@ -84,11 +96,13 @@ def setting(
     def convert(value: Any, field: attrs.Attribute) -> Any:
         try:
             return converter(value)
+        except UserError as error:
+            raise UserError(f"--{field.name}: {error}.") from None
         except ValueError:
             raise refusal(field.name, value, checks[0].allowed) from None
 
     def validate(settings: Any, field: attrs.Attribute, value: Any) -> None:
-        for check in (_FINITE, *checks):
+        for check in (_FINITE, _WHOLE, *checks):
             settings.require(field.name, value is None or check.holds(value), check[1])
 
     metadata = {"help": help_text, "flag": flag, "repeated": repeated}
@@ -98,6 +112,17 @@ def setting(
         validator=validate,
         metadata=metadata,
     )
+
+
+def path_setting(default: Any, help_text: str, *checks: Check, **options: Any) -> Any:
+    """Declares a field of settings that is a path, or several; see `setting`."""
+    return setting(default, help_text, *checks, converter=_expanded, **options)
+
+
+def _expanded(paths: Any) -> Any:
+    if isinstance(paths, tuple):
+        return tuple(map(expanded, paths))
+    return paths if paths is None else expanded(paths)
 
 
 def refusal(name: str, value: Any, allowed: str) -> UserError:
@@ -160,24 +185,45 @@ def typed_value(field: attrs.Attribute, value: Any) -> Any:
     """Returns a value of a field from its JSON type: a list or the value of an enum.
 
     Raises:
-        UserError: an enum has no such value.
-        TypeError: the value is no list though the field is a tuple.
+        UserError: it has another type, or an enum has no such value.
     """
     kind = value_type(field)
-    if get_origin(kind) is tuple:
-        return tuple(value)
-    if value is None or not issubclass(kind, enum.Enum):
-        return value
-    try:
-        return kind(value)
-    except ValueError:
-        allowed = f"one of {', '.join(kind)}{instead_of(value)}"
-        raise refusal(field.name, value, allowed) from None
+    if value is None and type(None) in get_args(field.type):
+        return None
+    if get_origin(kind) is not tuple:
+        return _typed(field, kind, value)
+    if not isinstance(value, list | tuple):
+        raise refusal(field.name, value, "a list")
+    return tuple(_typed(field, get_args(kind)[0], each) for each in value)
+
+
+def _typed(field: attrs.Attribute, kind: Any, value: Any) -> Any:
+    if issubclass(kind, enum.Enum):
+        try:
+            return kind(value)
+        except ValueError:
+            allowed = f"one of {', '.join(kind)}{instead_of(value)}"
+            raise refusal(field.name, value, allowed) from None
+    types, allowed = _TYPES[kind]
+    if isinstance(value, bool) is not (kind is bool) or not isinstance(value, types):
+        raise refusal(field.name, value, allowed)
+    return value
+
+
+# Of each kind of value, the types that JSON or a caller may give it, and their name.
+_TYPES: Mapping[Any, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "true or false"),
+    int: ((numbers.Integral,), "a whole number"),
+    float: ((numbers.Real,), "a number"),
+    Radius: ((numbers.Real, str), "a number or a fraction such as 8/255"),
+    str: ((str,), "a text"),
+}
 
 
 def instead_of(value: Any) -> str:
     """Returns what serves in place of a value that earlier versions had, if any."""
-    return f" ({_REPLACED[value]} serves as well)" if value in _REPLACED else ""
+    replaced = isinstance(value, str) and value in _REPLACED
+    return f" ({_REPLACED[value]} serves as well)" if replaced else ""
 
 
 _REPLACED = {"mixed_float16": "mixed_bfloat16"}
@@ -230,7 +276,7 @@ def record_settings(settings: Settings, workdir: Path) -> None:
         if not path.exists():
             record_command(workdir)
             write_text(path, json.dumps(wanted, indent=2) + "\n")
-        recorded = json.loads(path.read_text())
+        recorded = read_json(path)
         if not isinstance(recorded, dict):
             raise ValueError("it holds no settings")
         # Nothing changes, but a folder that cannot be written is noticed now.
@@ -243,15 +289,20 @@ def record_settings(settings: Settings, workdir: Path) -> None:
             "run had these settings, or give another --workdir."
         ) from None
     except OSError as error:
-        raise UserError(
-            f"Cannot use the workdir {workdir}: {error.strerror}. Give a folder that "
-            "can be written, --workdir=PATH."
-        ) from None
+        raise unusable(workdir, error) from None
     if different:
         raise UserError(
             f"{workdir} holds a run with other settings: {'; '.join(different)}. "
             "Give another --workdir, or the same settings to resume."
         )
+
+
+def unusable(workdir: Path, error: OSError) -> UserError:
+    """Returns the error of a folder that a run cannot write to, before it begins."""
+    return UserError(
+        f"Cannot use the workdir {workdir}: {error.strerror}. Give a folder that can "
+        "be written, --workdir=PATH."
+    )
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

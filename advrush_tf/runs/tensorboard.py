@@ -1,7 +1,9 @@
 """Callbacks for TensorBoard: curves, learning rates, settings, a search's alphas."""
 
+import contextlib
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import keras
@@ -11,12 +13,39 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from tensorboard.plugins.hparams import api as hp
 
+from advrush_tf.errors import short_line
 from advrush_tf.figures.genotype import genotype_image
 from advrush_tf.figures.style import COLOURS, picture
 
 _NARROWEST = 0.02  # of the colour scale, to each side of equal weights
 _FRAME = COLOURS[1]
 _DPI = 130
+
+
+@contextlib.contextmanager
+def event_files() -> Iterator[None]:
+    """Raises OSError in place of TensorFlow's error where event files are written."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise OSError(None, short_line(str(error.message))) from None
+
+
+@contextlib.contextmanager
+def event_writer(folder: Path) -> Iterator[tf.summary.SummaryWriter]:
+    """Gives TensorFlow's writer of summaries, the default one within, at step 0.
+
+    Args:
+        folder: of the event file; made if it does not exist.
+
+    Raises:
+        OSError: the file could not be made, written or closed.
+    """
+    with event_files():
+        writer = tf.summary.create_file_writer(str(folder))
+        with writer.as_default(0):
+            yield writer
+        writer.close()
 
 
 class RunTensorBoard(keras.callbacks.Callback):
@@ -36,6 +65,7 @@ class RunTensorBoard(keras.callbacks.Callback):
 
     Raises:
         ValueError: If `every_steps` is less than 1.
+        OSError: Within `fit`, if an event file cannot be written.
     """
 
     # Scalars that the HParams tab lists, and their names there.
@@ -60,19 +90,20 @@ class RunTensorBoard(keras.callbacks.Callback):
         self._step_rates: dict[str, float] = {}
 
     def on_train_begin(self, logs=None):
-        try:
+        with event_files():
             self._writer = tf.summary.create_file_writer(self._folder)
-        except tf.errors.OpError as error:
-            raise OSError(error.message) from None
-        _mark_start(self._writer, self._step + 1)
-        with self._writer.as_default():
-            hp.hparams_config(
-                # Without domains, which would hide the values of other runs.
-                [hp.HParam(name) for name in self._hyperparameters],
-                [hp.Metric(t, display_name=n) for t, n in self.metric_names.items()],
-            )
-            hp.hparams(self._hyperparameters)
-        self._writer.flush()
+            _mark_start(self._writer, self._step + 1)
+            with self._writer.as_default():
+                hp.hparams_config(
+                    # Without domains, which would hide the values of other runs.
+                    [hp.HParam(name) for name in self._hyperparameters],
+                    [
+                        hp.Metric(t, display_name=n)
+                        for t, n in self.metric_names.items()
+                    ],
+                )
+                hp.hparams(self._hyperparameters)
+            self._writer.flush()
 
     def on_train_batch_begin(self, batch, logs=None):
         # Afterwards a schedule would already give the rate of the step to come.
@@ -89,13 +120,15 @@ class RunTensorBoard(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self._write_scalars("epoch", (logs or {}) | self._epoch_rates, epoch + 1)
-        with self._writer.as_default(epoch + 1):
-            for name, picture in self.epoch_pictures(epoch).items():
+        pictures = self.epoch_pictures(epoch)
+        with event_files(), self._writer.as_default(epoch + 1):
+            for name, picture in pictures.items():
                 tf.summary.image(name, picture[np.newaxis])
-        self._writer.flush()
+            self._writer.flush()
 
     def on_train_end(self, logs=None):
-        self._writer.close()
+        with event_files():
+            self._writer.close()
 
     def step_values(self, logs: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the scalars of a step: by default, the running means of its epoch."""
@@ -123,7 +156,7 @@ class RunTensorBoard(keras.callbacks.Callback):
         }
 
     def _write_scalars(self, group: str, values: Mapping[str, Any], step: int) -> None:
-        with self._writer.as_default(step):
+        with event_files(), self._writer.as_default(step):
             for name, value in values.items():
                 tf.summary.scalar(f"{group}/{name}", value)
 

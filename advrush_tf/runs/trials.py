@@ -1,8 +1,7 @@
-"""One attack on one model, in shares side by side on all devices, kept on disk."""
+"""One attack on one model, in shards side by side on all devices, kept on disk."""
 
-import io
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
@@ -23,27 +22,27 @@ _BEAT_SECONDS = 5.0
 
 
 class AttackJob:
-    """Runs a cascade on a model, resumable at any moment.
+    """Runs a series of attacks on a model, resumable at any moment.
 
     Args:
         classifier: the model.
-        attacks: the cascade's attacks by name.
+        attacks: by name, in order.
         x: (images, height, width, channels), float32 in [0, 1].
         y: (images,), integer labels.
         seed: of all random numbers.
-        path: where the ledger is kept, from which an interrupted trial goes on.
-        evaluation: what the trial is part of, as JSON types; see `Progress`.
+        path: file of the progress, from which an interrupted job goes on.
+        evaluation: what the job is part of, as JSON types; see `Progress`.
         transfer: whether the images are for other models: then images that this one
             is wrong about are attacked as well, and as strongly as the attacks can.
-        share: (index, count), which of `count` shares of the images is attacked: those
-            from `index` on in steps of `count`, each as it would be among all.
+        shard: (index, count): only the images from `index` on in steps of `count`
+            are attacked, each as it would be among all.
 
     Attributes:
-        ledger: of the share's images.
-        path: where it is kept.
+        progress: of the shard's images.
+        path: its file.
 
     Raises:
-        ValueError: the ledger there is damaged or of another evaluation.
+        ValueError: the file is damaged or of another evaluation.
     """
 
     def __init__(
@@ -56,43 +55,51 @@ class AttackJob:
         path: Path,
         evaluation: Mapping[str, Any] | None = None,
         transfer: bool = False,
-        share: tuple[int, int] = (0, 1),
+        shard: tuple[int, int] = (0, 1),
     ):
         if transfer:
             attacks = {name: _persistent(each) for name, each in attacks.items()}
         self._transfer = transfer
-        self._victim, self._attacks, self.path = classifier, attacks, path
-        rows = shard_rows(share)
-        self._numbers, self._share = np.arange(len(x))[rows], share
+        self._classifier, self._attacks, self.path = classifier, attacks, path
+        rows = shard_rows(shard)
+        self._indices, self._shard = np.arange(len(x))[rows], shard
         self._x, self._y, self._seed = x[rows], y[rows], seed
-        self.ledger = Progress(self._x, list(attacks), evaluation)
+        self.progress = Progress(self._x, list(attacks), evaluation)
         if path.exists():
-            self.ledger.restore(path)
+            self.progress.restore(path)
 
     def run(self) -> Progress:
-        """Runs what is left and gives the finished ledger.
+        """Runs what is left and returns the finished progress.
 
         Raises:
-            OSError: the ledger could not be written.
+            OSError: the progress could not be written.
         """
-        if self.ledger.finished < len(self._attacks):
+        if self.progress.finished < len(self._attacks):
             self._saved = time.monotonic()
-            arguments = (self._attacks, self._x, self._y, self._seed, self.ledger)
-            options = (self._transfer, self._numbers, self._watch)
-            run_series(self._victim, *arguments, *options)
+            run_series(
+                self._classifier,
+                self._attacks,
+                self._x,
+                self._y,
+                self._seed,
+                self.progress,
+                self._transfer,
+                self._indices,
+                self._watch,
+            )
             self._save()
-        return self.ledger
+        return self.progress
 
     def stop(self) -> None:
         """Ends `run` in another thread as soon as `BatchedClassifier.stop` does."""
-        self._victim.stop()
+        self._classifier.stop()
 
     def _watch(self, name: str, total: int, outcomes: Any) -> Iterator[Any]:
         self._save()
         broken = 0
-        index, count = self._share
-        # Only the first share has a bar: all have as many images.
-        label = name if count == 1 else f"{name}, share 1 of {count}"
+        index, count = self._shard
+        # Only the first shard has a bar: all have as many images.
+        label = name if count == 1 else f"{name}, shard 1 of {count}"
         with progress_bar(total, label, "image", shown=index == 0) as bar:
             for outcome in outcomes:
                 yield outcome
@@ -104,14 +111,14 @@ class AttackJob:
 
     def _save(self) -> None:
         now = time.monotonic()
-        self.ledger.seconds += now - self._saved
+        self.progress.seconds += now - self._saved
         self._saved = now
-        self.ledger.save(self.path)
+        self.progress.save(self.path)
 
 
-def shard_rows(share: tuple[int, int]) -> slice:
-    """The rows of a share (index, count): easy and hard images come in stretches."""
-    index, count = share
+def shard_rows(shard: tuple[int, int]) -> slice:
+    """Returns a shard's images: in steps, as easy and hard ones come in stretches."""
+    index, count = shard
     return slice(index, None, count)
 
 
@@ -120,60 +127,61 @@ def _persistent(attack: Attack) -> Attack:
     return attack if isinstance(attack, FAB) else replace(attack, persistent=True)
 
 
-def run_shares(
-    trials: Mapping[str, AttackJob], x: np.ndarray, devices: Devices
+def run_sharded(
+    jobs: Mapping[str, AttackJob],
+    paths: Sequence[Path],
+    x: np.ndarray,
+    devices: Devices,
 ) -> Progress:
-    """Runs this process' shares of a trial, and waits for those of the others.
+    """Runs this process' shards of a job, and waits for those of the others.
 
     Args:
-        trials: by the name of the device that runs it, see `Devices.local`.
-        x: (images, height, width, channels), the images of all shares.
+        jobs: by the name of the device that runs it, see `Devices.local`.
+        paths: the progress files of all shards, in order.
+        x: (images, height, width, channels), the images of all shards.
         devices: of the run.
 
     Returns:
-        The finished ledger of all images, the same on every worker.
+        The finished progress of all images, the same on every worker.
 
     Raises:
-        OSError: a ledger could not be written.
+        OSError: a file could not be written or read.
     """
     if devices.num_replicas == 1:
-        (trial,) = trials.values()
-        return trial.run()
-    with ThreadPoolExecutor(len(trials)) as threads:
-        shares = [threads.submit(_run_on, *place) for place in trials.items()]
+        (job,) = jobs.values()
+        return job.run()
+    with ThreadPoolExecutor(len(jobs)) as threads:
+        shards = [threads.submit(_run_on, *each) for each in jobs.items()]
         try:
-            _wait_for_all(shares, devices)
+            _wait_for_all(shards, devices)
         except BaseException:  # Also the user's, who interrupts the program.
-            for trial in trials.values():
-                trial.stop()
+            for job in jobs.values():
+                job.stop()
             raise
-    return _put_together(list(trials.values()), x, devices)
+    return _put_together(paths, x, next(iter(jobs.values())).progress)
 
 
-def _run_on(device: str, trial: AttackJob) -> None:
+def _run_on(device: str, job: AttackJob) -> None:
     with tf.device(device):
-        trial.run()
+        job.run()
 
 
-def _wait_for_all(shares: list[Future], devices: Devices) -> None:
-    """Waits until the shares of all workers are done, or one of this worker's fails."""
+def _wait_for_all(shards: list[Future], devices: Devices) -> None:
+    """Waits until the shards of all workers are done, or one of this worker's fails."""
     everywhere = False
     while not everywhere:
-        done, running = wait(shares, _BEAT_SECONDS, FIRST_EXCEPTION)
-        for share in done:
-            share.result()
-        everywhere = all(devices.from_all(b"" if running else b"done"))
+        done, running = wait(shards, _BEAT_SECONDS, FIRST_EXCEPTION)
+        for shard in done:
+            shard.result()
+        everywhere = not any(devices.gather(len(running)))
 
 
-def _put_together(trials: list[AttackJob], x: np.ndarray, devices: Devices) -> Progress:
-    # For each trial here, what the workers have in its place.
-    files = [devices.from_all(trial.path.read_bytes()) for trial in trials]
-    own = trials[0].ledger
-    whole = Progress(x, own.attacks, own.evaluation)
-    in_order = [file for worker in zip(*files, strict=True) for file in worker]
-    for index, file in enumerate(in_order):
-        rows = shard_rows((index, len(in_order)))
-        share = Progress(x[rows], own.attacks, own.evaluation)
-        share.restore(io.BytesIO(file))
-        whole.take(rows, share)
+def _put_together(paths: Sequence[Path], x: np.ndarray, local: Progress) -> Progress:
+    """Reads the shards of all workers; `local` is one of them."""
+    whole = Progress(x, local.attacks, local.evaluation)
+    for index, path in enumerate(paths):
+        rows = shard_rows((index, len(paths)))
+        shard = Progress(x[rows], local.attacks, local.evaluation)
+        shard.restore(path)
+        whole.take(rows, shard)
     return whole

@@ -10,6 +10,7 @@ import tensorflow as tf
 from advrush_tf.errors import NonFiniteLossError
 from advrush_tf.genotypes.genotype import Genotype
 from advrush_tf.genotypes.search_space import PRIMITIVES, check_primitives
+from advrush_tf.inputs import check_dtype
 from advrush_tf.nn.checks import (
     PAIRS_NEEDED,
     check_architecture,
@@ -55,6 +56,10 @@ class AdvRushSearchModel(ReplicatedModel):
 
     Output shape:
         (batch, num_classes), logits.
+
+    Attributes:
+        epoch: epochs of `fit` that are behind it, for the warm-up; saved with the
+            weights.
 
     Raises:
         ValueError: a number is out of range, the images are too small, or the dtype
@@ -119,6 +124,7 @@ class AdvRushSearchModel(ReplicatedModel):
         self._trackers = {
             name: keras.metrics.Mean(name, self.variable_dtype) for name in _METRICS
         }
+        self.epoch = 0
         self.build((None, *image_shape))
 
     def build(self, input_shape):
@@ -137,6 +143,7 @@ class AdvRushSearchModel(ReplicatedModel):
         Returns:
             The same shape, normalised by the model's mean and standard deviation.
         """
+        check_dtype(x)
         x = tf.cast(x, self.variable_dtype)
         return normalise(x, self._config["mean"], self._config["std"])
 
@@ -228,7 +235,8 @@ class AdvRushSearchModel(ReplicatedModel):
             gamma: weight of the penalty in the alphas' loss; 0 is first-order DARTS.
             lambda_: factor inside the penalty.
             h: length of the penalty's probe, in normalised input units.
-            warmup_epochs: epochs without the penalty.
+            warmup_epochs: epochs without the penalty, those of an earlier `fit` or of
+                the process that saved the model included.
             squared: penalise the squared norm (CURE) instead of the norm.
             penalty_batch: images of the penalty at a time on a replica, a divisor of
                 its part of the batch, for less memory; None takes all at once.
@@ -264,7 +272,6 @@ class AdvRushSearchModel(ReplicatedModel):
         # Keras would build the optimizer for all trainable variables, alphas included.
         self.optimizer.build(self.network_weights)
         self.alpha_optimizer.build(self.alphas)
-        self.epoch = 0
         self.last_step: dict[str, Any] = {}
         self._compile_steps()
 
@@ -329,7 +336,7 @@ class AdvRushSearchModel(ReplicatedModel):
         if isinstance(callbacks, keras.callbacks.Callback):
             callbacks = [callbacks]
         return super().fit(
-            x, None, *args, callbacks=[_EpochNumber(), *(callbacks or [])], **kwargs
+            x, None, *args, callbacks=[_EpochCount(), *(callbacks or [])], **kwargs
         )
 
     def make_train_function(self, force=False):
@@ -356,6 +363,8 @@ class AdvRushSearchModel(ReplicatedModel):
             (x_w, y_w), (x_a, y_a) = data
         except (TypeError, ValueError):
             raise ValueError(PAIRS_NEEDED) from None
+        self.check_batch(x_w, y_w)
+        self.check_batch(x_a, y_a)
         alpha_loss, alpha_accuracy, gradients = self.steps["alpha_gradients"](x_a, y_a)
         # Tensors in the warm-up too, or tracking them would be traced again after it.
         penalty = share = constant(0.0, self.variable_dtype)
@@ -393,11 +402,14 @@ class AdvRushSearchModel(ReplicatedModel):
                 )
 
     def check_finite_variables(self) -> None:
-        """Raises NonFiniteLossError if a weight, statistic or alpha is not finite."""
+        """Raises NonFiniteLossError if a weight, statistic or alpha is not finite.
+
+        For the end of an epoch, which the error names.
+        """
         for variable in self.supernet.weights:
             if not np.isfinite(variable.numpy()).all():
                 raise NonFiniteLossError(
-                    f"{variable.path} became NaN or infinite in epoch {self.epoch + 1}"
+                    f"{variable.path} became NaN or infinite in epoch {self.epoch}"
                 )
 
     def _track(self, values):
@@ -408,16 +420,31 @@ class AdvRushSearchModel(ReplicatedModel):
     def test_step(self, data):
         x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
         losses, hits = example_losses(self(x, training=False), y)
-        self._trackers["loss"].update_state(losses, sample_weight=weights)
+        if weights is not None:
+            weights = tf.cast(tf.reshape(weights, [-1]), losses.dtype)
+            losses *= weights
+        self._trackers["loss"].update_state(losses)
         self._trackers["accuracy"].update_state(hits, sample_weight=weights)
         return {name: self._trackers[name].result() for name in ("loss", "accuracy")}
+
+    # The model has no variables but its layers'.
+    def save_own_variables(self, store):
+        store["epoch"] = self.epoch
+
+    def load_own_variables(self, store):
+        # Files of before have none.
+        self.epoch = int(store["epoch"]) if "epoch" in store else 0
 
     def get_config(self):
         return {**super().get_config(), **self._config}
 
 
-class _EpochNumber(keras.callbacks.Callback):
-    """Sets the epoch of the model, for the warm-up."""
+class _EpochCount(keras.callbacks.Callback):
+    """Counts the epochs of the model, over several calls of `fit`."""
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.model.epoch = epoch
+        # A run that is resumed knows more epochs than a new model.
+        self.model.epoch = max(epoch, self.model.epoch)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.epoch += 1

@@ -19,11 +19,21 @@ CURE's (Moosavi-Dezfooli et al., arXiv 1811.09716, section 4).
 
 import enum
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-# Keeps the direction and the gradient of the norm finite where the gradient is zero.
+from advrush_tf.inputs import (
+    as_labels,
+    check_images,
+    check_logits,
+    check_pixels,
+)
+
+LossesFn = Callable[..., tf.Tensor]
+
+# The official code's, added to the sign and to its length.
 _TINY = 1e-7
 
 
@@ -38,9 +48,7 @@ def input_gradient(
     model_fn: Callable[[tf.Tensor], tf.Tensor],
     x: tf.Tensor,
     y: tf.Tensor,
-    losses_fn: Callable[
-        ..., tf.Tensor
-    ] = tf.nn.sparse_softmax_cross_entropy_with_logits,
+    losses_fn: LossesFn = tf.nn.sparse_softmax_cross_entropy_with_logits,
 ) -> tf.Tensor:
     """Gradient of each example's cross-entropy in the example's image.
 
@@ -72,12 +80,42 @@ def probe_direction(gradient: tf.Tensor, h: float) -> tf.Tensor:
         h: length of the step, in the units of the model's input.
 
     Returns:
-        A tensor of the shape of `gradient`, constant for differentiation.
+        A tensor of the shape of `gradient`, constant for differentiation; zero for an
+        example whose gradient is zero, for which the official code has `h` in every
+        pixel.
     """
     sign = tf.sign(gradient)
     length = tf.sqrt(_sum_of_squares(sign))
     length = tf.reshape(length, [-1] + [1] * (len(gradient.shape) - 1))
-    return tf.stop_gradient(h * (sign + _TINY) / (length + _TINY))
+    step = h * (sign + _TINY) / (length + _TINY)
+    return tf.stop_gradient(tf.where(length > 0, step, length))
+
+
+def gradient_changes(
+    logits_fn: Callable[[tf.Tensor], tf.Tensor],
+    x: tf.Tensor,
+    y: tf.Tensor,
+    h: float,
+    squared: bool = False,
+    losses_fn: LossesFn = tf.nn.sparse_softmax_cross_entropy_with_logits,
+) -> tf.Tensor:
+    """As `curvature_penalty`, of images and labels that are known to be right.
+
+    Args:
+        logits_fn: maps images in whatever units to logits (batch, classes).
+        x: (batch, height, width, channels), in those units, float32 or float64.
+        y: (batch,), integer labels.
+        h: length of the probe, in the same units.
+        squared: whether to return the norms' squares (CURE's form).
+        losses_fn: see `input_gradient`.
+
+    Returns:
+        (batch,), in the dtype of `x`.
+    """
+    gradient = input_gradient(logits_fn, x, y, losses_fn)
+    far = input_gradient(logits_fn, x + probe_direction(gradient, h), y, losses_fn)
+    squares = _sum_of_squares(far - gradient)
+    return squares if squared else _safe_sqrt(squares)
 
 
 def curvature_penalty(
@@ -93,10 +131,12 @@ def curvature_penalty(
     variables is exact (the probe's direction counts as constant).
 
     Args:
-        model_fn: maps images to logits (batch, classes), with batch normalisation in
-            inference mode; a Keras model is called with `training=False`.
-        x: (batch, height, width, channels), in the units of `model_fn`'s input.
-        y: (batch,), integer labels.
+        model_fn: a Keras model of images in [0, 1], which is called with
+            `training=False`; or a function of images in other units, such as
+            normalised ones, with batch normalisation in inference mode. It gives
+            logits (batch, classes).
+        x: (batch, height, width, channels), floats in the units of `model_fn`'s input.
+        y: labels, see `advrush_tf.inputs.as_labels`.
         h: length of the probe, in the same units.
         squared: whether to return the norms' squares (CURE's form).
 
@@ -104,15 +144,34 @@ def curvature_penalty(
         (batch,): the L2 norm of g(x + z) - g(x), where g is the input gradient of the
         cross-entropy and z has length h along sign(g(x)). It is float32, or float64 as
         `x`: the difference and its norm are so whatever the model's arithmetic.
+
+    Raises:
+        ValueError: images or labels are not as above, or the model gives probabilities.
     """
-    logits_fn = _inference_form(model_fn)
+    check_model_images(model_fn, x)
     x = tf.convert_to_tensor(x)
     if x.dtype.size < tf.float32.size:
         x = tf.cast(x, tf.float32)
-    gradient = input_gradient(logits_fn, x, y)
-    far = input_gradient(logits_fn, x + probe_direction(gradient, h), y)
-    squares = _sum_of_squares(far - gradient)
-    return squares if squared else _safe_sqrt(squares)
+    losses_fn = checked_losses(tf.nn.sparse_softmax_cross_entropy_with_logits)
+    return gradient_changes(_inference_form(model_fn), x, y, h, squared, losses_fn)
+
+
+def check_model_images(model_fn: Any, x: Any) -> None:
+    """Checks images: of a Keras model in [0, 1], of a function in its own units."""
+    if isinstance(model_fn, keras.Model):
+        check_images(x)
+    else:
+        check_pixels(x)
+
+
+def checked_losses(losses_fn: LossesFn) -> LossesFn:
+    """Returns the losses that first check the logits, and labels of any form."""
+
+    def losses(labels, logits):
+        check_logits(logits)
+        return losses_fn(as_labels(labels, logits.shape[-1]), logits)
+
+    return losses
 
 
 def _inference_form(model_fn):

@@ -20,15 +20,15 @@ import keras
 import tensorflow as tf
 
 from advrush_tf import replication
-from advrush_tf.nn.checks import as_labels
-from advrush_tf.search.penalty import curvature_penalty
+from advrush_tf.inputs import class_numbers
+from advrush_tf.search.penalty import gradient_changes
 
 
 class SearchSteps:
     """Gradients and updates of a compiled search model.
 
     Each takes a replica's piece of a batch, images (batch, height, width, channels) in
-    [0, 1] and labels (batch,) or (batch, 1), and returns the numbers of the whole
+    [0, 1] and labels of any form, and returns the numbers of the whole
     batch; gradients are a list in the order of the alphas or of the weights.
 
     Args:
@@ -43,9 +43,9 @@ class SearchSteps:
     def alpha_gradients(self, x, y):
         """Cross-entropy and accuracy in training mode, and the alphas' gradients."""
         model = self._model
-        shares = self._gradients(lambda: self._loss(x, y), model.alphas)
+        contributions = self._gradients(lambda: self._loss(x, y), model.alphas)
         self._agree_on_statistics()
-        return replication.all_reduce_sum(shares)
+        return replication.all_reduce_sum(contributions)
 
     def penalty_gradients(self, x, y):
         """The penalty lambda * mean(r), and gamma times the alphas' gradients of it.
@@ -69,10 +69,10 @@ class SearchSteps:
         model = self._model
 
         def loss():
-            values = curvature_penalty(
+            values = gradient_changes(
                 lambda inputs: model.logits_of(inputs, training=False),
                 model.normalised(x),
-                y,
+                class_numbers(y),
                 self._penalty["h"],
                 self._penalty["squared"],
             )
@@ -84,8 +84,8 @@ class SearchSteps:
         """One step of the alphas' optimizer with the whole batch's gradients."""
         # Optimizers add up what the replicas give them.
         replicas = replication.num_replicas()
-        shares = [gradient / replicas for gradient in gradients]
-        self._model.alpha_optimizer.apply(shares, self._model.alphas)
+        contributions = [gradient / replicas for gradient in gradients]
+        self._model.alpha_optimizer.apply(contributions, self._model.alphas)
 
     def update_weights(self, x, y):
         """One step of the weights' optimizer; cross-entropy and accuracy before it."""
@@ -96,7 +96,7 @@ class SearchSteps:
         return replication.all_reduce_sum((loss, accuracy))
 
     def _loss(self, x, y):
-        """The shares in the mean loss and in the accuracy of the whole batch."""
+        """This replica's contributions to the whole batch's mean loss and accuracy."""
         losses, hits = example_losses(self._model(x, training=True), y)
         return replication.mean_contribution(losses), replication.mean_contribution(
             hits
@@ -127,9 +127,9 @@ def example_losses(logits: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tenso
 
     Args:
         logits: (batch, classes).
-        y: labels, (batch,) or (batch, 1).
+        y: labels that `check_batch` has seen.
     """
-    labels = as_labels(y)
+    labels = class_numbers(y)
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
     hits = tf.equal(tf.argmax(logits, -1, tf.int32), labels)
     return losses, tf.cast(hits, losses.dtype)

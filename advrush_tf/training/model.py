@@ -4,20 +4,31 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from advrush_tf.inputs import check_labels, check_weights
+from advrush_tf.nn.image_model import ImageModel
 
-class ReplicatedModel(keras.Model):
+
+class ReplicatedModel(ImageModel):
     """Base of the models that `fit` trains, on one device or under a strategy.
 
     Made and compiled in a strategy's scope, a model reports the metrics of all
     replicas' examples. (Keras' own loop averages over the replicas, however many
     examples each had, and fails with several workers.) A subclass is built in its
     constructor.
+
+    Every batch is checked before its step: images, labels and weights of examples.
     """
 
     train_function: Any
     test_function: Any
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes, None while it is not known."""
+        return None
 
     def compile_with(
         self, optimizer: Any, run_eagerly: bool = False, jit_compile: bool = False
@@ -73,13 +84,14 @@ class ReplicatedModel(keras.Model):
         The metrics count the examples of all replicas.
 
         Args:
-            step: updates metrics and returns a dictionary with their names.
+            step: updates metrics and returns a dictionary with their names, and with
+                other values, which remain those of the first replica.
         """
         run = self.on_replicas(step)
 
         def measure(*arguments):
-            names = run(*arguments)
-            return {m.name: m.result() for m in self.metrics if m.name in names}
+            found = run(*arguments)
+            return found | {m.name: m.result() for m in self.metrics if m.name in found}
 
         return measure
 
@@ -95,7 +107,46 @@ class ReplicatedModel(keras.Model):
 
     def _function(self, step: Callable) -> Callable:
         measure = self.as_graph(self.measured(step), self.jit_compile)
-        return lambda iterator: measure(next(iterator))
+
+        def run(iterator):
+            x, y, weights = keras.utils.unpack_x_y_sample_weight(next(iterator))
+            batch = x, as_array(y), as_array(weights)
+            self.check_batch(*batch)
+            return measure(batch)
+
+        return run
+
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        """Evaluates, as in Keras.
+
+        Raises:
+            ValueError: images are not floats in [0, 1], or labels or weights are wrong.
+        """
+        return super().evaluate(x, as_array(y), *args, **kwargs)
+
+    def check_batch(self, x: Any, y: Any, weights: Any = None) -> None:
+        """Checks a batch, of one replica or of several, before its step.
+
+        Args:
+            x: images.
+            y: labels, see `as_labels`.
+            weights: of the examples; None if there are none.
+
+        Raises:
+            ValueError: images are not floats in [0, 1], or labels or weights are wrong.
+        """
+        self.check_images(x)
+        pieces = self.distribute_strategy.experimental_local_results
+        for labels in pieces(y):
+            check_labels(labels, self.num_classes)
+        if weights is not None:
+            for labels, part in zip(pieces(y), pieces(weights), strict=True):
+                check_weights(part, len(labels))
 
     def _maybe_symbolic_build(self, *arguments, **keywords):
         """Does nothing: the models are built, and Keras' attempt fails with workers."""
+
+
+def as_array(values: Any) -> Any:
+    """Returns a list as an array, which Keras takes; anything else unchanged."""
+    return np.asarray(values) if isinstance(values, list | tuple) else values

@@ -19,7 +19,7 @@ from advrush_tf.version import PACKAGE
 class _Optimizer(keras.optimizers.Optimizer):
     """Base of the optimizers: right under a `tf.distribute` strategy.
 
-    As in Keras, `apply` takes each replica's share of the gradient. The shares are
+    As in Keras, `apply` takes each replica's contribution to the gradient. These are
     added up first, so that clipping sees the norm of the whole gradient; then every
     replica updates its copies in the same way.
     """
@@ -196,13 +196,15 @@ class EpochCosine(keras.optimizers.schedules.LearningRateSchedule):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear from 0 to `peak` in the first two fifths of the steps, then linear to 0.
+    """Linear from 0 to `peak` in the first half of the steps, then linear to 0.
+
+    Step i of n has the rate peak * (1 - |2 i / n - 1|), the first one 0.
 
     Args:
         peak: largest learning rate.
         steps: optimizer steps in the run.
 
-    Source: Wong et al., arXiv 2001.03994, whose schedule this is.
+    Source: PyTorch's `CyclicLR` as Wong et al., arXiv 2001.03994, use it on CIFAR-10.
     """
 
     def __init__(self, peak: float, steps: int):
@@ -211,11 +213,8 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
         self.steps = steps
 
     def __call__(self, step):
-        done = tf.cast(step + 1, tf.float32) / self.steps
-        return self.peak * tf.minimum(done / _RISE, (1 - done) / (1 - _RISE))
+        done = tf.cast(step, tf.float32) / self.steps
+        return self.peak * (1 - tf.abs(2 * done - 1))
 
     def get_config(self):
         return {"peak": self.peak, "steps": self.steps}
-
-
-_RISE = 0.4

@@ -99,8 +99,8 @@ _SHORTER = {APGD: {"iterations": 5}, FAB: {"iterations": 5}, Square: {"queries":
     [
         (np.full((2, 4, 4, 3), 2.0), [0, 1], "must be in"),
         (np.zeros((2, 4, 4, 3), np.uint8), [0, 1], "must be floats"),
-        (np.zeros((2, 4, 4, 3)), [0], "with a label"),
-        (np.zeros((2, 48)), [0, 1], "with a label"),
+        (np.zeros((2, 4, 4, 3)), [0], "2 images need as many labels"),
+        (np.zeros((2, 48)), [0, 1], "must have the shape"),
         (np.zeros((0, 4, 4, 3)), [], "no images"),
         (np.zeros((2, 4, 4, 3)), [0, 3], "from 0 to 2"),
         (np.zeros((2, 4, 4, 3)), [0, 0.5], "from 0 to 2"),

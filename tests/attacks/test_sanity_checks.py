@@ -188,3 +188,36 @@ def test_results_are_checked():
     found = checks.check_results(few, wins, {"square"}, 3, targeted_dlr=True)
     expected = [Code.BLACK_BOX_WINS, Code.FEW_CLASSES, Code.FEW_IMAGES]
     assert [finding.code for finding in found] == expected
+
+
+def test_chance():
+    y = np.arange(40) % 4
+    assert checks.chance(y, y, 4) is None
+    assert checks.chance(np.where(y < 2, y, 0), y, 4) is None
+    # 12 of 40: the interval from 18 to 45 % holds a quarter.
+    finding = checks.chance(np.where(np.arange(40) < 12, y, (y + 1) % 4), y, 4)
+    assert finding.code is Code.CHANCE
+    assert "right about 12 of 40 images" in finding.sentence
+    assert "1 in 4" in finding.sentence
+    assert "the class 2" in checks.chance(np.full(40, 2), y, 4).sentence
+    # Of images of one class, one answer says nothing.
+    assert checks.chance(np.ones(40), np.ones(40), 4) is None
+
+
+def test_other_range():
+    assert checks.other_range({"[0, 1]": 50, "[0, 255]": 55, "[-1, 1]": 40}, 64) is None
+    finding = checks.other_range({"[0, 1]": 30, "[0, 255]": 10, "[-1, 1]": 60}, 64)
+    assert finding.code is Code.OTHER_RANGE
+    assert "images in [-1, 1]: of 64 images in [0, 1] it is right about 30" in (
+        finding.sentence
+    )
+
+
+def test_missing_classes():
+    names = [f"class {number}" for number in range(14)]
+    assert checks.missing_classes(np.arange(14), names) is None
+    finding = checks.missing_classes(np.array([0, 2, 2]), names[:4], "held-out images")
+    assert finding.code is Code.MISSING_CLASSES
+    assert "Among the 3 held-out images is none of 2 of 4 classes" in finding.sentence
+    assert "(class 1, class 3)" in finding.sentence
+    assert "class 10, ...)" in checks.missing_classes(np.zeros(1), names).sentence

@@ -111,7 +111,8 @@ def test_what_the_probe_breaks():
     for epsilon in (0.03, 0.5):
         probed = probes.check_model(classifier, x, y, Norm.LINF, epsilon, 0)
         # Not what is wrong without.
-        expected = (np.arange(70) < 64) & (np.arange(70) != 3) & (epsilon == 0.5)
+        tried = np.isin(np.arange(70), np.linspace(0, 69, 64).astype(int))
+        expected = tried & (np.arange(70) != 3) & (epsilon == 0.5)
         np.testing.assert_array_equal(probed.broken, expected)
 
 
@@ -167,8 +168,34 @@ def test_images_outside_the_box_are_not_probed():
     assert finding.code is Code.IMAGES_OUTSIDE_BOX
 
 
-def test_a_model_that_is_always_wrong_is_not_attacked():
-    assert codes(lambda images: -linear(images)) == []
+def test_a_model_that_is_always_wrong_is_at_chance_and_not_attacked():
+    assert codes(lambda images: -linear(images)) == [Code.CHANCE]
+
+
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [
+        # Blind to smaller differences than an 8-bit level, and to bright images.
+        (lambda images: linear(tf.floor(images / 2)), "in [0, 255]: of 64"),
+        (lambda images: linear(tf.minimum(images, 0.25)), "in [-1, 1]: of 64"),
+    ],
+)
+def test_the_range_that_a_model_expects_is_named(model, text):
+    x, y = blobs()
+    classifier = BatchedClassifier(model, SHAPE, 32)
+    chance, other = probes.check_answers(classifier, x, y)
+    assert (chance.code, other.code) == (Code.CHANCE, Code.OTHER_RANGE)
+    assert text in other.sentence and other.sentence.count("about 64") == 1
+    right = BatchedClassifier(linear, SHAPE, 32)
+    assert probes.check_answers(right, x, y) == []
+
+
+def test_a_model_that_says_the_same_of_all_images_is_named():
+    x, y = blobs()
+    classifier = BatchedClassifier(lambda images: linear(0 * images), SHAPE, 32)
+    (finding,) = probes.check_answers(classifier, x, y)
+    assert finding.code is Code.CHANCE
+    assert "gives all 64 images that were tried the class" in finding.sentence
 
 
 @pytest.mark.parametrize(
@@ -176,7 +203,7 @@ def test_a_model_that_is_always_wrong_is_not_attacked():
     [(24, Norm.LINF, 0.125), (100, Norm.L2, 0.5)],  # that cube has the same side
 )
 def test_what_the_checks_are_given(monkeypatch, batch_size, norm, epsilon):
-    """The right ones of the first 64 images, and a curve that is known exactly."""
+    """The right ones of 64 of the images, and a curve that is known exactly."""
     generator = np.random.default_rng(1)
     slope = generator.normal(size=16).astype(np.float32)
     x = generator.random((80, *SHAPE), np.float32)
@@ -196,8 +223,9 @@ def test_what_the_checks_are_given(monkeypatch, batch_size, norm, epsilon):
     classifier = BatchedClassifier(model, SHAPE, batch_size)
     assert probes.check_model(classifier, x, y, norm, epsilon, 0).findings == []
 
-    kept = np.arange(64) % 4 > 0
-    label = y[:64][kept]
+    rows = np.linspace(0, 79, 64).astype(int)
+    kept = rows[rows % 4 > 0]
+    label = y[kept]
     (steps,) = seen["zero_gradients"]
     up = np.where(label == 1, -1, 1)[:, None] * slope
     way = np.sign(up) if norm is Norm.LINF else up / np.linalg.norm(slope)
@@ -206,7 +234,7 @@ def test_what_the_checks_are_given(monkeypatch, batch_size, norm, epsilon):
     np.testing.assert_allclose(radii, [0.125, 0.25, 0.5])
     for radius, accuracy in zip(radii, accuracies, strict=True):
         way = np.where(label == 1, -1, 1)[:, None] * np.sign(slope)
-        moved = np.clip(x[:64][kept].reshape(-1, 16) + radius * way, 0, 1)
+        moved = np.clip(x[kept].reshape(-1, 16) + radius * way, 0, 1)
         assert accuracy == np.mean(((moved - 0.5) @ slope > 0) == (label == 1))
 
 

@@ -62,7 +62,7 @@ def test_what_an_attack_says_counts_only_if_the_model_is_wrong(classifier):
     assert progress.survived(2).sum() == 4
 
 
-def test_an_interrupted_cascade_goes_on_where_it_was(classifier, tmp_path):
+def test_an_interrupted_series_resumes(classifier, tmp_path):
     class StoppedError(Exception):
         pass
 

@@ -68,12 +68,17 @@ def test_parts_of_a_split_are_those_of_the_stratified_split():
         np.testing.assert_array_equal(labels, members % 5)
 
 
-def test_first_and_sample():
+def test_samples_are_drawn_evenly_whatever_the_order():
     examples = _examples(50)
-    assert len(examples.first(60)) == 50
-    images, labels = examples.first(3).unit_arrays()
-    np.testing.assert_array_equal(images, examples.images[:3] / np.float32(255))
-    np.testing.assert_array_equal(labels, [0, 1, 2])
+    assert examples.drawn(60, 0) is examples
+    ordered = ArrayExamples(examples.images, np.sort(examples.labels))
+    some = ordered.drawn(10, 3)
+    np.testing.assert_array_equal(some.labels, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4])
+    again, other = (ordered.drawn(10, seed).images for seed in (3, 4))
+    np.testing.assert_array_equal(some.images, again)
+    assert (some.images != other).any()
+    images, _ = some.unit_arrays()
+    np.testing.assert_array_equal(images, some.images / np.float32(255))
     order = np.random.default_rng(4).permutation(50)[:7]
     np.testing.assert_array_equal(examples.sample(7, 4)[:, 0, 0, 0], order)
 

@@ -155,6 +155,16 @@ def test_damaged_file_is_named(copy, damage, named):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("count", ["-5", "0"])
+def test_a_count_that_cannot_be_is_refused(copy, count):
+    def change(info):
+        info["splits"][0]["shardLengths"] = [count]
+
+    _edit(copy / "dataset_info.json", change)
+    with pytest.raises(UserError, match=rf"has shards of .*{count}.* copy or prepare"):
+        data.load_dataset(str(copy))
+
+
 def test_labels_outside_the_classes_are_refused(copy):
     def fewer(features):
         label = features["featuresDict"]["features"]["label"]
@@ -185,6 +195,17 @@ def test_augmentation_is_what_is_usual():
     assert dataset.augmentation(False, 5) == Augmentation(cutout=5)
 
 
+def test_a_set_that_tfds_did_not_shuffle_is_ordered(imagenet_like, tmp_path):
+    assert not data.load_dataset(str(imagenet_like[0])).train.ordered
+    folder = shutil.copytree(imagenet_like[0], tmp_path / "copy")
+    _edit(
+        folder / "5.1.0" / "dataset_info.json",
+        lambda info: info.update(disableShuffling=True),
+    )
+    dataset = data.load_dataset(str(folder), image_size=16)
+    assert dataset.train.ordered and dataset.test.ordered
+
+
 def test_images_of_many_sizes_are_streamed_in_one(imagenet_like):
     dataset = data.load_dataset(str(imagenet_like[0]), image_size=24)
     assert dataset.image_shape == (24, 24, 3)
@@ -193,6 +214,7 @@ def test_images_of_many_sizes_are_streamed_in_one(imagenet_like):
     assert dataset.augmentation(True, 5) == ResizedCrop(24, True, 5)
     assert dataset.augmentation(False) == ResizedCrop(24, False)
     # The test split has no labels.
+    assert dataset.test_split == "validation"
     assert sorted(dataset.test.arrays()[1].tolist()) == list(range(37))
     assert len(dataset.train) == 101
 

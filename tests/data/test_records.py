@@ -39,9 +39,19 @@ def test_a_range_reads_its_own_records(files, bounds):
 def test_ranges_of_ranges_and_the_files_that_they_open(files):
     part = files.between(2, 20).between(3, 8)
     assert _numbers(part.in_order()) == list(range(5, 10))
-    paths, skipped, taken = part.slices()
+    paths, skipped, taken, places = part.slices()
     assert [path.decode() for path in paths.numpy()] == [files.paths[0], files.paths[2]]
     assert (skipped.numpy().tolist(), taken.numpy().tolist()) == ([5, 0], [2, 3])
+    assert places.numpy().tolist() == [5, 7]
+
+
+def test_chosen_records_and_ranges_of_them(files):
+    part = files.between(2, 20).chosen(np.array([9, 0, 17, 4, 5]))
+    assert _numbers(part.in_order()) == [2, 6, 7, 11, 19]
+    assert _numbers(part.between(1, 4).in_order()) == [6, 7, 11]
+    assert _numbers(part.between(5, 5).in_order()) == []
+    assert _numbers(part.between(1, 5).chosen(np.array([0, 3])).in_order()) == [6, 19]
+    assert sorted(_numbers(part.shuffled(KEY))) == [2, 6, 7, 11, 19]
 
 
 def test_the_order_follows_from_the_key(files, monkeypatch):

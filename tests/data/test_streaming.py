@@ -50,9 +50,11 @@ def test_arrays_hold_what_tfds_reads(fixed):
     assert sorted(labels.tolist()) == sorted(expected)
     for image, label in zip(images, labels, strict=True):
         np.testing.assert_array_equal(image, expected[label])
-    np.testing.assert_array_equal(examples.first(7).arrays()[1], labels[:7])
     start = np.random.default_rng(3).integers(101 - 10 + 1)
     np.testing.assert_array_equal(examples.sample(10, 3), images[start : start + 10])
+    some = examples.drawn(10, 3).arrays()[1]
+    np.testing.assert_array_equal(some, labels[start : start + 10])
+    assert examples.drawn(101, 3) is examples
 
 
 def test_moments_match_numpy(fixed):
@@ -71,6 +73,34 @@ def test_a_split_is_disjoint_and_covering(fixed):
     np.testing.assert_array_equal(np.concatenate(labels), examples.arrays()[1])
     with pytest.raises(ValueError, match="leaves a part empty"):
         examples.split(0.001, seed=0)
+
+
+def test_parts_of_ordered_examples_are_chosen_at_random(fixed):
+    shuffled, _ = fixed
+    ordered = StreamedExamples(
+        shuffled._records, shuffled._keys, shuffled.image_shape, False, ordered=True
+    )
+    labels = shuffled.arrays()[1]
+    place = {int(label): row for row, label in enumerate(labels)}
+    parts = ordered.split(0.6, seed=1)
+    rows = [[place[int(y)] for y in part.arrays()[1]] for part in parts]
+    assert (len(rows[0]), sorted(rows[0] + rows[1])) == (61, list(range(101)))
+    # As the files hold them, and from all over: 5 runs of the first half at least.
+    assert all(part == sorted(part) for part in rows)
+    assert np.count_nonzero(np.diff(rows[0]) > 1) > 5
+    assert not np.array_equal(ordered.split(0.6, seed=2)[0].arrays()[1], rows[0])
+    some = ordered.drawn(9, 0)
+    np.testing.assert_array_equal(
+        sorted(place[int(y)] for y in some.arrays()[1]),
+        np.sort(np.random.default_rng(0).permutation(101)[:9]),
+    )
+    # A part of a part, in batches: each example once.
+    inner = parts[0].split(0.5, seed=3)[1]
+    batches, steps = inner.training_batches(10, 0, Augmentation())
+    found = np.concatenate([y for _, y in batches.take(steps)])
+    assert len(set(found.tolist())) == 30
+    assert set(found.tolist()) <= set(parts[0].arrays()[1].tolist())
+    assert sorted(ordered.moments()) == sorted(shuffled.moments())
 
 
 def test_batches_of_one_size_are_augmented_as_those_in_memory(fixed):
@@ -136,7 +166,7 @@ def test_arrays_too_large_for_memory_are_refused(varying, monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", Free)
     with pytest.raises(UserError, match=r"An array of 101 images needs .* fewer"):
         varying.arrays()
-    assert len(varying.first(100).arrays()[0]) == 100
+    assert len(varying.drawn(100, 0).arrays()[0]) == 100
 
 
 LENGTHS = (30, 5, 41, 25)

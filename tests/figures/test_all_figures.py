@@ -4,7 +4,9 @@ import os
 
 import numpy as np
 import pytest
+from matplotlib.cbook import is_math_text
 from matplotlib.image import imread
+from matplotlib.text import Text
 
 from advrush_tf.attacks.geometry import Norm
 from advrush_tf.figures.architectures import draw_architectures
@@ -51,11 +53,10 @@ def history(tmp_path_factory):
     return read_history(make_search(tmp_path_factory.mktemp("search")))
 
 
-def _triples(history, path):
-    clean = np.random.default_rng(0).random((2, 6, 6, 3))
-    labels = np.array([0, 1])
-    names = ("cat", "dog")
-    return draw_triples(clean, 1 - clean, labels, labels, 1 - labels, names, path)
+def _triples(history, path, names=("cat", "dog")):
+    labels = np.arange(len(names))
+    clean = np.random.default_rng(0).random((len(names), 6, 6, 3))
+    return draw_triples(clean, 1 - clean, labels, labels, labels[::-1], names, path)
 
 
 # Of each figure: how it is drawn, and all that its axes say.
@@ -148,6 +149,45 @@ def test_it_draws_is_legible_and_says_its_units(name, history, tmp_path, monkeyp
     said |= {figure.get_supxlabel(), figure.get_supylabel()}
     assert said - {""} == labels
     _assert_the_file_is(picture, lambda path: draw(history, path), tmp_path)
+
+
+# Half a formula, a hidden label, half a letter; and how they are drawn.
+ODD = {"$x^{$/_y": "$x^{$/_y", "_a$b/m": "_a$b/m", "\\$": "\\$", "\udcff\x1b": "??"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "triples",
+        "transfer matrix",
+        "curvature",
+        "spectra",
+        "counts",
+        "surfaces",
+        "cuts",
+    ],
+)
+def test_names_are_drawn_letter_by_letter(name, history, monkeypatch):
+    figures = spy_on_figures(monkeypatch)
+    {
+        "triples": lambda: _triples(history, None, list(ODD)),
+        "transfer matrix": lambda: draw_transfer_matrix(list(ODD), np.eye(4), None),
+        "curvature": lambda: draw_curvature(_named_oddly(CURVATURES), None),
+        "spectra": lambda: draw_spectra(mean_spectra(_named_oddly(CURVATURES)), None),
+        "counts": lambda: draw_counts(_named_oddly(CURVATURES), 64, None),
+        "surfaces": lambda: draw_surfaces(_named_oddly(SURFACES), None),
+        "cuts": lambda: draw_cuts(_named_oddly(CUTS), "8/255", None),
+    }[name]()
+    texts = [text.get_text() for text in figures[0].findobj(Text)]
+    # Powers of 10 on logarithmic axes are formulas.
+    assert not any(is_math_text(text) and "mathdefault" not in text for text in texts)
+    # What Matplotlib makes of an escaped dollar.
+    drawn = " ".join(texts).replace(r"\$", "$")
+    assert all(odd in drawn for odd in ODD.values())
+
+
+def _named_oddly(records):
+    return dict(zip(ODD, [*records.values()] * 2, strict=True))
 
 
 def _assert_drawn_with_a_margin(picture):

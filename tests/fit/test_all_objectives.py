@@ -90,7 +90,7 @@ def kl(p, q):
         (
             MART(beta=3.0),
             -np.log([0.2, 0.5])
-            - np.log([1 - 0.7, 1 - 0.25])
+            - np.log([1.0001 - 0.7, 1.0001 - 0.25])
             + 3 * (1 - np.array([0.5, 0.8])) * kl(CLEAN, CRAFTED),
         ),
     ],
@@ -121,6 +121,19 @@ def test_gradients_are_those_of_finite_differences(name):
         rise = total(*(logits + shift)) - total(*(logits - shift))
         expected[place] = rise / (2 * step)
     np.testing.assert_allclose(found, expected, atol=1e-7)
+
+
+def test_marts_margin_pulls_a_certain_mistake_back():
+    # With two classes, p of the other one, and no divergence, the loss in the other
+    # logit falls by p + p (1 - p) / (1.0001 - p).
+    logits = tf.constant([[0.0, 12.0]], tf.float64)
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        loss = MART(beta=0.0).losses(tf.constant([0]), logits, logits)
+    p = 1 / (1 + np.exp(-12.0))
+    assert p > 0.9999
+    slope = p + p * (1 - p) / (1.0001 - p)
+    np.testing.assert_allclose(tape.gradient(loss, logits), [[-slope, slope]])
 
 
 NAN = float("nan")

@@ -148,6 +148,7 @@ def test_the_auxiliary_head_of_the_official_code():
 
     norms = []
     model = model_of(network, Standard(), Spy(), auxiliary_weight=0.4)
+    model.check_images = lambda x: None  # The official code's are normalised.
     x = np.transpose(data["x"], (0, 2, 3, 1))
     logs = model.train_on_batch(x, data["y"], return_dict=True)
     loss = data["loss_train"] + 0.4 * data["loss_aux_train"]
@@ -260,32 +261,82 @@ def test_a_saved_model_goes_on_in_a_new_process(tmp_path):
     assert_close(model.variables, arrays, 1e-6)
 
 
-def test_sample_weights_weigh_the_losses():
-    x, y = tiny_batch()
-    weighted = model_of(tiny_network(), Standard())
-    got = weighted.train_on_batch(x, y, sample_weight=np.full(6, 2.0), return_dict=True)
-    plain = model_of(tiny_network(), Standard())
-    expected = plain.train_on_batch(x, y, return_dict=True)
-    np.testing.assert_allclose(got["loss"], 2 * expected["loss"], rtol=1e-6)
+def _dense(seed=0):
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential(
+        [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3)]
+    )
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("given", "weighted"),
     [
-        (lambda x: x * 255, r"in \[0.*, 25"),
-        (lambda x: x - 0.5, r"in \[-0"),
-        (lambda x: (x * 255).astype(np.uint8), "uint8"),
-        (lambda x: np.where(x > 0.9, np.nan, x), "nan"),
+        ({"sample_weight": np.array([3, 0.1, 1, 0.5, 2, 0.2])}, True),
+        ({"sample_weight": np.array([[3], [0.1], [1], [0.5], [2], [0.2]])}, True),
+        # Not even these weigh the accuracies: each image counts once.
+        ({"class_weight": {0: 5.0, 2: 0.1}}, False),
     ],
 )
-def test_images_are_floats_in_0_to_1(change, message):
-    model = model_of(tiny_network(), FAST)
-    x, y = tiny_batch()
-    for method in (model.fit, model.evaluate, model.train_on_batch):
-        if method == model.train_on_batch and "uint8" not in message:
-            continue
-        with pytest.raises(ValueError, match=message):
-            method(change(x), y)
+def test_weights_are_those_of_plain_keras(given, weighted):
+    (x, y), (xv, yv) = tiny_batch(0), tiny_batch(1)
+    plain, network = _dense(), _dense()
+    metrics = {"weighted_metrics" if weighted else "metrics": ["accuracy"]}
+    plain.compile(
+        keras.optimizers.SGD(0.1),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        **metrics,
+    )
+    model = AdvRushFitModel(network, Standard())
+    model.compile(keras.optimizers.SGD(0.1))
+    settings = {"batch_size": 4, "shuffle": False, "verbose": 0}
+    logs = [m.fit(x, y, **given, **settings).history for m in (model, plain)]
+    for name in ("loss", "accuracy"):
+        np.testing.assert_allclose(logs[0][name], logs[1][name], rtol=1e-5)
+    assert_close(network.weights, plain.weights, 1e-5)
+    if weighted:
+        column = np.arange(6.0)[:, np.newaxis]
+        evaluated = {"sample_weight": column, "verbose": 0}
+        logs = [m.evaluate(xv, yv, **evaluated) for m in (model, plain)]
+        np.testing.assert_allclose(*logs, rtol=1e-5)
+
+
+def test_validation_losses_are_weighted_and_class_weights_end_with_their_fit():
+    (x, y), (xv, yv) = tiny_batch(0), tiny_batch(1)
+    weights, settings = np.arange(6.0), {"verbose": 0, "validation_batch_size": 4}
+    model = AdvRushFitModel(_dense(), Standard())
+    model.compile(keras.optimizers.SGD(0.0))
+    data = {"validation_data": (xv, yv, weights)}
+    got = model.fit(x, y, class_weight={1: 3.0}, **data, **settings).history
+    losses = cross_entropy(yv, model.network(xv)).numpy()
+    np.testing.assert_allclose(got["val_loss"], [np.mean(weights * losses)], rtol=1e-5)
+    losses = cross_entropy(y, model.network(x)).numpy()
+    factors = np.where(y == 1, 3, 1)
+    np.testing.assert_allclose(got["loss"], [np.mean(factors * losses)], rtol=1e-5)
+    (plain,) = model.fit(x, y, verbose=0).history["loss"]
+    np.testing.assert_allclose(plain, losses.mean(), rtol=1e-5)
+    with pytest.raises(ValueError, match=r"names \[3\]; the classes are 0 to 2"):
+        model.fit(x, y, class_weight={3: 1.0}, verbose=0)
+
+
+@pytest.mark.parametrize("objective", [FAST, TRADES()])
+def test_adversarial_losses_are_weighted_one_by_one(objective):
+    (x, y), weights = tiny_batch(), np.array([3, 0.1, 1, 0.5, 2, 0.2])
+    found = []
+    for column in (weights, weights[:, np.newaxis]):
+        model = model_of(_dense(), objective, keras.optimizers.SGD(0.1))
+        seed = tf.constant([0, 0], tf.int64)
+        losses = objective(model._logits, x, y, seed).numpy()
+        logs = model.train_on_batch(x, y, sample_weight=column, return_dict=True)
+        np.testing.assert_allclose(logs["loss"], np.mean(weights * losses), rtol=1e-5)
+        found.append(model.network.get_weights())
+    assert_close(*found, 1e-6)
+
+
+def test_sorted_data_are_not_held_out_silently():
+    x, _ = tiny_batch(0, 8)
+    model = model_of(_dense(), Standard())
+    with pytest.warns(UserWarning, match=r"one of the parts only: \[0, 1, 2\]"):
+        model.fit(x, [0, 0, 0, 1, 1, 1, 2, 2], validation_split=0.25, verbose=0)
 
 
 def test_a_network_without_weights_is_refused():

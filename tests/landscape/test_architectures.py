@@ -8,6 +8,7 @@ import tensorflow as tf
 from advrush_tf.data.array_examples import ArrayExamples
 from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.genotypes.genotype import random_genotype
+from advrush_tf.landscape import meter
 from advrush_tf.landscape.architectures import ArchitectureSampler, SampledGenotype
 from advrush_tf.landscape.meter import measure_curvature
 from advrush_tf.landscape.weight_sharing import SharedNetwork
@@ -127,7 +128,8 @@ def test_the_numbers_are_those_of_the_definitions(model, samples):
         right = np.argmax(network(x), -1) == y
         attacked = _attacked(network, x, y, x + noise)
         robust = right & (np.argmax(network(attacked), -1) == y)
-        curvature = measure_curvature(network, x[:4], y[:4], seed=5)
+        some = dataset.test.drawn(4, 5).unit_arrays()
+        curvature = measure_curvature(network, *some, seed=5)
     expected = (
         right.mean(),
         robust.mean(),
@@ -143,6 +145,18 @@ def test_the_batch_size_does_not_matter(model, samples):
     found = list(_sampler(model, batch_size=7, seed=5).draw(2))
     for sample, expected in zip(found, samples, strict=False):
         np.testing.assert_allclose(_numbers(sample), _numbers(expected), rtol=1e-3)
+
+
+def test_no_products_are_spent_on_traces(sampler, samples, monkeypatch):
+    probes, trace = [], meter.trace
+
+    def counted(product, tridiagonal, count, seeds):
+        probes.append(count)
+        return trace(product, tridiagonal, count, seeds)
+
+    monkeypatch.setattr(meter, "trace", counted)
+    sampler.measure(samples[0].genotype)
+    assert set(probes) == {0}
 
 
 def test_all_is_compiled_with_the_first_genotype(sampler, samples, monkeypatch):

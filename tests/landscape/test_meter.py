@@ -170,6 +170,15 @@ def test_a_trace_is_exact_where_nothing_is_left_out(network, x, y):
     np.testing.assert_array_equal(found.trace_errors, 0)
 
 
+def test_without_probes_of_the_rest_there_is_no_trace(network, x, y):
+    found, whole = (
+        measure_curvature(network, x, y, top=1, steps=3, trace_probes=probes)
+        for probes in (0, 4)
+    )
+    assert np.isnan([found.traces, found.trace_errors]).all()
+    np.testing.assert_array_equal(found.eigenvalues, whole.eigenvalues)
+
+
 def test_many_probes_near_the_trace(network, x, y):
     # The estimate's variance is at most 2 |H|^2, in the Frobenius norm, over probes.
     hessians = _dense_hessians(_in_inference(network), x, y)
@@ -318,7 +327,7 @@ def test_compiled_products_of_our_own_kernels_are_right():
 
 
 @pytest.mark.parametrize("gap", [0, 9, 25, 40])
-def test_the_hessian_of_a_sure_classifier_is_small_not_rounding(gap):
+def test_derivatives_of_a_sure_classifier_are_small_not_rounding(gap):
     # Logits W'x + (gap, 0): the Hessian is p (1 - p) d d', with d = w1 - w2.
     weights = np.random.default_rng(0).normal(size=(SIZE, 2)) * 1e3
     x = np.zeros((2, *SHAPE), np.float32)
@@ -333,6 +342,8 @@ def test_the_hessian_of_a_sure_classifier_is_small_not_rounding(gap):
     found = measure_curvature(model_fn, x, [0, 1], top=1, steps=3)
     np.testing.assert_allclose(found.eigenvalues, [[expected]] * 2, rtol=1e-4)
     np.testing.assert_allclose(found.traces, [expected] * 2, rtol=1e-4)
+    slopes = np.linalg.norm(difference) / (1 + np.exp([gap, -gap]))
+    np.testing.assert_allclose(found.gradient_norms, slopes, rtol=1e-4)
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -406,6 +417,7 @@ def test_a_pooling_that_tensorflow_differentiates_wrongly_is_refused(x, y):
         ({"probes": 0}, "probes must be more than 0"),
         ({"steps": 4}, "steps must be 5 or more"),
         ({"seed": -1}, "seed must be 0 or more"),
+        ({"trace_probes": -1}, "trace_probes must be 0 or more"),
         ({"top": SIZE + 1, "steps": 99}, f"top must be {SIZE} or less"),
     ],
 )
@@ -420,10 +432,10 @@ def test_numbers_out_of_range_are_refused(x, y, settings, message):
         (lambda x, y: (255 * x, y), r"images must be in \[0, 1\]"),
         (lambda x, y: ((255 * x).astype(np.uint8), y), "must be floats"),
         (lambda x, y: (x[0], y), "must have the shape"),
-        (lambda x, y: (x[:0], y[:0]), "one image or more"),
+        (lambda x, y: (x[:0], y[:0]), "no images"),
         (lambda x, y: (x, y[:-1]), "5 images need as many labels"),
     ],
 )
 def test_wrong_images_and_labels_are_refused(x, y, change, message):
     with pytest.raises(ValueError, match=message):
-        measure_curvature(lambda images: images, *change(x, y))
+        measure_curvature(lambda images: tf.reshape(images, [32, -1]), *change(x, y))

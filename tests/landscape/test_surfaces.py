@@ -65,6 +65,22 @@ def test_no_gradient_has_no_direction():
     np.testing.assert_allclose(surface.losses, np.tile(expected, (5, 1)), rtol=1e-6)
 
 
+def test_directions_of_a_sure_classifier_are_not_rounding():
+    # The gradient in the label's logit is 1e-11, and 0 as a float32 probability less 1.
+    def sure(images):
+        total = tf.reduce_sum(images, [1, 2, 3])
+        return tf.stack([25 + 3 * total, total], 1)
+
+    x, y = np.full((1, 2, 2, 1), 0.1, np.float32), np.zeros(1, int)
+    surface = loss_surface(sure, x, y, 0.1, points=3)
+    totals = 0.4 - 4 * surface.first
+    np.testing.assert_allclose(surface.losses[:, 1], np.exp(-25 - 2 * totals), 1e-4)
+    # The attack makes the image black.
+    cut = loss_cut(sure, x, y, 0.2, points=4)
+    totals = 0.4 * (1 - cut.steps)
+    np.testing.assert_allclose(cut.losses[0], np.exp(-25 - 2 * totals), 1e-4)
+
+
 def test_directions_are_of_their_image_and_seed():
     x, y = np.full((8, 2, 2, 1), 0.1, np.float32), np.zeros(8, int)
     one = loss_surface(two_classes, x[:1], y[:1], 0.2, 3)

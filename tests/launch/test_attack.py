@@ -1,14 +1,12 @@
 import json
-import signal
 import time
 
-import keras
 import numpy as np
 import pytest
 
-from advrush_tf.data.dataset import load_dataset
 from advrush_tf.runs.attack import run_attack
 from advrush_tf.runs.attack_settings import AttackSettings
+from support.attacked import save_linear_model
 from support.processes import (
     assert_is_one_error,
     assert_is_one_error_of,
@@ -19,17 +17,7 @@ from support.processes import (
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A linear model of the digits that is right about most."""
-    path = tmp_path_factory.mktemp("models") / "model.keras"
-    data, layers = load_dataset("digits"), keras.layers
-    linear = keras.Sequential(
-        [keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(10, use_bias=False)]
-    )
-    x = data.train.images.reshape(-1, 64) / 255
-    weights = np.linalg.lstsq(x, 10 * np.eye(10)[data.train.labels], 1e-6)[0]
-    linear.set_weights([weights])
-    linear.save(path)
-    return path
+    return save_linear_model(tmp_path_factory.mktemp("models") / "model.keras")
 
 
 @pytest.mark.parametrize(
@@ -46,9 +34,9 @@ def model(tmp_path_factory):
         (["--model=none.keras", "--dataset=no_such_set"], "no_such_set"),
     ],
 )
-def test_bad_input_is_one_line_and_code_2(arguments, words):
+def test_bad_input_is_one_line_and_code_2(arguments, words, launchers):
     digits = [] if any("dataset" in a for a in arguments) else ["--dataset=digits"]
-    assert_is_one_error(launch("attack", *digits, *arguments), words)
+    assert_is_one_error(launchers.run("attack", *digits, *arguments), words)
 
 
 def test_an_evaluation_from_the_command_line(model, tmp_path):
@@ -65,7 +53,7 @@ def test_an_evaluation_from_the_command_line(model, tmp_path):
     assert command.startswith(f"python launch/attack.py --model={model} ")
 
 
-# An odd number of images: the shares are not of one size.
+# An odd number of images: the shards are not of one size.
 SHARED = {
     "dataset": "digits",
     "epsilon": "1/20",
@@ -78,7 +66,7 @@ ATTACKS = ("pgd3x2", "apgd-ce")
 
 @pytest.fixture(scope="module")
 def on_one_device(model, tmp_path_factory):
-    """Workdir and results of what the other tests share out."""
+    """Workdir and results of what the other tests divide."""
     workdir = tmp_path_factory.mktemp("one")
     settings = AttackSettings(model=str(model), attacks=ATTACKS, **SHARED)
     return workdir, run_attack(settings, workdir, log=lambda line: None)
@@ -89,20 +77,20 @@ def flags(model):
     return SHARED | {"model": model, "attacks": ",".join(ATTACKS)}
 
 
-def assert_same(one, workdirs):
-    """Checks that an evaluation in two shares ended as one on one device did.
+def assert_same(one, sharded):
+    """Checks that an evaluation in two shards ended as one on one device did.
 
     Args:
         one: the other's workdir and results.
-        workdirs: the folders where the shares are, the first one that of the report.
+        sharded: the workdir of both shards.
     """
     workdir, expected = one
-    found = json.loads((workdirs[0] / "results.json").read_text())
+    found = json.loads((sharded / "results.json").read_text())
     assert without_times(found) == without_times(expected)
     for path in (workdir / "trials").iterdir():
-        for index, folder in enumerate(workdirs):
-            share = folder / "trials" / f"{path.stem}_{index + 1}of2.npz"
-            with np.load(path) as whole, np.load(share) as part:
+        for index in range(2):
+            shard = sharded / "trials" / f"{path.stem}_{index + 1}of2.npz"
+            with np.load(path) as whole, np.load(shard) as part:
                 for name in ("images", "broken_by"):
                     np.testing.assert_array_equal(part[name], whole[name][index::2])
 
@@ -116,24 +104,22 @@ def test_two_devices_give_what_one_gives(flags, on_one_device, tmp_path):
     both = flags | {"strategy": "mirrored", "virtual_cpus": 2, "workdir": tmp_path}
     result = launch("attack", *(f"--{name}={value}" for name, value in both.items()))
     assert result.returncode == 0, result.stderr
-    assert_same(on_one_device, [tmp_path, tmp_path])
+    assert_same(on_one_device, tmp_path)
 
 
 def test_two_workers_of_which_one_is_killed(flags, on_one_device, tmp_path):
-    workdirs = [tmp_path / "chief", tmp_path / "other"]
-    with workers("attack", flags, workdirs) as (chief, other):
-        while not (workdirs[1] / "trials/0_pgd3x2_1of20_2of2.npz").exists():
+    with workers("attack", flags, tmp_path) as (chief, other):
+        while not (tmp_path / "trials/0_pgd3x2_1of20_2of2.npz").exists():
             assert other.poll() is None
             time.sleep(0.05)
-        other.send_signal(signal.SIGKILL)
+        other.kill()
         _, errors = chief.communicate(timeout=60)
     assert_is_one_error_of(chief, errors, 1, "another worker has stopped")
-    assert not (workdirs[0] / "results.json").exists()
-    with workers("attack", flags, workdirs) as (chief, other):
-        told, errors = chief.communicate(timeout=120)
+    assert not (tmp_path / "results.json").exists()
+    with workers("attack", flags, tmp_path) as (chief, other):
+        printed, errors = chief.communicate(timeout=120)
         silent, _ = other.communicate(timeout=60)
     assert (chief.returncode, other.returncode) == (0, 0), errors
-    assert "Resuming" in told
+    assert "Resuming" in printed
     assert silent == ""
-    assert_same(on_one_device, workdirs)
-    assert [path.name for path in workdirs[1].iterdir()] == ["trials"]
+    assert_same(on_one_device, tmp_path)

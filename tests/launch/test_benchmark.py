@@ -1,36 +1,29 @@
 from support.processes import assert_is_one_error, kill_with_children, launch
 
 
-def test_a_table_of_all_parts():
-    flags = ["--init_channels=2", "--num_cells=1", "--image_size=8", "--repeats=1"]
-    result = launch("benchmark", *flags, "--batch_size=4")
+def _rows(*flags):
+    """The cells of each row of the table of a small benchmark."""
+    flags = ["--init_channels=2", "--num_cells=1", "--image_size=8", *flags]
+    result = launch("benchmark", "--repeats=1", "--batch_size=4", *flags)
     assert result.returncode == 0, result.stderr
-    rows = [
-        [cell.strip() for cell in line.split("|")[1:-1]]
-        for line in result.stdout.splitlines()
-    ]
+    lines = result.stdout.splitlines()[2:]
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+
+
+def test_a_table_of_a_search():
+    rows = _rows("--part=search")
     steps = ["weights", "alphas", "penalised alphas"]
-    fit = ["input gradient", "standard", "pgd"]
-    expected = [
-        [part, kind]
-        for part, kinds in (("search", steps), ("fit", fit))
-        for kind in kinds
-    ]
-    assert [row[:2] for row in rows[2:]] == expected
-    nodes = [int(row[2].replace(",", "")) for row in rows[2:]]
+    assert [row[:2] for row in rows] == [["search", step] for step in steps]
+    assert all(float(value) > 0 for row in rows for value in row[3:])
+
+
+def test_a_table_of_a_fit_that_saves_memory():
+    rows = _rows("--part=fit", "--recompute_cells=true")
+    steps = [f"{kind}, recomputed" for kind in ("input gradient", "standard", "pgd")]
+    assert [row[:2] for row in rows] == [["fit", step] for step in steps]
+    nodes = [int(row[2].replace(",", "")) for row in rows]
     # The attack is a loop, not as many copies of the network as it has steps.
-    assert nodes[5] < nodes[4] + 2 * nodes[3]
-    assert all(float(value) > 0 for row in rows[2:] for value in row[3:])
-
-
-def test_rows_that_save_memory():
-    flags = ["--init_channels=2", "--num_cells=1", "--image_size=8", "--repeats=1"]
-    flags += ["--part=fit", "--recompute_cells=true"]
-    result = launch("benchmark", *flags, "--batch_size=4")
-    assert result.returncode == 0, result.stderr
-    steps = [line.split(" | ")[1] for line in result.stdout.splitlines()[2:]]
-    kinds = "input gradient", "standard", "pgd"
-    assert steps == [f"{kind}, recomputed" for kind in kinds]
+    assert nodes[2] < nodes[1] + 2 * nodes[0]
 
 
 def test_a_killed_benchmark_leaves_no_process_behind():

@@ -1,3 +1,4 @@
+import signal
 import subprocess
 import sys
 
@@ -34,3 +35,60 @@ def test_standard_error_is_held_back_and_shown_where_the_body_fails(last, expect
         text=True,
     )
     assert result.stderr.splitlines() == expected
+
+
+STARTING = """
+import os, sys
+import console
+
+with console.starting():
+    os.write(2, b"held\\n")
+    {last}
+print(os.environ["MPLBACKEND"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("last", "code", "lines"),
+    [
+        ("pass", 0, []),
+        (
+            f"os.kill(os.getpid(), {signal.SIGINT:d})",
+            130,
+            ["interrupted: nothing was run yet."],
+        ),
+    ],
+)
+def test_an_interruption_while_a_launcher_starts_is_one_line(last, code, lines):
+    result = subprocess.run(
+        [sys.executable, "-c", STARTING.format(last=last)],
+        cwd=ROOT / "launch",
+        env={"MPLBACKEND": "foo"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == code
+    assert result.stderr.splitlines() == lines
+    assert result.stdout == ("" if code else "agg\n")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("KERAS_BACKEND", "jax", "KERAS_BACKEND is 'jax'; unset KERAS_BACKEND"),
+        ("TF_USE_LEGACY_KERAS", "1", "asks TensorFlow for Keras 2; unset"),
+    ],
+)
+def test_an_environment_for_another_keras_is_refused_in_one_line(
+    variable, value, words
+):
+    result = subprocess.run(
+        [sys.executable, "launch/search.py", "--help"],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT), variable: value},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: advrush_tf needs Keras") and words in line

@@ -4,6 +4,8 @@ import pytest
 
 from support.processes import assert_is_one_error, launch
 
+SMALL = ("--dataset=digits", "--num_cells=1", "--init_channels=1")
+
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
@@ -15,13 +17,13 @@ from support.processes import assert_is_one_error, launch
         (["--beta=6"], "--beta has no use with --objective=pgd"),
         (["--genotype=no_such"], "ADVRUSH"),
         (["--dataset=no_such_set"], "no_such_set"),
-        (["--dataset=digits", "--workdir=setup.py/x", "--num_cells=2"], "--workdir"),
+        ([*SMALL, "--workdir=setup.py/x"], "--workdir"),
         (["extra"], "extra"),
         (["--workdir="], "must name a folder"),
     ],
 )
-def test_bad_input_is_one_line_and_code_2(arguments, words):
-    assert_is_one_error(launch("fit", *arguments), words)
+def test_bad_input_is_one_line_and_code_2(arguments, words, launchers):
+    assert_is_one_error(launchers.run("fit", *arguments), words)
 
 
 def test_a_dry_run_with_fractions(tmp_path):

@@ -4,7 +4,9 @@ import sys
 
 import pytest
 
-from support.processes import ROOT, assert_is_one_error, launch
+from support.processes import ROOT, assert_is_one_error
+
+SMALL = ("--dataset=digits", "--num_cells=1", "--init_channels=1")
 
 
 @pytest.mark.parametrize(
@@ -15,7 +17,7 @@ from support.processes import ROOT, assert_is_one_error, launch
         (["--epochs=0"], "--epochs is 0"),
         (["--dataset=digits", "--num_cells=8", "--num_nodes=0"], "--num_nodes"),
         (["--dataset=no_such_set"], "no_such_set"),
-        (["--dataset=digits", "--workdir=setup.py/x", "--num_cells=2"], "--workdir"),
+        ([*SMALL, "--workdir=setup.py/x"], "--workdir"),
         (["extra"], "extra"),
         (["--strategy=all"], "<none|mirrored|multiworker>"),
         (["--dry_run", "--strategy=mirrored"], "--dry_run measures on one device"),
@@ -33,8 +35,8 @@ from support.processes import ROOT, assert_is_one_error, launch
         ),
     ],
 )
-def test_bad_input_is_one_line_and_code_2(arguments, words):
-    assert_is_one_error(launch("search", *arguments), words)
+def test_bad_input_is_one_line_and_code_2(arguments, words, launchers):
+    assert_is_one_error(launchers.run("search", *arguments), words)
 
 
 def test_what_tensorflow_writes_at_its_start_does_not_bury_the_error():

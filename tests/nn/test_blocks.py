@@ -164,3 +164,11 @@ def test_half_precision_keeps_the_variables_in_float32(case, x, training):
     exact.set_weights(layer.get_weights())
     reference = exact(tf.cast(x, tf.float32), training=training)
     np.testing.assert_allclose(y, reference, atol=0.03)
+
+
+def test_dense_layers_start_as_pytorchs():
+    dense, limit = blocks.build_dense(300, 64, "float32", "classifier"), 1 / 8
+    for values in (dense.kernel.numpy(), dense.bias.numpy()):
+        assert 0.98 * limit < np.abs(values).max() <= limit
+        assert values.std() == pytest.approx(limit / np.sqrt(3), rel=0.1)
+    assert abs(np.corrcoef(dense.kernel[0], dense.bias)[0, 1]) < 0.3

@@ -198,7 +198,8 @@ def test_crafted_images_are_the_same():
             )
 
         crafted.append(tf.function(craft)())
-    np.testing.assert_array_equal(*crafted)
+    # All but pixels whose slope is zero up to rounding, which has any sign.
+    assert np.mean(np.abs(crafted[0] - crafted[1]) < 1e-6) > 0.99
     assert np.max(np.abs(crafted[0] - x)) > 0.01
 
 

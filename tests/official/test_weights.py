@@ -301,14 +301,15 @@ USUAL = np.sqrt(np.mean([(DEVIATION[n][0] / DEVIATION[n][1]) ** 2 for n in NAMES
 
 
 def _allowed(name):
-    """Three times PyTorch's own deviation in float32 (see `times`)."""
+    """Three or four times PyTorch's own deviation in float32 (see `times`)."""
     deviation, largest = DEVIATION[name]
     # Every alpha's gradient is a sum over all pixels of products that nearly cancel.
     # TensorFlow adds up in float32, PyTorch in float64: over eight batches like this
     # one PyTorch deviates by 3e-7 to 5e-7 (where no kink turns; in two one did), we by
     # 7e-7 to 1.6e-6, and with the gradients of convolutions and normalisations in
     # float64 by 4e-7 to 8e-7. To add up in parts takes time and gained nothing.
-    times = 4 if name == "grad_train_alphas_normal" else 3
+    # Products with the Hessian are within 3 on some processors, 3.5 on others.
+    times = 4 if name in ("grad_train_alphas_normal", "hvp/hv") else 3
     return times * max(deviation, USUAL * largest)
 
 

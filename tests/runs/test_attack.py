@@ -1,4 +1,3 @@
-import json
 import shutil
 
 import attrs
@@ -10,7 +9,6 @@ from advrush_tf.data.dataset import load_dataset
 from advrush_tf.errors import UserError
 from advrush_tf.runs.attack import run_attack
 from advrush_tf.runs.attack_settings import AttackSettings
-from support.processes import kill_and_resume
 from support.workdirs import assert_tree
 
 SMALL = {
@@ -64,7 +62,7 @@ def test_the_numbers_are_those_of_the_stored_images(models, finished):
     workdir, results, _ = finished
     model = keras.models.load_model(models / "model.keras")
     data = load_dataset("digits")
-    x, y = data.test.images[:60] / np.float32(255), data.test.labels[:60]
+    x, y = data.test.drawn(60, 0).unit_arrays()
     clean = np.argmax(model(x, training=False), -1) == y
     assert results["clean"]["accuracy"] == pytest.approx(clean.mean())
     robust = clean.copy()
@@ -110,31 +108,6 @@ def test_crafting_for_others_as_well_breaks_the_same_images(models, finished, tm
     assert {name: rows[0][0] for name, rows in matrix.items()} == own
 
 
-def test_killed_and_resumed_gives_the_same_numbers(models, finished, tmp_path):
-    flags = {
-        **SMALL,
-        "model": models / "model.keras",
-        "source_model": models / "other.keras",
-    }
-    mark = "trials/0_pgd5_1of10.npz"
-    kill_and_resume("attack", flags, tmp_path, "results.json", mark)
-    results = json.loads((tmp_path / "results.json").read_text())
-    assert plain(results) == plain(finished[1])
-
-
-def plain(results):
-    """Results without times, which differ from run to run."""
-    attacks = [{**attack, "seconds": 0} for attack in results["attacks"]]
-    return {**results, "attacks": attacks, "seconds": 0}
-
-
-def test_a_finished_evaluation_is_told_again(models, finished):
-    workdir, results, _ = finished
-    chosen, lines = settings(models, source_model=str(models / "other.keras")), []
-    assert run_attack(chosen, workdir, log=lines.append) == results
-    assert "finished" in lines[0]
-
-
 def test_another_model_of_the_same_name_is_refused(models, finished, tmp_path):
     shutil.copytree(finished[0], tmp_path / "run")
     model = tmp_path / "model.keras"
@@ -147,19 +120,6 @@ def test_another_model_of_the_same_name_is_refused(models, finished, tmp_path):
     shutil.copy(models / "other.keras", model)
     with pytest.raises(UserError, match="sha256 is"):
         run_attack(chosen, tmp_path / "run")
-
-
-def test_damaged_trials_and_results_are_one_clear_line(models, tmp_path):
-    chosen = settings(models, attacks="fgsm", epsilons="", checks=False)
-    chosen = attrs.evolve(chosen, epsilons=())
-    run_attack(chosen, tmp_path, log=lambda line: None)
-    (tmp_path / "results.json").write_text("{}")
-    with pytest.raises(UserError, match=r"results.json is damaged .* Delete it"):
-        run_attack(chosen, tmp_path)
-    (tmp_path / "results.json").unlink()
-    (tmp_path / "trials" / "0_fgsm_1of10.npz").write_bytes(b"no")
-    with pytest.raises(UserError, match=r"fgsm_1of10.npz is damaged .* Delete it"):
-        run_attack(chosen, tmp_path, log=lambda line: None)
 
 
 def test_a_model_of_other_data_is_refused(models, tmp_path):

@@ -1,6 +1,5 @@
 import json
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ from advrush_tf.data.pipeline import evaluation_batches
 from advrush_tf.errors import UserError, WorkerLostError
 from advrush_tf.runs import devices as devices_module
 from advrush_tf.runs.devices import Devices, StrategyName
+from support.meetings import on_two_workers
 from support.replicas import MOST
 
 
@@ -32,9 +32,8 @@ def test_one_device_changes_nothing():
     assert devices.distribute(lambda part: part) == (0, 1)
     assert devices.local == {"": (0, 1)}
     devices.check(7, jit_compile=True)
-    devices.agree({"seed": 1})
-    assert devices.from_all(b"said") == [b"said"]
-    assert devices.from_chief(lambda: b"said") == b"said"
+    assert devices.gather(5) == [5]
+    assert devices.from_chief(lambda: 5) == 5
 
 
 def test_mirrored_uses_all_parts_of_a_processor():
@@ -149,29 +148,38 @@ def test_workers_that_cannot_be_joined_are_told_of(cluster, monkeypatch):
         Devices(StrategyName.MULTIWORKER)
 
 
-@pytest.mark.parametrize(
-    "messages",
-    [(b"", b""), (b"done", b""), (b"\0a\0", b"longer than a piece of 12 bytes")],
-)
-def test_messages_of_any_lengths_reach_all_workers(messages, monkeypatch):
-    # Workers are threads here, and their numbers meet in a list.
-    monkeypatch.setattr(devices_module, "_PIECE", 3)
-    meeting, rows = threading.Barrier(2), [None, None]
+def test_a_refusal_on_one_worker_is_one_on_all():
+    def refuse():
+        raise UserError("No such file.")
 
-    def from_all(index):
-        def gather(row):
-            rows[index] = row
-            meeting.wait(60)
-            gathered = np.stack(rows)
-            meeting.wait(60)
-            return gathered
+    def run(devices):
+        devices.together(lambda: None)
+        sentences = []
+        for act in (
+            lambda: devices.on_chief(refuse),
+            lambda: devices.together(lambda: devices.chief or refuse()),
+        ):
+            with pytest.raises(UserError) as caught:
+                act()
+            sentences.append(str(caught.value))
+        return sentences
 
-        devices = Devices()
-        devices.worker, devices._gather = (index, 2), gather
-        return devices.from_all(messages[index])
+    told = "Worker {} has refused the run; its output says why."
+    here = "No such file."
+    assert on_two_workers(run) == [[here, told.format(1)], [told.format(0), here]]
 
-    with ThreadPoolExecutor(2) as threads:
-        assert list(threads.map(from_all, range(2))) == [[*messages]] * 2
+
+def test_the_chief_acts_once_all_have_come_and_before_any_goes_on():
+    events = []
+
+    def run(devices):
+        events.append("come")
+        devices.on_chief(lambda: events.append("act"))
+        events.append("gone")
+        return devices.from_chief(lambda: 7 + devices.worker[0])
+
+    assert on_two_workers(run) == [7, 7]
+    assert events == ["come", "come", "act", "gone", "gone"]
 
 
 def test_waiting_for_workers_ends(cluster, monkeypatch, capsys):

@@ -10,6 +10,7 @@ from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.attacks.sanity_checks import Code
 from advrush_tf.attacks.sanity_probes import Probed
 from advrush_tf.runs.evaluation import as_json
+from advrush_tf.runs.evaluation_report import markdown
 from advrush_tf.statistics import wilson
 from support.evaluations import evaluation
 
@@ -31,6 +32,15 @@ def test_the_headline_is_right_before_and_after_every_attack(results):
     assert results["settings"]["sha256"] == ["ab", "cd"]
     assert results["versions"]["keras"] == importlib.metadata.version("keras")
     assert json.loads(json.dumps(results)) == results
+
+
+def test_the_split_is_the_one_that_was_used(results):
+    assert results["split"] == "test"
+    evaluated = evaluation()
+    dataset = dataclasses.replace(evaluated.dataset, test_split="validation")
+    validated = as_json(dataclasses.replace(evaluated, dataset=dataset))
+    assert validated["split"] == "validation"
+    assert "4 images of the validation split" in markdown(validated)
 
 
 def test_attacks_tell_their_accuracy_after_each_member(results):
@@ -85,12 +95,12 @@ def test_transfer_has_a_row_a_source_and_a_column_a_target(results):
     assert matrices["autoattack"] == [[0.25, 0.75], [0.75, 0.0]]
 
 
-def test_doubts_are_those_of_the_model_and_of_the_outcome(results):
-    codes = [doubt["code"] for doubt in results["warnings"]]
+def test_warnings_are_the_findings_on_the_model_and_the_outcome(results):
+    codes = [warning["code"] for warning in results["warnings"]]
     assert codes == ["zero_gradients", "few_images"]
 
 
-def test_what_the_doubts_of_the_outcome_look_at():
+def test_findings_on_the_outcome_look_at_these_numbers():
     evaluated = evaluation()
     # A transferred image was broken that no gradient attack broke.
     broken, blind = evaluated._broken_by_attack()

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from advrush_tf.runs import evaluation_report
 from advrush_tf.runs.evaluation_report import markdown, print_summary, write_report
 from advrush_tf.statistics import wilson
 from support.evaluations import CLEAN, X, Y, evaluation
@@ -23,6 +24,19 @@ def test_results_and_table_are_files(written):
     assert json.loads((workdir / "results.json").read_text()) == results
     table = (workdir / "results.md").read_text().strip()
     assert table in "\n".join(lines)
+
+
+def test_a_figure_that_fails_loses_no_number(tmp_path, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr(evaluation_report.figures, "draw_robustness_curves", fail)
+    with pytest.raises(RuntimeError, match="no font"):
+        write_report(evaluation(), tmp_path, print)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["clean"]["accuracy"] == np.mean(CLEAN)
+    # Which marks the end: the next run draws the figures.
+    assert not (tmp_path / "results.md").exists()
 
 
 def test_images_are_kept_by_model_attack_and_epsilon(written):

@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
-from advrush_tf.runs.fit_record import FitRecord, accuracies, epoch_line, print_summary
+from advrush_tf.runs.fit_record import (
+    FitRecord,
+    accuracies,
+    draw_record,
+    epoch_line,
+    print_summary,
+)
 from advrush_tf.runs.fit_settings import Selection
 from advrush_tf.runs.table import accuracy_text
 
@@ -39,6 +46,15 @@ def test_a_record_survives_its_notes():
     again = FitRecord.from_notes(notes)
     assert again == record
     assert not again.add(row(2, 0.5, 0.2), Selection.ROBUST)
+
+
+def test_curves_that_are_missing_are_drawn_from_the_report(tmp_path):
+    draw_record({"history": ROWS, "best": ROWS[3]}, tmp_path)
+    path = tmp_path / "curves.png"
+    assert imread(path).std() > 0.05
+    path.write_text("there already")
+    draw_record({"history": ROWS, "best": ROWS[3]}, tmp_path)
+    assert path.read_text() == "there already"
 
 
 def test_the_line_of_an_epoch():

@@ -1,13 +1,23 @@
 import functools
+import os
+import signal
 import sys
 
 import attrs
 import pytest
+import tensorflow as tf
 from absl import flags
 
 from advrush_tf.attacks.geometry import Radius
 from advrush_tf.errors import NonFiniteLossError, UserError
-from advrush_tf.runs.flags import define_settings, parse_flags, run
+from advrush_tf.runs.flags import (
+    define_data_dir,
+    define_paths,
+    define_settings,
+    define_workdir,
+    parse_flags,
+    run,
+)
 from advrush_tf.runs.settings import RADIUS, Precision, Settings, gt, setting
 
 
@@ -15,7 +25,16 @@ from advrush_tf.runs.settings import RADIUS, Precision, Settings, gt, setting
 def values(monkeypatch):
     """Flags of this test alone: those that it defines and those that it parses."""
     values = flags.FlagValues()
-    for name in ("DEFINE", "DEFINE_bool", "DEFINE_list", "DEFINE_multi_string"):
+    for name in (
+        *(
+            "DEFINE",
+            "DEFINE_bool",
+            "DEFINE_list",
+            "DEFINE_multi",
+            "DEFINE_multi_string",
+        ),
+        "register_validator",
+    ):
         define = functools.partial(getattr(flags, name), flag_values=values)
         monkeypatch.setattr(flags, name, define)
     monkeypatch.setattr(flags, "FLAGS", values)
@@ -101,6 +120,21 @@ def test_flags_that_cannot_be_read_are_one_line(given, argument, words, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert words in error
+
+
+def test_paths_begin_in_the_home_folder(values, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", "/home/me")
+    define_workdir("runs/x")
+    define_data_dir()
+    define_paths("run", "Runs.")
+    names = ["--workdir=~/a", "--data_dir=~", "--run=~/b", "--run=c"]
+    parse_flags(["program", *names])
+    assert (values.workdir, values.data_dir) == ("/home/me/a", "/home/me")
+    assert values.run == ["/home/me/b", "c"]
+    with pytest.raises(SystemExit):
+        parse_flags(["program", "--workdir=~nosuchuser/x"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--workdir" in line and "write ./~nosuchuser/x for a folder" in line
 
 
 def test_flags_are_set_and_the_rest_is_returned(numbers):
@@ -219,6 +253,60 @@ def test_a_run_without_errors_ends_with_code_0(monkeypatch, capsys):
 )
 def test_errors_are_one_line_and_a_code(monkeypatch, capsys, error, code, line):
     assert _ending(monkeypatch, capsys, _raising(error)) == (code, line)
+
+
+class Ended(BaseException):
+    """Takes the place of a process' end."""
+
+
+def _interrupting(then):
+    def body():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            raise then from None
+
+    return body
+
+
+@pytest.mark.parametrize(
+    "then",
+    # What TensorFlow makes of an exception in a callback, and what we make of that.
+    [
+        KeyboardInterrupt(),
+        tf.errors.UnknownError(None, None, "x"),
+        UserError("Damaged"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_interruption_is_one_line_and_code_130(
+    values, monkeypatch, capsys, tmp_path, then
+):
+    def end(code):
+        raise Ended(code)
+
+    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr(sys, "argv", ["program", f"--workdir={tmp_path}"])
+    define_workdir("runs/x")
+    with pytest.raises(Ended, match="130"):
+        run(_interrupting(then))
+    assert capsys.readouterr().err == (
+        f"interrupted: what was saved in {tmp_path} is kept, and the same command goes "
+        "on there.\n"
+    )
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("8 EiB"), tf.errors.ResourceExhaustedError(None, None, "OOM")],
+    ids=lambda error: type(error).__name__,
+)
+def test_too_little_memory_is_one_line(monkeypatch, capsys, error):
+    code, line = _ending(monkeypatch, capsys, _raising(error))
+    assert code == 2
+    assert line.startswith(f"error: there is not enough memory ({type(error).__name__}")
+    assert line.count("\n") == 1
 
 
 def test_an_argument_that_is_no_flag_is_refused_before_anything_runs(

@@ -7,6 +7,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from advrush_tf.genotypes.genotype import random_genotype
 from advrush_tf.landscape.architectures import SampledGenotype
+from advrush_tf.runs import inspection
 from advrush_tf.runs.inspection import (
     ModelCurvature,
     as_json,
@@ -105,6 +106,18 @@ def test_results_and_table_are_files(written):
     assert (workdir / "inspection.md").read_text().strip() in text
     for name in ("curvature", "spectra", "eigenvalues", "surfaces", "cuts"):
         assert str(workdir / f"{name}.png") in text
+
+
+def test_a_figure_that_fails_loses_no_number(tmp_path, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr(inspection.curvature_figures, "draw_curvature", fail)
+    with pytest.raises(RuntimeError, match="no font"):
+        _write(tmp_path, [])
+    assert set(json.loads((tmp_path / "inspection.json").read_text())["models"])
+    # Which marks the end: the next run draws the figures.
+    assert not (tmp_path / "inspection.md").exists()
 
 
 def test_correlations_are_those_of_the_ranks(written):

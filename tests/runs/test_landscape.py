@@ -18,9 +18,11 @@ SMALL_SEARCH = {
     "dataset": "digits",
     "epochs": 2,
     "warmup_epochs": 1,
-    "init_channels": 2,
+    "init_channels": 1,
     "num_cells": 1,
-    "num_nodes": 2,
+    "num_nodes": 1,
+    "stem_multiplier": 1,
+    "primitives": ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3"),
     "batch_size": 256,
 }
 SMALL = {
@@ -131,45 +133,23 @@ def test_searches_of_one_name_are_told_apart(search, tmp_path):
         assert str(run) in line and f"{stem}.png" in line
 
 
-def test_an_interrupted_inspection_ends_as_one_that_was_not(
+def test_genotypes_sampled_before_an_interruption_are_not_sampled_again(
     finished, settings, tmp_path, monkeypatch
 ):
-    measured = landscape_run.ArchitectureSampler.measure
+    folder = shutil.copytree(finished[0] / "measured", tmp_path / "measured")
+    rows = json.loads((folder / "sampled.json").read_text())
+    (folder / "sampled.json").write_text(json.dumps(rows[:2]))
+    measure, seeds = landscape_run.ArchitectureSampler.measure, []
 
-    def interrupted(self, genotype, seed=None):
-        if seed == 2:
-            raise KeyboardInterrupt
-        return measured(self, genotype, seed)
+    def measured(self, genotype, seed=None):
+        seeds.append(seed)
+        return measure(self, genotype, seed)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(landscape_run.ArchitectureSampler, "measure", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            landscape_run.run_landscape(settings, tmp_path, log=_quiet)
-    # What was measured is not measured again.
-    monkeypatch.setattr(landscape_run, "loss_surface", None)
+    monkeypatch.setattr(landscape_run.ArchitectureSampler, "measure", measured)
+    for done in ("measure_curvature", "train_paths"):
+        monkeypatch.setattr(landscape_run, done, None)
     results = landscape_run.run_landscape(settings, tmp_path, log=_quiet)
-    assert results == finished[1]
-
-
-def test_a_finished_inspection_is_told_again(finished, settings):
-    workdir, results, _ = finished
-    lines = []
-    again = landscape_run.run_landscape(settings, workdir, log=lines.append)
-    assert again == results
-    assert any("finished inspection" in line for line in lines)
-
-
-def test_damaged_measurements_are_made_anew(finished, settings, tmp_path):
-    (tmp_path / "measured").mkdir()
-    source = finished[0] / "measured"
-    shutil.copytree(source / "paths", tmp_path / "measured" / "paths")
-    for path in source.glob("*.*"):
-        (tmp_path / "measured" / path.name).write_bytes(path.read_bytes())
-    damaged = tmp_path / "measured" / "model_0.npz"
-    damaged.write_bytes(damaged.read_bytes()[:50])
-    lines = []
-    results = landscape_run.run_landscape(settings, tmp_path, log=lines.append)
-    assert any("model_0.npz is damaged" in line for line in lines)
+    assert seeds == [2, 3, None]
     assert results == finished[1]
 
 

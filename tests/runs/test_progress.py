@@ -1,5 +1,6 @@
 import errno
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -55,6 +56,28 @@ def _fit(bar, epochs=2, steps=3):
         verbose=0,
         callbacks=[bar],
     )
+
+
+def test_files_elsewhere_are_not_the_workdirs_fault(tmp_path):
+    workdir = tmp_path / "run"
+    own = OSError(errno.EACCES, "Permission denied", str(workdir / "a.npz"))
+    assert write_failure(workdir, own).startswith(f"Writing to {workdir} failed")
+    other = OSError(errno.ENOSPC, "No space left on device", "/tmp/x")
+    assert write_failure(workdir, other).startswith(
+        "/tmp/x cannot be used: No space left on device."
+    )
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no full device")
+def test_an_output_that_is_full_is_one_clear_line(monkeypatch):
+    with open("/dev/full", "w") as full, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", full)
+        with pytest.raises(
+            UserError, match=r"output cannot be written \(No space left"
+        ):
+            print_line("x")
+        # What Python holds back is not written once more.
+        full.flush()
 
 
 def test_a_terminal_shows_a_bar_for_each_epoch_and_evaluation(monkeypatch, bars):

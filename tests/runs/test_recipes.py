@@ -1,10 +1,13 @@
+import numpy as np
 import pytest
 
 from advrush_tf.attacks.pgd import SignAscent, Start
-from advrush_tf.fit.objectives import MART, PGD, TRADES, ObjectiveName, Standard
+from advrush_tf.fit.objectives import FGSMRS, MART, PGD, TRADES, Standard
 from advrush_tf.nn.cell_network import Stem
+from advrush_tf.runs.fit import make_model, make_schedule
 from advrush_tf.runs.fit_settings import Schedule, Selection
 from advrush_tf.runs.recipes import fit_settings
+from support.small_networks import tiny_network
 
 
 def test_the_official_pgd_recipe():
@@ -36,11 +39,34 @@ def test_recipes_of_the_papers():
     assert fit_settings("trades").make_objective() == TRADES(
         epsilon=0.031, step_size=0.01, steps=7, beta=6.0
     )
-    assert fit_settings("mart").make_objective() == MART(beta=5.0)
-    fast = fit_settings("fgsm_rs")
-    objective = ObjectiveName.FGSM_RS.objective()
-    assert fast.make_objective() == objective
-    assert fast.schedule is Schedule.ONE_CYCLE
+    assert fit_settings("mart").make_objective() == MART(
+        epsilon=0.031, step_size=0.007, steps=10, start=Start.GAUSSIAN, beta=5.0
+    )
+    assert fit_settings("fgsm_rs").make_objective() == FGSMRS(
+        epsilon=8 / 255, step_size=10 / 255, steps=1, start=Start.UNIFORM
+    )
+
+
+def test_marts_optimizer_and_its_rate():
+    settings = fit_settings("mart")
+    assert (settings.batch_size, settings.epochs) == (128, 120)
+    assert (settings.weight_l2, settings.clip_norm) == (3.5e-3, 0.0)
+    schedule = make_schedule(settings, steps_per_epoch=3)
+    # The rates of its epochs 1, 74, 75, 89, 90, 99, 100 and 120.
+    starts = 3 * np.array([0, 73, 74, 88, 89, 98, 99, 119])
+    rates = 0.01 * np.array([1, 1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    np.testing.assert_allclose([schedule(s) for s in starts], rates, rtol=1e-5)
+    assert make_model(settings, tiny_network(), 3).optimizer.clip_norm is None
+
+
+def test_the_fast_recipe_is_that_of_cifar():
+    settings = fit_settings("fgsm_rs")
+    assert (settings.batch_size, settings.epochs) == (128, 15)
+    assert (settings.weight_l2, settings.clip_norm) == (5e-4, 0.0)
+    assert settings.normalise
+    assert settings.schedule is Schedule.ONE_CYCLE
+    schedule = make_schedule(settings, steps_per_epoch=10)
+    np.testing.assert_allclose([schedule(s) for s in (0, 75, 120)], [0, 0.2, 0.08])
 
 
 def test_the_imagenet_recipe_of_darts():

@@ -2,16 +2,19 @@
 
 import errno
 import json
+from types import SimpleNamespace
 
 import attrs
 import numpy as np
 import pytest
 
+from advrush_tf.data.array_examples import ArrayExamples
 from advrush_tf.data.dataset import load_dataset
 from advrush_tf.errors import UserError
-from advrush_tf.runs.devices import Devices
+from advrush_tf.runs import run as run_module
 from advrush_tf.runs.run import Run, explained_writes
 from advrush_tf.runs.settings import Settings, setting
+from support.meetings import on_two_workers
 from support.tiny_search import tiny_compiled
 
 
@@ -52,6 +55,26 @@ def test_writes_that_fail_are_one_clear_line_once_the_workdir_is_open(tmp_path):
         full_disk()
 
 
+def test_classes_without_images_are_named(tmp_path):
+    dataset, lines = load_dataset("digits"), []
+    labels = np.arange(10)
+    run = Run(Small(), tmp_path, log=lines.append)
+    run.name_missing_classes(dataset, dataset.train, "training images")
+    assert not lines
+    some = ArrayExamples(dataset.train.images[:10], np.where(labels > 7, 0, labels))
+    run.name_missing_classes(dataset, some, "held-out images")
+    run.name_missing_classes(dataset, SimpleNamespace(labels=None), "images")
+    (line,) = lines
+    assert "Among the 10 held-out images is none of 2 of 10 classes (8, 9)" in line
+
+
+def test_data_in_an_order_of_its_own_are_named(tmp_path, monkeypatch):
+    dataset, lines = SimpleNamespace(train=SimpleNamespace(ordered=True)), []
+    monkeypatch.setattr(run_module, "load_dataset", lambda *_: dataset)
+    Run(Small(), tmp_path, log=lines.append).load_dataset("sorted", None)
+    assert "warning: data set sorted is stored in an order" in lines[0]
+
+
 def test_other_errors_pass_through(tmp_path):
     with pytest.raises(KeyboardInterrupt), Run(Small(), tmp_path) as run:
         run.open()
@@ -68,11 +91,13 @@ def test_a_finished_run_is_shown_again(tmp_path):
         run.open()
         assert run.finished("report.json", print_summary, "game") is None
         (tmp_path / "report.json").write_text('{"score": 7}')
+        assert run.finished("report.json", print_summary, "game", "end") is None
         assert run.finished("report.json", print_summary, "game") == {"score": 7}
     assert lines == [f"{tmp_path} holds a finished game.", f"7 in {tmp_path}"]
-    (tmp_path / "report.json").write_text("{}")
-    with pytest.raises(UserError, match=r"report\.json is damaged .* Delete it"):
-        run.finished("report.json", print_summary, "game")
+    for damaged in ("{", "[]", "{}"):
+        (tmp_path / "report.json").write_text(damaged)
+        with pytest.raises(UserError, match=r"report\.json is damaged .* Delete it"):
+            run.finished("report.json", print_summary, "game")
 
 
 def test_a_run_is_restored_from_its_newest_checkpoint(tmp_path):
@@ -89,14 +114,64 @@ def test_a_run_is_restored_from_its_newest_checkpoint(tmp_path):
     assert lines == [f"Resuming {tmp_path} after epoch 2 of 5."]
 
 
-def test_workers_compare_settings_and_data_and_the_chief_alone_logs(tmp_path):
-    compared, lines = [], []
-    devices = Devices()
-    devices.chief, devices.agree = False, compared.append
-    with Run(Small(), tmp_path, devices, lines.append) as run:
-        dataset = run.load_dataset("digits", None)
-        run.agree(dataset, genotype="x")
-        run.log("not heard")
-    expected = {"size": 3, "genotype": "x"} | load_dataset("digits").facts()
-    assert compared == [expected]
-    assert lines == []
+def test_workers_compare_settings_data_and_workdir_and_the_chief_alone_logs(tmp_path):
+    lines = []
+
+    def refusal(small, workdir, **also):
+        """Returns what each worker is refused for, if the second has these."""
+
+        def run(devices):
+            given = (Small(), tmp_path / "run", {"also": [1]})
+            own = (small, tmp_path / workdir, also)
+            settings, folder, extra = given if devices.chief else own
+            try:
+                with Run(settings, folder, devices, lines.append) as run:
+                    run.agree(run.load_dataset("digits", None), **extra)
+                    run.log("agreed")
+            except UserError as error:
+                return str(error)
+            return None
+
+        return on_two_workers(run)
+
+    assert refusal(Small(), "run", also=(1,)) == [None, None]
+    assert lines == ["agreed"]
+    # A file of another start is not the chief's.
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / ".start_0.json").write_text("{}")
+    there = "Worker 1 has refused the run; its output says why."
+    for small, workdir, also, words in (
+        (Small(4), "run", 1, "Worker 1 (here) has other settings than the chief"),
+        (Small(4), "run", 1, "size is 3 there and 4 here"),
+        (Small(), "run", 2, "also is [1] there and [2] here"),
+        (Small(), "other", 1, "Worker 1 does not see what the chief writes to"),
+    ):
+        chief, other = refusal(small, workdir, also=(also,))
+        assert chief == there
+        assert words in other
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_workers_restore_the_checkpoint_that_the_chief_found_and_read_its_report(
+    tmp_path,
+):
+    model = tiny_compiled()
+    with Run(Small(), tmp_path) as run:
+        run.open()
+        for epoch in (1, 2):
+            run.store.save(model, epoch, {"best": epoch})
+    (tmp_path / "late.json").write_text("{}")
+
+    def resume(devices):
+        with Run(Small(), tmp_path, devices, lambda line: None) as run:
+            if not devices.chief:
+                # Storage that shows files late.
+                run.store.find = pytest.fail
+            found = run.finished("late.json", lambda *a: None, "game")
+            report = run.conclude(
+                "report.json",
+                lambda: (tmp_path / "report.json").write_text(f"{devices.worker[0]}"),
+            )
+            return run.restore(model, 5), found, report
+
+    assert on_two_workers(resume) == [((2, {"best": 2}), {}, 0)] * 2

@@ -10,12 +10,6 @@ from advrush_tf.runs import search as search_run
 from advrush_tf.runs.run import Run
 from advrush_tf.runs.search_settings import SearchSettings
 from advrush_tf.search.history import read_history
-from support.processes import (
-    assert_same_last_checkpoint,
-    kill_and_resume,
-    kill_at,
-    kill_while_writing,
-)
 from support.tiny_search import tiny_compiled
 from support.workdirs import assert_tree
 
@@ -97,28 +91,6 @@ LOGGED = (
 )
 
 
-def test_killed_and_resumed_equals_uninterrupted(finished, tmp_path):
-    workdir, scratch = tmp_path / "run", tmp_path / "scratch"
-    scratch.mkdir()
-    # Before there is a checkpoint, while one is written, and after one.
-    kill_at("search", SMALL, workdir, "settings.json")
-    kill_while_writing("search", SMALL, workdir, "epoch_0001.npz", scratch)
-    kill_and_resume("search", SMALL, workdir, "genotype.json")
-    assert_same_last_checkpoint(finished[0], workdir)
-    texts = [(w / "genotype.json").read_text() for w in (finished[0], workdir)]
-    assert texts[0] == texts[1]
-
-
-def test_a_full_disk_is_one_clear_line(finished, monkeypatch):
-    def full(*args):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(search_run, "draw_cells", full)
-    with pytest.raises(UserError, match="No space left on device"):
-        search_run.run_search(SearchSettings(**SMALL), finished[0], log=lambda line: 0)
-    assert Genotype.load(finished[0] / "genotype.json")
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -128,7 +100,7 @@ def test_a_full_disk_is_one_clear_line(finished, monkeypatch):
     ],
 )
 def test_unfit_data_and_settings_are_refused(tmp_path, changes, words):
-    settings = SearchSettings(dataset="digits", **changes)
+    settings = SearchSettings(**SMALL | changes)
     with pytest.raises(UserError, match=words):
         search_run.run_search(settings, tmp_path / "a")
     assert not (tmp_path / "a").exists()

@@ -67,6 +67,33 @@ def test_an_image_size_is_more_than_0(make):
         make(0)
 
 
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (SearchSettings, "dataset"),
+        (FitSettings, "dataset"),
+        (FitSettings, "genotype"),
+        (AttackSettings, "dataset"),
+        (AttackSettings, "model"),
+        (LandscapeSettings, "dataset"),
+        (functools.partial(AttackSettings, model="m"), "source_model"),
+        (LandscapeSettings, "model"),
+    ],
+)
+def test_a_tilde_in_a_path_is_the_home_folder(make, name, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    several = name == "source_model" or (make is LandscapeSettings and name == "model")
+    needed = {"model": "m"} if make is AttackSettings else {}
+    needed = {"model": ("m",)} if make is LandscapeSettings else needed
+
+    def read(path):
+        return getattr(make(**needed | {name: (path,) if several else path}), name)
+
+    assert read("~/a") in ("/home/me/a", ("/home/me/a",))
+    with pytest.raises(UserError, match=f"--{name}: ~nosuchuser/a begins with no"):
+        read("~nosuchuser/a")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_read_only_workdir_is_refused(tmp_path):
     tmp_path.chmod(0o500)
@@ -74,7 +101,10 @@ def test_a_read_only_workdir_is_refused(tmp_path):
         record_settings(SearchSettings(), tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"[]", b"null", b"{", b"\xff\xfe"])
+DEEP = b"[" * 10**5
+
+
+@pytest.mark.parametrize("content", [b"[]", b"null", b"{", b"\xff\xfe", DEEP])
 def test_damaged_settings_are_one_clear_line(tmp_path, content):
     (tmp_path / "settings.json").write_bytes(content)
     with pytest.raises(UserError, match=r"settings.json is damaged .* --workdir"):
@@ -91,6 +121,41 @@ def test_a_folder_that_became_read_only_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(settings_module, "write_text", refuse)
     with pytest.raises(UserError, match="Permission denied"):
         record_settings(SearchSettings(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("init_channels", "16", "a whole number"),
+        ("init_channels", 16.0, "a whole number"),
+        ("init_channels", True, "a whole number"),
+        ("momentum", "0.9", "a number"),
+        ("momentum", None, "a number"),
+        ("augment", 1, "true or false"),
+        ("dataset", 5, "a text"),
+        ("primitives", "none", "a list"),
+        ("primitives", [1], "a text"),
+        ("penalty", ["norm"], "one of norm"),
+        ("epochs", 10**24, "less than 2"),
+        ("learning_rate", 1e300, "a finite number, at most 3.4e"),
+        ("learning_rate", 10**400, "less than 2"),
+    ],
+)
+def test_settings_of_another_type_or_size_are_refused(name, value, allowed):
+    values = SearchSettings().to_dict() | {name: value}
+    with pytest.raises(UserError, match=f"--{name} is .*; it must be {allowed}"):
+        SearchSettings.from_dict(values)
+
+
+def test_settings_are_as_they_were_after_json():
+    for settings in (
+        SearchSettings(image_size=8),
+        AttackSettings(model="m", epsilons=("0", "2/255")),
+        LandscapeSettings(model=("a", "b")),
+        fit_settings("standard", "resnet18"),
+    ):
+        again = json.loads(json.dumps(settings.to_dict()))
+        assert type(settings).from_dict(again) == settings
 
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "settings.md"

@@ -1,7 +1,5 @@
 import errno
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,31 +8,24 @@ import tensorflow as tf
 from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.attacks.cleverhans import PGD
 from advrush_tf.runs import trials as trials_module
-from advrush_tf.runs.trials import AttackJob, run_shares
+from advrush_tf.runs.trials import AttackJob, run_sharded
 from support.attacked import Endless, fitted
+from support.meetings import Worker, on_two_workers
 
 ATTACKS = {"pgd": PGD(epsilon=0.1, steps=2), "again": PGD(epsilon=0.15, steps=3)}
 NAMES = ("/CPU:0", "/CPU:1")
 
 
-class Worker:
-    """Stands for the devices of one of some workers, which are threads here."""
+class TwoDevices(Worker):
+    """A worker of two devices."""
 
-    def __init__(self, index=0, meeting=None, table=None):
-        self.index, self.meeting = index, meeting or threading.Barrier(1)
-        self.table = {} if table is None else table
-        self.num_replicas = len(NAMES) * self.meeting.parties
+    @property
+    def num_replicas(self):
+        return len(NAMES) * self.worker[1]
 
-    def from_all(self, message):
-        self.table[self.index] = message
-        self.meeting.wait(60)
-        messages = [self.table[index] for index in range(self.meeting.parties)]
-        self.meeting.wait(60)
-        return messages
-
-    def trials(self, folder, attacks=ATTACKS):
+    def jobs(self, folder, attacks=ATTACKS):
         _, x, y = fitted()
-        places = [len(NAMES) * self.index + i for i in range(len(NAMES))]
+        indices = [len(NAMES) * self.worker[0] + i for i in range(len(NAMES))]
         return {
             name: AttackJob(
                 BatchedClassifier(fitted()[0], (6, 6, 1), 5),
@@ -42,49 +33,50 @@ class Worker:
                 x,
                 y,
                 seed=3,
-                path=folder / f"{place}.npz",
-                share=(place, self.num_replicas),
+                path=folder / f"{index}.npz",
+                shard=(index, self.num_replicas),
             )
-            for name, place in zip(NAMES, places, strict=True)
+            for name, index in zip(NAMES, indices, strict=True)
         }
 
 
-def test_the_shares_of_all_workers_are_one_trial(tmp_path, monkeypatch):
+def paths(folder, count):
+    return [folder / f"{index}.npz" for index in range(count)]
+
+
+def test_the_shards_of_all_workers_are_one_series(tmp_path, monkeypatch):
     # Workers hear of one another many times meanwhile.
     monkeypatch.setattr(trials_module, "_BEAT_SECONDS", 0.01)
     model, x, y = fitted()
     classifier = BatchedClassifier(model, (6, 6, 1), 5)
     whole = AttackJob(classifier, ATTACKS, x, y, 3, tmp_path / "whole.npz").run()
     assert len(set(whole.broken_by)) > 2
-    meeting, table = threading.Barrier(2), {}
-    both = [Worker(index, meeting, table) for index in range(2)]
 
-    def run(worker):
-        return run_shares(worker.trials(tmp_path), x, worker)
+    def run(devices):
+        return run_sharded(devices.jobs(tmp_path), paths(tmp_path, 4), x, devices)
 
-    with ThreadPoolExecutor(2) as threads:
-        ledgers = list(threads.map(run, both))
-    for ledger in ledgers:
-        np.testing.assert_array_equal(ledger.images, whole.images)
-        np.testing.assert_array_equal(ledger.broken_by, whole.broken_by)
-        np.testing.assert_array_equal(ledger.done, whole.done)
-        assert ledger.finished == 2
-    assert ledgers[0].seconds == ledgers[1].seconds > 0
+    found = on_two_workers(run, TwoDevices)
+    for progress in found:
+        np.testing.assert_array_equal(progress.images, whole.images)
+        np.testing.assert_array_equal(progress.broken_by, whole.broken_by)
+        np.testing.assert_array_equal(progress.done, whole.done)
+        assert progress.finished == 2
+    assert found[0].seconds == found[1].seconds > 0
 
 
 ENDLESS = {"endless": Endless()}
 
 
-def wait_for_steps(*trials):
-    """Waits until trials are amid their first attack, before which they save."""
-    while not all(trial.path.exists() for trial in trials):
+def wait_for_steps(*jobs):
+    """Waits until jobs are amid their first attack, before which they save."""
+    while not all(job.path.exists() for job in jobs):
         time.sleep(0.01)
     time.sleep(0.1)
 
 
-def test_a_share_that_fails_ends_the_others(tmp_path):
-    worker = Worker()
-    endless, full = worker.trials(tmp_path, ENDLESS).values()
+def test_a_shard_that_fails_ends_the_others(tmp_path):
+    worker = TwoDevices()
+    endless, full = worker.jobs(tmp_path, ENDLESS).values()
 
     def fail():
         wait_for_steps(endless)
@@ -92,20 +84,21 @@ def test_a_share_that_fails_ends_the_others(tmp_path):
 
     full.run = fail
     with pytest.raises(OSError, match="No space"):
-        run_shares({NAMES[0]: endless, NAMES[1]: full}, fitted()[1], worker)
-    assert endless.ledger.finished == 0
+        jobs = {NAMES[0]: endless, NAMES[1]: full}
+        run_sharded(jobs, paths(tmp_path, 2), fitted()[1], worker)
+    assert endless.progress.finished == 0
 
 
-def test_a_lost_worker_ends_all_shares(tmp_path, monkeypatch):
+def test_a_lost_worker_ends_all_shards(tmp_path, monkeypatch):
     monkeypatch.setattr(trials_module, "_BEAT_SECONDS", 0.1)
-    worker = Worker()
-    trials = worker.trials(tmp_path, ENDLESS)
+    worker = TwoDevices()
+    jobs = worker.jobs(tmp_path, ENDLESS)
 
-    def lost(message):
-        wait_for_steps(*trials.values())
+    def lost(number):
+        wait_for_steps(*jobs.values())
         raise tf.errors.UnavailableError(None, None, "gone")
 
-    worker.from_all = lost
+    worker.gather = lost
     with pytest.raises(tf.errors.UnavailableError):
-        run_shares(trials, fitted()[1], worker)
-    assert [trial.ledger.finished for trial in trials.values()] == [0, 0]
+        run_sharded(jobs, paths(tmp_path, 2), fitted()[1], worker)
+    assert [job.progress.finished for job in jobs.values()] == [0, 0]

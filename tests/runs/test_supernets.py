@@ -66,6 +66,7 @@ def test_the_supernet_comes_back_with_its_newest_weights(search):
     model, checksum = load_supernet(str(workdir), log=pytest.fail)
     assert checksum == sha256(workdir / "checkpoints" / "epoch_0002.npz")
     _assert_weights(model, weights[-1])
+    assert model.epoch == 2
     dataset = load_dataset("digits")
     assert (model.num_classes, model.image_shape) == (10, (8, 8, 1))
     assert model.variable_dtype == "float64"

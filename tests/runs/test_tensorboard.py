@@ -1,3 +1,5 @@
+import contextlib
+import resource
 import time
 from typing import ClassVar
 
@@ -21,6 +23,7 @@ from advrush_tf.runs.tensorboard import (
     RunTensorBoard,
     SearchTensorBoard,
     alphas_image,
+    event_writer,
 )
 from advrush_tf.search.model import AdvRushSearchModel
 from advrush_tf.training.optimizers import EpochCosine, MomentumSGD, OneCycle
@@ -338,6 +341,45 @@ def test_a_folder_that_cannot_be_made_is_an_oserror(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         _fit(tmp_path / "file" / "logs", seed=0, epochs=1)
+
+
+@contextlib.contextmanager
+def full_disk():
+    """No file may grow beyond 1 MB, less than the summaries that follow."""
+    # Python ignores the signal that would end the process.
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_disk_that_becomes_full_is_an_oserror(tmp_path):
+    with (
+        pytest.raises(OSError, match=r"^[^\n]*tfevents[^\n]*$"),
+        full_disk(),
+        event_writer(tmp_path),
+    ):
+        for _ in range(400):
+            tf.summary.text("text", "x" * 4000)
+
+
+@pytest.mark.parametrize("hook", ["on_train_begin", "on_epoch_end", "on_train_end"])
+def test_every_hook_reports_what_cannot_be_written(hook, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
+    callback = RunTensorBoard(tmp_path, {})
+    callback.set_model(LinearModel(0))
+    callback.model.build((None, 2))
+    if hook != "on_train_begin":
+        callback.on_train_begin()
+        for name in ("flush", "close"):
+            monkeypatch.setattr(callback._writer, name, fail)
+    monkeypatch.setattr(tf.summary, "create_file_writer", fail)
+    with pytest.raises(OSError, match="No space left"):
+        getattr(callback, hook)(*([0] if hook == "on_epoch_end" else []))
 
 
 def test_heat_map_colours_the_weights_and_frames_the_kept():

@@ -32,7 +32,7 @@ def make(classifier, path, **options):
     return AttackJob(classifier, ATTACKS, x, y, 0, path, **options)
 
 
-def test_a_trial_interrupted_at_any_moment_ends_as_one_that_was_not(
+def test_a_job_interrupted_at_any_moment_ends_as_one_that_was_not(
     classifier, tmp_path, monkeypatch
 ):
     whole = make(classifier, tmp_path / "whole.npz").run()
@@ -42,9 +42,9 @@ def test_a_trial_interrupted_at_any_moment_ends_as_one_that_was_not(
     path, saves = tmp_path / "parts.npz", []
     save = trials.Progress.save
 
-    def killed_after_some(ledger, path):
-        save(ledger, path)
-        saves.append(ledger.done.sum())
+    def killed_after_some(progress, path):
+        save(progress, path)
+        saves.append(progress.done.sum())
         if len(saves) % 25 == 0:
             raise KilledError
 
@@ -71,41 +71,41 @@ def test_progress_is_shown(classifier, tmp_path, monkeypatch, capsys):
     shown = capsys.readouterr().err
     for words in ("apgd-ce", "square", "broken=", "image"):
         assert words in shown
-    assert "share" not in shown
+    assert "shard" not in shown
 
 
-def test_what_becomes_of_an_image_does_not_depend_on_its_share(
+def test_what_becomes_of_an_image_does_not_depend_on_its_shard(
     classifier, tmp_path, monkeypatch, capsys
 ):
     whole = make(classifier, tmp_path / "whole.npz").run()
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     for index in range(2):
-        share = make(classifier, tmp_path / f"{index}.npz", share=(index, 2)).run()
-        np.testing.assert_array_equal(share.broken_by, whole.broken_by[index::2])
-        np.testing.assert_allclose(share.images, whole.images[index::2], atol=1e-6)
-        # One bar stands for all shares.
-        assert ("square, share 1 of 2" in capsys.readouterr().err) == (index == 0)
+        shard = make(classifier, tmp_path / f"{index}.npz", shard=(index, 2)).run()
+        np.testing.assert_array_equal(shard.broken_by, whole.broken_by[index::2])
+        np.testing.assert_allclose(shard.images, whole.images[index::2], atol=1e-6)
+        # One bar shows all shards.
+        assert ("square, shard 1 of 2" in capsys.readouterr().err) == (index == 0)
 
 
-def test_more_shares_than_images_leave_some_empty(classifier, tmp_path):
-    share = make(classifier, tmp_path / "empty.npz", share=(40, 41)).run()
-    assert (share.finished, len(share.images)) == (3, 0)
+def test_more_shards_than_images_leave_some_empty(classifier, tmp_path):
+    shard = make(classifier, tmp_path / "empty.npz", shard=(40, 41)).run()
+    assert (shard.finished, len(shard.images)) == (3, 0)
 
 
-def test_a_trial_of_another_evaluation_is_not_gone_on_with(classifier, tmp_path):
-    path = tmp_path / "trial.npz"
-    empty = {"share": (40, 41)}
+def test_a_job_of_another_evaluation_is_not_resumed(classifier, tmp_path):
+    path = tmp_path / "job.npz"
+    empty = {"shard": (40, 41)}
     make(classifier, path, evaluation={"seed": 1}, **empty).run()
     make(classifier, path, evaluation={"seed": 1}, **empty)
     with pytest.raises(ValueError, match="belongs to another evaluation"):
         make(classifier, path, evaluation={"seed": 2}, **empty)
 
 
-def test_a_stopped_trial_ends_amid_its_steps(tmp_path):
+def test_a_stopped_job_ends_amid_its_steps(tmp_path):
     model, x, y = fitted()
-    path, classifier = tmp_path / "trial.npz", BatchedClassifier(model, (6, 6, 1), 8)
-    trial = AttackJob(classifier, {"endless": Endless()}, x, y, 0, path)
-    threading.Timer(1.0, trial.stop).start()
+    path, classifier = tmp_path / "job.npz", BatchedClassifier(model, (6, 6, 1), 8)
+    job = AttackJob(classifier, {"endless": Endless()}, x, y, 0, path)
+    threading.Timer(1.0, job.stop).start()
     with pytest.raises(StoppedError):
-        trial.run()
+        job.run()
     assert path.exists()

@@ -1,6 +1,5 @@
 """Searches and fits on two worker processes of this machine."""
 
-import signal
 import time
 
 import numpy as np
@@ -27,8 +26,8 @@ FIT = {
 }
 
 
-def _run(name, settings, workdirs):
-    with workers(name, settings, workdirs) as both:
+def _run(name, settings, workdir):
+    with workers(name, settings, workdir) as both:
         results = [process.communicate(timeout=300) for process in both]
     assert [process.returncode for process in both] == [0, 0], results
     return results
@@ -47,69 +46,66 @@ def _assert_close_checkpoints(first, second):
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory):
     """A search's folder, made by two workers, and what they printed."""
-    folder = tmp_path_factory.mktemp("workers")
-    workdirs = [folder / "chief", folder / "other"]
-    return workdirs, _run("search", SEARCH, workdirs)
+    workdir = tmp_path_factory.mktemp("workers") / "search"
+    return workdir, _run("search", SEARCH, workdir)
 
 
 def test_a_search_on_two_workers_is_that_of_one_process(searched, tmp_path):
     """Ten steps, the last four with the penalty, clipped, in float64."""
-    (chief, _), _ = searched
     flags = [f"--{name}={value}" for name, value in SEARCH.items()]
     alone = launch("search", *flags, f"--workdir={tmp_path}")
     assert alone.returncode == 0, alone.stderr
-    _assert_close_checkpoints(tmp_path, chief)
+    _assert_close_checkpoints(tmp_path, searched[0])
 
 
-def test_the_chief_alone_writes_and_tells(searched):
-    (chief, other), ((told, _), (silent, errors)) = searched
-    assert (chief / "genotype.json").exists()
-    assert "Genotype" in told
-    assert not other.exists()
+def test_the_chief_alone_writes_and_prints(searched):
+    workdir, ((printed, _), (silent, errors)) = searched
+    assert (workdir / "genotype.json").exists()
+    assert len(list((workdir / "tensorboard").iterdir())) == 1
+    # How the workers found each other is gone.
+    assert [path.name for path in workdir.glob(".*")] == [".lock"]
+    assert "Genotype" in printed
     assert silent == ""
-    assert "error:" not in errors
+    assert not [line for line in errors.splitlines() if line.startswith("error:")]
 
 
 def test_a_killed_worker_ends_the_search_which_resumes_exactly(searched, tmp_path):
-    (whole, _), _ = searched
-    workdirs = [tmp_path / "chief", tmp_path / "other"]
-    with workers("search", SEARCH, workdirs) as (chief, other):
-        while not (workdirs[0] / "checkpoints/epoch_0001.npz").exists():
+    with workers("search", SEARCH, tmp_path) as (chief, other):
+        while not (tmp_path / "checkpoints/epoch_0001.npz").exists():
             assert other.poll() is None
             time.sleep(0.05)
-        other.send_signal(signal.SIGKILL)
+        other.kill()
         _, errors = chief.communicate(timeout=60)
     assert_is_one_error_of(chief, errors, 1, "another worker has stopped")
-    assert not (workdirs[0] / "genotype.json").exists()
-    (told, _), _ = _run("search", SEARCH, workdirs)
-    assert "Resuming" in told
-    assert_same_last_checkpoint(whole, workdirs[0])
+    assert not (tmp_path / "genotype.json").exists()
+    (printed, _), _ = _run("search", SEARCH, tmp_path)
+    assert "Resuming" in printed
+    assert_same_last_checkpoint(searched[0], tmp_path)
 
 
-def test_a_search_with_statistics_of_its_own_runs_on_each_worker(tmp_path):
-    own = {"epochs": 1, "warmup_epochs": 1, "sync_batch_norm": False}
-    workdirs = [tmp_path / "chief", tmp_path / "other"]
-    (told, _), _ = _run("search", SEARCH | own, workdirs)
-    assert "Genotype" in told
+def test_a_search_with_statistics_per_worker_runs(tmp_path):
+    changes = {"epochs": 1, "warmup_epochs": 1, "sync_batch_norm": False}
+    (printed, _), _ = _run("search", SEARCH | changes, tmp_path)
+    assert "Genotype" in printed
 
 
 def test_workers_with_other_settings_refuse(tmp_path):
-    workdirs = [tmp_path / "chief", tmp_path / "other"]
-    with workers("search", SEARCH, workdirs, seed=7) as both:
-        for process in both:
+    refusals = (
+        "Worker 1 has refused the run; its output says why",
+        "Worker 1 (here) has other settings than the chief (there): seed is",
+    )
+    with workers("search", SEARCH, tmp_path, seed=7) as both:
+        for process, words in zip(both, refusals, strict=True):
             _, errors = process.communicate(timeout=100)
-            words = "Worker 1 (here) has other settings than the chief (there): seed is"
             assert_is_one_error_of(process, errors, 2, words)
-    assert not any(folder.exists() for folder in workdirs)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_fit_on_two_workers_is_that_of_one_process(tmp_path):
-    workdirs = [tmp_path / "chief", tmp_path / "other"]
-    (told, _), (silent, _) = _run("fit", FIT, workdirs)
+    (printed, _), (silent, _) = _run("fit", FIT, tmp_path / "workers")
     flags = [f"--{name}={value}" for name, value in FIT.items()]
     alone = launch("fit", *flags, f"--workdir={tmp_path / 'alone'}")
     assert alone.returncode == 0, alone.stderr
-    _assert_close_checkpoints(tmp_path / "alone", workdirs[0])
-    assert "model.keras" in told
+    _assert_close_checkpoints(tmp_path / "alone", tmp_path / "workers")
+    assert "model.keras" in printed
     assert silent == ""
-    assert not workdirs[1].exists()

@@ -113,8 +113,8 @@ numbers = {"logits": model.predict(data["x"], verbose=0)}
 for name in ("optimizer", "alpha_optimizer"):
     for i, variable in enumerate(getattr(model, name).variables):
         numbers[f"{name}{i}"] = variable.numpy()
-model.epoch = 1
-model.train_step(((data["x"], data["y"]), (data["x2"], data["y2"])))
+logs = model.train_step(((data["x"], data["y"]), (data["x2"], data["y2"])))
+assert logs["penalty"] > 0
 numbers |= {f"after{i}": v.numpy() for i, v in enumerate(model.variables)}
 np.savez(folder + "/numbers.npz", **numbers)
 config = model.get_compile_config()
@@ -142,8 +142,8 @@ def test_saved_model_goes_on_in_a_new_process(tmp_path):
         squared=True,
         model_settings={"mean": MEAN, "std": STD},
     )
-    for seed in range(2):
-        model.train_step(random_pair(seed))
+    pairs = (tf.data.Dataset.from_tensors(random_pair(seed)) for seed in range(2))
+    model.fit(next(pairs).concatenate(next(pairs)), verbose=0)
     model.save(tmp_path / "model.keras")
     (x, y), (x2, y2) = pair = random_pair(7)
     np.savez(tmp_path / "data.npz", x=x, y=y, x2=x2, y2=y2)
@@ -159,10 +159,35 @@ def test_saved_model_goes_on_in_a_new_process(tmp_path):
     config = [model.get_compile_config(), model.get_config()]
     expected = json.loads(json.dumps(config, sort_keys=True))
     assert json.loads((tmp_path / "config.json").read_text()) == expected
-    model.epoch = 1
+    model.reset_metrics()
     model.train_step(pair)
     stored = [there[f"after{i}"] for i in range(len(model.variables))]
     assert_equal(stored, numbers_of(model.variables))
+
+
+def test_a_fit_that_goes_on_is_past_the_warm_up(tmp_path):
+    model = tiny_compiled(warmup_epochs=2)
+    pairs, path = tf.data.Dataset.from_tensors(random_pair()), tmp_path / "a.keras"
+    # Saved in its last callback, an epoch is one that is over.
+    saved = keras.callbacks.ModelCheckpoint(path)
+    model.fit(pairs, epochs=2, verbose=0, callbacks=[saved])
+    model.save_weights(tmp_path / "a.weights.h5")
+    fresh = tiny_compiled(warmup_epochs=2)
+    fresh.load_weights(tmp_path / "a.weights.h5")
+    again = keras.models.load_model(path, compile=False)
+    again.compile(warmup_epochs=2, run_eagerly=True)
+    for one in (model, fresh, again, keras.models.load_model(path)):
+        assert (one.epoch, one.penalised) == (2, True)
+    history = again.fit(pairs, epochs=1, verbose=0).history
+    assert history["penalty"][0] > 0
+    assert again.epoch == 3
+
+
+def test_a_resumed_run_names_its_epoch():
+    model = tiny_compiled(warmup_epochs=2, gamma=0)
+    pairs = tf.data.Dataset.from_tensors(random_pair())
+    model.fit(pairs, initial_epoch=2, epochs=3, verbose=0)
+    assert model.epoch == 3
 
 
 # Mistakes
@@ -272,8 +297,11 @@ def test_evaluate_takes_any_integer_labels_and_weights_examples():
         np.testing.assert_allclose(model.evaluate(x, labels, verbose=0), expected)
     weights = np.array([1, 1, 1, 0, 0, 0], np.float32)
     weighted = model.evaluate(x, y, sample_weight=weights, verbose=0)
-    half = model.evaluate(x[:3], y[:3], verbose=0)
-    np.testing.assert_allclose(weighted, half, rtol=1e-5)
+    # As in Keras, losses are divided by the examples and hits by the weights.
+    loss, accuracy = model.evaluate(x[:3], y[:3], verbose=0)
+    np.testing.assert_allclose(weighted, [loss / 2, accuracy], rtol=1e-5)
+    column = model.evaluate(x, y, sample_weight=weights[:, None], verbose=0)
+    np.testing.assert_allclose(column, weighted, rtol=1e-6)
 
 
 def test_the_best_validation_accuracy_can_be_kept(tmp_path):

@@ -75,6 +75,26 @@ def test_probe_direction_leaves_out_pixels_without_gradient():
     np.testing.assert_allclose(z, [[0, 1.5, 0, 0]], atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-12, 1.0])
+def test_the_probe_has_length_h_but_where_there_is_no_gradient(rng, size):
+    gradient = np.float32(size * rng.normal(size=(3, 32, 32, 3)))
+    gradient[1] = 0
+    z = penalty.probe_direction(tf.constant(gradient), 1.5).numpy()
+    lengths = np.sqrt(np.sum(np.square(z, dtype=np.float64), (1, 2, 3)))
+    np.testing.assert_allclose(lengths, [1.5, 0, 1.5], rtol=1e-4)
+    np.testing.assert_array_equal(np.sign(z), np.sign(gradient))
+
+
+def test_an_image_without_gradient_has_no_penalty():
+    # The hinge of the first pixel is off at 0.2 and would be on at 0.2 + h.
+    def model(x):
+        hinge = tf.nn.relu(tf.reshape(x, (-1, PIXELS))[:, :1] - 0.5)
+        return tf.concat([hinge, -hinge], 1)
+
+    x = tf.fill((1, *SHAPE), tf.constant(0.2, tf.float64))
+    assert penalty.curvature_penalty(model, x, tf.constant([1]), h=1.5).numpy() == [0]
+
+
 def test_probe_direction_is_constant_for_differentiation(x):
     with tf.GradientTape() as tape:
         tape.watch(x)
@@ -224,8 +244,12 @@ def _keras_classifier(dtype=None):
     return model
 
 
+def _unit_images(x, dtype=tf.float32):
+    return tf.cast(tf.sigmoid(x), dtype)
+
+
 def test_keras_model_runs_in_inference_mode(x, y):
-    model, x = _keras_classifier(), tf.cast(x, tf.float32)
+    model, x = _keras_classifier(), _unit_images(x)
     expected = penalty.curvature_penalty(lambda x: model(x, training=False), x, y)
     before = model.get_weights()
     np.testing.assert_array_equal(penalty.curvature_penalty(model, x, y), expected)
@@ -245,7 +269,7 @@ class _TrainsByDefault(keras.Model):
 
 
 def test_keras_model_is_told_that_it_does_not_train(x, y):
-    inner, x = _keras_classifier(), tf.cast(x, tf.float32)
+    inner, x = _keras_classifier(), _unit_images(x)
     expected = penalty.curvature_penalty(lambda x: inner(x, training=False), x, y)
     before = inner.get_weights()
     actual = penalty.curvature_penalty(_TrainsByDefault(inner), x, y)
@@ -274,7 +298,7 @@ def _own_gradient(model, x, y):
 
 @pytest.mark.parametrize("images", [tf.float32, tf.bfloat16])
 def test_a_mixed_model_s_differences_and_norms_are_float32(x, y, images):
-    model, x = _mixed_classifier(), tf.cast(x, images)
+    model, x = _mixed_classifier(), _unit_images(x, images)
     r = penalty.curvature_penalty(model, x, y, 0.5)
     assert r.dtype == tf.float32
     x = tf.cast(x, tf.float32)

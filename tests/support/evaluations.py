@@ -20,10 +20,10 @@ X = np.linspace(0.2, 0.5, 4, dtype=np.float32).reshape(4, 1, 1, 1) * np.ones(
 X = X.astype(np.float32)
 Y = np.array([0, 0, 1, 1], np.int32)
 CLEAN = np.array([True, True, True, False])
-DOUBT = Finding(Code.ZERO_GRADIENTS, "No gradients.")
+FINDING = Finding(Code.ZERO_GRADIENTS, "No gradients.")
 
 
-def ledger(x, broken_by):
+def progress(x, broken_by):
     """What attacks `a`, `b`, ... leave: for each image the place of what broke it."""
     book = Progress(x, [chr(ord("a") + place) for place in range(max(broken_by) + 1)])
     book.settle(CLEAN)
@@ -66,15 +66,15 @@ def evaluation(**changes):
             source,
             attack,
             Radius("8/255"),
-            ledger(X, books[attack]),
+            progress(X, books[attack]),
             [np.array(row, bool) for row in rows],
         )
         for (source, attack), rows in right.items()
     ]
     crafted += [
-        AttackResult(0, attack, Radius("2/255"), ledger(X, books["fgsm"]), [CLEAN])
+        AttackResult(0, attack, Radius("2/255"), progress(X, books["fgsm"]), [CLEAN])
         for attack in books
     ]
     classifier = BatchedClassifier(model, (4, 4, 1), 4)
-    probed = Probed([DOUBT], np.zeros(4, bool))
+    probed = Probed([FINDING], np.zeros(4, bool))
     return Evaluation(settings, dataset, X, Y, CLEAN, classifier, crafted, probed)

@@ -2,11 +2,14 @@
 
 import contextlib
 import json
+import multiprocessing
 import os
+import runpy
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -15,10 +18,61 @@ import numpy as np
 ROOT = Path(__file__).parents[2]
 
 
+# Its processes begin with everything imported, which else takes most of a short run.
+_IMPORTED = multiprocessing.get_context("forkserver")
+_IMPORTED.set_forkserver_preload(
+    [f"advrush_tf.runs.{name}" for name in ("search", "attack", "landscape", "convert")]
+)
+
+
+class Launched:
+    """A running launch/<name>.py; the names are those of `subprocess.Popen`.
+
+    Args:
+        name: of the launcher.
+        arguments: its flags.
+        folder: for what it prints.
+        **environment: variables beside this process' own.
+    """
+
+    def __init__(self, name, arguments, folder, **environment):
+        self._outputs = [Path(folder, stream) for stream in ("stdout", "stderr")]
+        given = name, arguments, self._outputs, environment
+        self._process = _IMPORTED.Process(target=_run, args=given)
+        self._process.start()
+
+    @property
+    def returncode(self):
+        return self._process.exitcode
+
+    def poll(self):
+        return self._process.exitcode
+
+    def kill(self):
+        self._process.kill()
+
+    def communicate(self, timeout=None):
+        self._process.join(timeout)
+        assert self.returncode is not None, "it runs for too long"
+        return tuple(output.read_text() for output in self._outputs)
+
+
+def _run(name, arguments, outputs, environment):
+    for descriptor, output in enumerate(outputs, start=1):
+        os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT), descriptor)
+    os.chdir(ROOT)
+    os.environ.update(environment, TF_CPP_MIN_LOG_LEVEL="3")
+    sys.argv = [f"launch/{name}.py", *arguments]
+    sys.path.insert(0, "launch")
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
 def launch(name, *arguments):
     """Runs launch/<name>.py to its end; gives its exit code and what it printed."""
-    command, options = _launcher(name, arguments)
-    return subprocess.run(command, capture_output=True, **options)
+    with tempfile.TemporaryDirectory() as folder:
+        launched = Launched(name, arguments, folder)
+        printed = launched.communicate()
+    return subprocess.CompletedProcess(name, launched.returncode, *printed)
 
 
 def _launcher(name, arguments):
@@ -39,35 +93,6 @@ def assert_is_one_error_of(process, output, code, words):
     assert len(errors) == 1
     assert words in errors[0]
     assert "Traceback" not in output, output[output.index("Traceback") - 300 :]
-
-
-def kill_and_resume(name, settings, workdir, result, mark="checkpoints/epoch_0001.npz"):
-    """Kills a run by SIGKILL amid its work; the same command then ends it.
-
-    Args:
-        name: of the launcher.
-        settings: the run's flags.
-        workdir: the run's folder.
-        result: the file there that a run writes at its end.
-        mark: the file there whose appearance is the moment to kill.
-    """
-    kill_at(name, settings, workdir, mark)
-    assert not (workdir / result).exists()
-    resumed = launch(name, *_flags(settings, workdir))
-    assert resumed.returncode == 0, resumed.stderr
-    assert "Resuming" in resumed.stdout
-    assert (workdir / result).exists()
-
-
-def kill_at(name, settings, workdir, mark):
-    """Starts a run and kills it by SIGKILL when a file appears in its folder."""
-    command, options = _launcher(name, _flags(settings, workdir))
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, **options) as process:
-        while not (workdir / mark).exists():
-            assert process.poll() is None
-            time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
 
 
 def kill_with_children(name, *flags):
@@ -159,32 +184,29 @@ def assert_loads_in_a_new_process(network, x, folder, *conditions):
 
 
 @contextlib.contextmanager
-def workers(name, settings, workdirs, **last):
-    """Starts a run on worker processes of this machine, the chief first.
+def workers(name, settings, workdir, **last):
+    """Starts a run on two worker processes of this machine, the chief first.
 
     Args:
         name: of the launcher.
         settings: the run's flags.
-        workdirs: each worker's folder.
-        **last: flags that the last worker has in place of the others'.
+        workdir: the run's folder.
+        **last: flags that the second worker has in place of the chief's.
 
     Yields:
-        The processes, whose output is piped; none outlives the `with` statement.
+        The processes, see `Launched`; none outlives the `with` statement.
     """
-    addresses = _free_addresses(len(workdirs))
+    addresses = _free_addresses(2)
+    common = settings | {"strategy": "multiworker", "workdir": workdir}
     with contextlib.ExitStack() as running:
         processes = []
-        for index, workdir in enumerate(workdirs):
-            own = last if index == len(workdirs) - 1 else {}
-            flags = _flags(settings | {"strategy": "multiworker"} | own, workdir)
-            command, options = _launcher(name, flags)
+        for index, flags in enumerate((common, common | last)):
+            given = [f"--{flag}={value}" for flag, value in flags.items()]
             task = {"type": "worker", "index": index}
-            config = {"cluster": {"worker": addresses}, "task": task}
-            options["env"]["TF_CONFIG"] = json.dumps(config)
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-            process = subprocess.Popen(command, **pipes, **options)
-            processes.append(running.enter_context(process))
-            running.callback(process.kill)
+            cluster = json.dumps({"cluster": {"worker": addresses}, "task": task})
+            folder = running.enter_context(tempfile.TemporaryDirectory())
+            processes.append(Launched(name, given, folder, TF_CONFIG=cluster))
+            running.callback(processes[-1].kill)
         yield processes
 
 

@@ -1,0 +1,31 @@
+"""ImageModel: the base of all models of images in [0, 1]."""
+
+from typing import Any
+
+import keras
+
+from advrush_tf.inputs import check_images
+
+
+class ImageModel(keras.Model):
+    """A Keras model of images in [0, 1], whose `predict` refuses all others."""
+
+    predict_function: Any
+
+    def make_predict_function(self, force=False):
+        if self.predict_function is None or force:
+            super().make_predict_function(force=True)
+            predict = self.predict_function
+
+            def checked(batches):
+                for batch in batches:
+                    self.check_images(keras.utils.unpack_x_y_sample_weight(batch)[0])
+                return predict(batches)
+
+            self.predict_function = checked
+        return self.predict_function
+
+    def check_images(self, x: Any) -> None:
+        """Checks a batch, of one replica or of several, see `inputs.check_images`."""
+        for piece in self.distribute_strategy.experimental_local_results(x):
+            check_images(piece)

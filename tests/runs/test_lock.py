@@ -1,0 +1,64 @@
+import errno
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from advrush_tf.errors import UserError
+from advrush_tf.runs.lock import locked
+from support.processes import ROOT
+
+# Holds the lock, and dies in the middle of a save.
+PROGRAM = """
+import os, sys, tempfile
+from pathlib import Path
+from advrush_tf.files import replacing
+from advrush_tf.runs.lock import locked
+
+workdir = Path(sys.argv[1])
+with locked(workdir, print), replacing(workdir / "a.npz") as file:
+    file.write(b"half")
+    tempfile.mkdtemp(".tmp", ".", workdir)
+    print("holding", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_run_at_a_time_until_its_process_ends(tmp_path):
+    workdir = tmp_path / "new" / "run"
+    other = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(workdir)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert other.stdout.readline() == "holding\n"
+    words = f"in use by process {other.pid} on .* --workdir"
+    with pytest.raises(UserError, match=words), locked(workdir, print):
+        pass
+    assert len(os.listdir(workdir)) == 3
+    os.kill(other.pid, signal.SIGKILL)
+    other.communicate()
+    # What the killed save left behind goes.
+    with locked(workdir, print):
+        assert os.listdir(workdir) == [".lock"]
+    with locked(workdir, print):
+        pass
+
+
+def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch):
+    def flock(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    (tmp_path / ".others.tmp").touch()
+    lines = []
+    with locked(tmp_path, lines.append):
+        (line,) = lines
+        assert "has no locks (No locks available)" in line
+        # They may be of a run that goes on.
+        assert (tmp_path / ".others.tmp").exists()

@@ -1,0 +1,308 @@
+"""Bad flags, bad files and interruptions, by table: each must end in one line.
+
+Run by hand, for half an hour: `PYTHONPATH=.:tests python -m support.reliability`, with
+the names of tables (flags, files, hostile, kills) for these alone. It ends with the
+counts of cases tried and held, and with code 1 if one did not hold.
+"""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from support.forked import ROOT, Launchers
+from support.workdirs import make_search
+
+_LONGEST = 600  # letters of a line
+_SECONDS = 40.0
+_FLAGS = json.loads((ROOT / "testdata" / "flags.json").read_text("utf-8"))
+# What the smallest run of each launcher needs; nothing can be written to its workdir.
+_BASE = {
+    "search": ["--dataset=digits", "--num_cells=1", "--init_channels=1"],
+    "fit": ["--dataset=digits", "--num_cells=1", "--init_channels=1"],
+    "attack": ["--dataset=digits", "--model=none.keras"],
+    "landscape": ["--dataset=digits", "--model=none.keras"],
+    "convert": ["--checkpoint=none.pth", "--output=none.keras"],
+}
+_VALUES = {
+    "nothing": "",
+    "a word": "x",
+    "negative": "-1",
+    "no fraction": "1/0",
+    "NaN": "nan",
+    "infinity": "inf",
+    "24 digits": "9" * 24,
+    "5000 digits": "9" * 5000,
+    "beyond float32": "1e300",
+    "no user": "~nosuchuser/x",
+    "a loop": "loop/x",
+    "a long name": "x" * 300,
+    "a dollar": "$x^{$",
+    "not UTF-8": "\udcff",
+}
+_DEEP = {"deep": "[" * 10**5, "300 levels": '{"a":' * 300 + "1" + "}" * 300}
+_TEXTS = {
+    "empty": "",
+    "half": '{"a": [1, ',
+    "a list": "[]",
+    "null": "null",
+    "a number": "7",
+    "infinity": '{"settings": Infinity, "normal": 1e999}',
+    "too large": f'{{"settings": 1{"0" * 400}}}',
+    "twice": '{"settings": 1, "settings": 2}',
+    **_DEEP,
+}
+
+
+class Case(NamedTuple):
+    """One run that must end in one line.
+
+    Attributes:
+        name: in words.
+        launcher: which one.
+        arguments: its flags.
+        prepare: called with the empty folder that it runs in.
+    """
+
+    name: str
+    launcher: str
+    arguments: list[str]
+    prepare: Callable[[Path], object] = lambda folder: None
+
+
+def flag_cases():
+    """Returns every flag of every launcher with every bad value."""
+    return [
+        Case(f"--{flag} is {words}", launcher, [*arguments, f"--{flag}={value}"], _loop)
+        for launcher, base in _BASE.items()
+        for flag, (words, value) in itertools.product(_FLAGS[launcher], _VALUES.items())
+        for arguments in [_without_workdir(launcher, base)]
+    ]
+
+
+def _without_workdir(launcher, base):
+    return base if launcher == "convert" else [*base, "--workdir=file/x"]
+
+
+def _loop(folder):
+    (folder / "loop").symlink_to("loop")
+    (folder / "file").touch()
+
+
+def file_cases():
+    """Returns the files that are read, with every damage."""
+    return [
+        Case(f"{file} is {words}", launcher, arguments, _writing(file, text))
+        for (file, launcher, arguments), (words, text) in itertools.product(
+            (
+                ("run/settings.json", "search", [*_BASE["search"], "--workdir=run"]),
+                ("run/settings.json", "landscape", ["--dataset=digits", "--model=run"]),
+                ("cells.json", "fit", [*_BASE["fit"], "--genotype=cells.json"]),
+                *(
+                    (f"run/{name}", "landscape", ["--run=run", "--report=page.html"])
+                    for name in (
+                        "results.json",
+                        "fit.json",
+                        "inspection.json",
+                        "genotypes/epoch_0001.json",
+                    )
+                ),
+                (
+                    "set/dataset_info.json",
+                    "fit",
+                    [*_BASE["fit"][1:], "--dataset=./set"],
+                ),
+                ("model.keras", "attack", ["--dataset=digits", "--model=model.keras"]),
+            ),
+            _TEXTS.items(),
+        )
+    ]
+
+
+def _writing(name, text):
+    def prepare(folder):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    return prepare
+
+
+def hostile_cases():
+    """Returns files that ask for far too much, or that are changed in one place."""
+    bombs = ["--dataset=digits", "--model=bomb.keras"]
+    return [
+        Case("a model of zeros", "attack", bombs, _bomb),
+        *(
+            Case(
+                f"{key} of an epoch is {words}",
+                "landscape",
+                ["--run=run", "--report=page.html"],
+                _changed_search(key, value),
+            )
+            for key in ("settings", "epoch", "alphas_normal", "metrics")
+            for words, value in {
+                "missing": None,
+                "a word": "x",
+                "huge": 2**62,
+                "a list": [[1]],
+                "empty": {},
+            }.items()
+        ),
+        *(
+            Case(
+                f"a data set of {count} images",
+                "fit",
+                [*_BASE["fit"][1:], "--dataset=./set"],
+                _counted_set(count),
+            )
+            for count in ("-5", "0", str(10**30), "x")
+        ),
+    ]
+
+
+def _bomb(folder):
+    with (
+        zipfile.ZipFile(folder / "bomb.keras", "w", zipfile.ZIP_DEFLATED) as file,
+        file.open("config.json", "w") as member,
+    ):
+        for _ in range(300):
+            member.write(bytes(2**20))
+
+
+def _changed_search(key, value):
+    def prepare(folder):
+        make_search(folder / "run")
+        path = folder / "run" / "genotypes" / "epoch_0002.json"
+        genotype = json.loads(path.read_text())
+        if value is None:
+            del genotype["provenance"][key]
+        else:
+            genotype["provenance"][key] = value
+        path.write_text(json.dumps(genotype))
+
+    return prepare
+
+
+def _counted_set(count):
+    def prepare(folder):
+        (source,) = (ROOT / "testdata" / "digits").rglob("dataset_info.json")
+        target = folder / "set"
+        target.mkdir()
+        for path in source.parent.iterdir():
+            (target / path.name).write_bytes(path.read_bytes())
+        info = json.loads(source.read_text())
+        info["splits"][0]["shardLengths"] = [count]
+        (target / source.name).write_text(json.dumps(info))
+
+    return prepare
+
+
+TABLES = {"flags": flag_cases, "files": file_cases, "hostile": hostile_cases}
+
+
+def fault_of(ending):
+    """Returns what is wrong with an `Ending`, None if nothing is."""
+    code, _, errors = ending
+    lines = errors.splitlines()
+    if "Traceback" in errors:
+        return f"traceback: {lines[-1][:200]}"
+    if code is None or (code == 0 and not lines):
+        return None  # The value was not bad after all.
+    if code not in (1, 2):
+        return f"exit code {code}"
+    if len(lines) != 1 or len(lines[0]) > _LONGEST or "{{" in errors:
+        return f"{len(lines)} lines: {errors[:200]!r}"
+    return None
+
+
+def tried(case, launchers, scratch):
+    """Runs a case in a new folder below `scratch`; gives its `Ending`."""
+    folder = Path(tempfile.mkdtemp(dir=scratch))
+    case.prepare(folder)
+    return launchers.run(
+        case.launcher, *case.arguments, folder=folder, seconds=_SECONDS
+    )
+
+
+def kill_faults(scratch):
+    """Yields for each interruption of a search what was wrong, None if nothing was.
+
+    Ctrl-C at any moment is one line and code 130; SIGKILL at any moment leaves a folder
+    in which the same command ends with the same genotype.
+    """
+    flags = [*_BASE["search"], "--epochs=2", "--warmup_epochs=1", "--batch_size=256"]
+    seconds = _duration(_start(flags, scratch / "whole"))
+    whole = _found(scratch / "whole")
+    for number in range(6):
+        workdir = scratch / f"killed_{number}"
+        moment = seconds * (number + 1) / 7
+        for which in (signal.SIGINT, signal.SIGKILL):
+            process = _start(flags, workdir)
+            time.sleep(moment)
+            process.send_signal(which)
+            errors = process.communicate()[1]
+            ended = (process.returncode, len(errors.splitlines()))
+            good = which == signal.SIGKILL or ended in ((130, 1), (0, 0))
+            yield None if good else f"{which.name} after {moment:.1f} s: {errors[:300]}"
+        errors = (again := _start(flags, workdir)).communicate()[1]
+        same = again.returncode == 0 and _found(workdir) == whole
+        yield None if same else f"not resumed after {moment:.1f} s: {errors[:300]}"
+
+
+def _start(flags, workdir):
+    return subprocess.Popen(
+        [sys.executable, "launch/search.py", *flags, f"--workdir={workdir}"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _duration(process):
+    started = time.monotonic()
+    process.communicate()
+    return time.monotonic() - started
+
+
+def _found(workdir):
+    (last,) = sorted((workdir / "checkpoints").glob("*_0002.npz"))
+    with np.load(last) as file:
+        return {name: file[name].tobytes() for name in file.files}
+
+
+def main():
+    """Tries the tables that the command line names, all by default."""
+    names = sys.argv[1:] or [*TABLES, "kills"]
+    held, count = 0, 0
+    with tempfile.TemporaryDirectory() as scratch, Launchers() as launchers:
+        for name in names:
+            faults = []
+            if name == "kills":
+                faults = [(str(fault), fault) for fault in kill_faults(Path(scratch))]
+            for case in TABLES.get(name, list)():
+                fault = fault_of(tried(case, launchers, scratch))
+                faults.append((f"{case.launcher}: {case.name}", fault))
+                if fault:
+                    print(f"{faults[-1][0]}: {fault}", flush=True)
+            good = sum(fault is None for _, fault in faults)
+            print(f"{name}: {len(faults)} tried, {good} held", flush=True)
+            held, count = held + good, count + len(faults)
+    print(f"all: {count} tried, {held} held")
+    sys.exit(held != count)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""The fast part of the tables of bad input; all of them are tried by hand."""
+
+import pytest
+
+from support.forked import Ending
+from support.reliability import (
+    fault_of,
+    file_cases,
+    flag_cases,
+    hostile_cases,
+    tried,
+)
+
+# One damage of each file, one bad value of each path, one bomb.
+FAST = [
+    *(case for case in file_cases() if case.name.endswith("is 300 levels")),
+    *(
+        case
+        for case in flag_cases()
+        if case.name.endswith(("dir is no user", "model is no user", "run is no user"))
+    ),
+    hostile_cases()[0],
+]
+
+
+@pytest.mark.parametrize("case", FAST, ids=lambda case: f"{case.launcher} {case.name}")
+def test_bad_input_is_one_line(case, launchers, tmp_path):
+    ending = tried(case, launchers, tmp_path)
+    assert ending.returncode == 2
+    assert fault_of(ending) is None
+
+
+@pytest.mark.parametrize(
+    ("ending", "fault"),
+    [
+        (Ending(2, "", "error: no.\n"), None),
+        (Ending(0, "done", ""), None),
+        (Ending(None, "", ""), None),
+        (Ending(1, "", "Traceback ...\nKeyError: 1\n"), "traceback: KeyError: 1"),
+        (Ending(-11, "", ""), "exit code -11"),
+        (Ending(2, "", "error: a\nb\n"), "2 lines"),
+        (Ending(2, "", "error: {{node x}}\n"), "1 lines"),
+        (Ending(2, "", "x" * 700), "1 lines"),
+    ],
+)
+def test_faults_are_noticed(ending, fault):
+    found = fault_of(ending)
+    assert found is None if fault is None else found.startswith(fault)
