@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from advrush_tf.attacks.geometry import Norm
+from advrush_tf.attacks.geometry import Norm, is_inside
 from advrush_tf.inputs import (
     are_probabilities,
     image_array,
@@ -135,7 +135,8 @@ class Outcome:
     Attributes:
         index: of the image among the attacked ones.
         image: (height, width, channels), in the ball around the given one and in
-            [0, 1]: adversarial if broken, else the given one or the last one tried.
+            [0, 1]: adversarial if broken, else the given one, or of a persistent
+            attack the last one tried.
         broken: whether it is adversarial.
     """
 
@@ -148,9 +149,16 @@ class Outcome:
 class Attack(abc.ABC):
     """Base of the attacks: hyper-parameters only; model and data come at the call.
 
+    What an attack finds is checked here: only a finite image inside the ball and
+    [0, 1] is adversarial, and an image that nothing broke is given back.
+
     Attributes:
         norm: of the ball.
         epsilon: its radius, in [0, 1] units.
+        persistent: for images that transfer to other models: one that nothing broke is
+            given back as it was tried last, and our own attacks go on to the last
+            step of a run, for the last adversarial image in place of the first, or
+            else the one of the highest loss. It breaks the same images.
 
     Raises:
         ValueError: a number is out of range.
@@ -158,6 +166,7 @@ class Attack(abc.ABC):
 
     norm: Norm = Norm.LINF
     epsilon: float = 8 / 255
+    persistent: bool = dataclasses.field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "norm", Norm(self.norm))
@@ -170,7 +179,6 @@ class Attack(abc.ABC):
                     f"{name} must be more than 0, not {getattr(self, name)}"
                 )
 
-    @abc.abstractmethod
     def outcomes(
         self,
         classifier: BatchedClassifier,
@@ -188,6 +196,27 @@ class Attack(abc.ABC):
             seed: of the attack's random numbers.
             indices: (images,), the numbers of the images in their data set, which
                 with `seed` give their random numbers; by default 0, 1, 2, ...
+        """
+        indices = np.arange(len(x)) if indices is None else indices
+        for found in self._tried(classifier, x, y, seed, indices):
+            given = x[found.index]
+            inside = is_inside(self.norm, found.image, given, self.epsilon)
+            broken = found.broken and inside
+            keep = broken or (self.persistent and inside)
+            yield Outcome(found.index, found.image if keep else given, broken)
+
+    @abc.abstractmethod
+    def _tried(
+        self,
+        classifier: BatchedClassifier,
+        x: np.ndarray,
+        y: np.ndarray,
+        seed: int,
+        indices: np.ndarray,
+    ) -> Iterator[Outcome]:
+        """Attacks images and yields, for each, what was found or tried last.
+
+        Args are those of `outcomes`.
         """
 
     def craft(

@@ -51,13 +51,22 @@ def check_attack_name(name: str) -> None:
         raise ValueError(f"there is no attack '{name}'; there are {ALLOWED}")
 
 
-def named_attack(name: str, norm: Norm, epsilon: float) -> dict[str, Attack]:
+def is_stepped(name: str) -> bool:
+    """True for an attack that takes steps of one size: pgd, bim or mim."""
+    return _STEPS.fullmatch(name) is not None
+
+
+def named_attack(
+    name: str, norm: Norm, epsilon: float, step_size: float | None = None
+) -> dict[str, Attack]:
     """The attack, or the series of attacks, of a name.
 
     Args:
         name: such as `fgsm`, `pgd20`, `pgd20x5` (5 restarts), `autoattack`, `square`.
         norm: of the ball.
         epsilon: its radius, in [0, 1] units.
+        step_size: of pgd, bim and mim, in the same units; by default
+            `pgd.usual_step_size`.
 
     Returns:
         The attacks by name, to run one after the other.
@@ -76,4 +85,4 @@ def named_attack(name: str, norm: Norm, epsilon: float) -> dict[str, Attack]:
     assert match is not None
     numbers = {"steps": match[2], "restarts": match[3]}
     given = {key: int(value) for key, value in numbers.items() if value}
-    return {name: _STEPPED[match[1]](norm, epsilon, **given)}
+    return {name: _STEPPED[match[1]](norm, epsilon, step_size=step_size, **given)}

@@ -7,17 +7,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
-from cleverhans.tf2.attacks.basic_iterative_method import basic_iterative_method
-from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
-from cleverhans.tf2.attacks.momentum_iterative_method import momentum_iterative_method
 
 from advrush_tf.attacks.base import Attack, BatchedClassifier, Outcome
 from advrush_tf.attacks.cleverhans_compat import (
     CarliniWagnerL2,
+    fgsm,
+    mim,
     pgd_from,
     spsa_drawing_from,
 )
-from advrush_tf.attacks.geometry import Norm, project
+from advrush_tf.attacks.geometry import Norm, length, per_image, project
+from advrush_tf.attacks.losses import is_wrong, target_classes
+from advrush_tf.attacks.pgd import usual_step_size
 from advrush_tf.attacks.randomness import seeds_of, uniform_in_ball
 
 # (images, labels, seeds (batch, 2), number of the run) to images, one by one.
@@ -59,11 +60,10 @@ class CleverHansAttack(Attack):
         """The number of images of a full batch that the crafter attacks."""
         return classifier.batch_size
 
-    def outcomes(self, classifier, x, y, seed, indices=None):
+    def _tried(self, classifier, x, y, seed, indices):
         # An image is that of the first run that broke the model, else of the last.
         left = np.arange(len(x))
-        seeds = seeds_of(seed, left if indices is None else indices)
-        arrays = (x, y.astype(np.int32), seeds.numpy())
+        arrays = (x, y.astype(np.int32), seeds_of(seed, indices).numpy())
         crafter = self.crafter(classifier)
         for run in range(self.runs):
             survivors: list[int] = []
@@ -83,7 +83,7 @@ class CleverHansAttack(Attack):
             filled = map(classifier.filled, (x, y, seeds))
             crafted = crafter(*filled, run)[: len(part)]
             images = project(self.norm, crafted, x, self.epsilon).numpy()
-            broken = classifier.predict(images).argmax(-1) != y
+            broken = is_wrong(classifier.predict(images), y).numpy()
             yield from map(Outcome, part.tolist(), images, broken.tolist())
 
     def _settings(self, y: tf.Tensor) -> dict[str, Any]:
@@ -101,17 +101,11 @@ class CleverHansAttack(Attack):
 class FGSM(CleverHansAttack):
     """Fast gradient method: one step of length epsilon up the cross-entropy.
 
-    In L2 CleverHans divides a gradient by its length or by 1e-6, whichever is more:
-    for a model that is very sure of its answer the step is shorter. The same holds
-    for all attacks here that follow the gradient.
-
     Source: Goodfellow et al., arXiv 1412.6572, section 4.
     """
 
     def crafter(self, classifier):
-        return lambda x, y, seeds, run: fast_gradient_method(
-            classifier.logits, x, **self._settings(y)
-        )
+        return lambda x, y, seeds, run: fgsm(classifier.logits, x, **self._settings(y))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,8 +114,7 @@ class _Iterated(CleverHansAttack):
 
     Attributes:
         steps: of a run.
-        step_size: length of a step, at most epsilon; by default 2.5 * epsilon / steps
-            or, of few steps, epsilon.
+        step_size: length of a step, at most epsilon; by default `usual_step_size`.
     """
 
     steps: int = 10
@@ -136,9 +129,14 @@ class _Iterated(CleverHansAttack):
                 f"not {self.step_size}"
             )
 
+    @property
+    def used_step_size(self) -> float:
+        """The length of a step, the given or the usual one."""
+        return self.step_size or usual_step_size(self.epsilon, self.steps)
+
     def _settings(self, y):
-        size = self.step_size or self.epsilon * min(2.5 / self.steps, 1.0)
-        return super()._settings(y) | {"nb_iter": self.steps, "eps_iter": size}
+        steps = {"nb_iter": self.steps, "eps_iter": self.used_step_size}
+        return super()._settings(y) | steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,9 +147,10 @@ class BIM(_Iterated):
     """
 
     def crafter(self, classifier):
-        # The checks fail on NumPy 2, which makes no array of tensors of two shapes.
-        return lambda x, y, seeds, run: basic_iterative_method(
-            classifier.logits, x, sanity_checks=False, **self._settings(y)
+        # CleverHans' PGD without a random start, and without checks that NumPy 2 fails.
+        attack = pgd_from(None)
+        return lambda x, y, seeds, run: attack(
+            classifier.logits, x, **self._settings(y)
         )
 
 
@@ -208,7 +207,7 @@ class MIM(_Iterated):
             raise ValueError(f"decay must be 0 or more, not {self.decay}")
 
     def crafter(self, classifier):
-        return lambda x, y, seeds, run: momentum_iterative_method(
+        return lambda x, y, seeds, run: mim(
             classifier.logits, x, decay_factor=self.decay, **self._settings(y)
         )
 
@@ -221,8 +220,14 @@ class CarliniWagner(CleverHansAttack):
     Where none was found it is the given image. A batch is never left early, which
     would depend on all its images.
 
+    The steps are long: a pixel that is 0 or 1 is far out in the attack's tanh space.
+    The weights are searched here, as CleverHans' own search never raises one again
+    after its first success.
+
     Attributes: those of the base and
-        searches: for the weight of the margin in the loss, one after the other.
+        targets: how many of the classes with the highest clean logits are aimed at; the
+            nearest image counts.
+        searches: for the weight of the margin in the loss, of each target.
         steps: of Adam, in each search.
         learning_rate: of Adam.
         first_weight: of the margin, in the first search.
@@ -232,35 +237,56 @@ class CarliniWagner(CleverHansAttack):
 
     norm: Norm = Norm.L2
     epsilon: float = 0.5
+    targets: int = 3
     searches: int = 5
     steps: int = 200
-    learning_rate: float = 1e-2
+    learning_rate: float = 0.1
     first_weight: float = 1e-2
 
     norms = (Norm.L2,)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        names = ("searches", "steps", "learning_rate", "first_weight")
+        names = ("targets", "searches", "steps", "learning_rate", "first_weight")
         self._require_positive(*names)
 
     def crafter(self, classifier):
         attack = CarliniWagnerL2(
             classifier.logits,
             batch_size=classifier.batch_size,
-            binary_search_steps=self.searches,
+            binary_search_steps=1,
             max_iterations=self.steps,
             abort_early=False,
-            initial_const=self.first_weight,
             learning_rate=self.learning_rate,
         )
+        attack.targeted = True
 
         def crafter(x, y, seeds, run):
-            # Given earlier, labels would make the attack a targeted one.
-            attack.y = y
-            return tf.constant(attack.attack(x.numpy()))
+            logits, best = classifier.logits(x), x
+            least = tf.fill(tf.shape(y), np.inf)
+            for rank in range(min(self.targets, classifier.num_classes - 1)):
+                attack.y = target_classes(logits, y, tf.fill(tf.shape(y), rank))
+                for found, distances in self._searched(attack, x):
+                    best = tf.where(per_image(distances < least), found, best)
+                    least = tf.minimum(distances, least)
+            return best
 
         return crafter
+
+    def _searched(self, attack: CarliniWagnerL2, x: tf.Tensor) -> Iterator[tuple]:
+        """Images of each search for the weight, and distances, infinity for none."""
+        weight = tf.fill(x.shape[:1], self.first_weight)
+        low, high = tf.zeros_like(weight), tf.fill(x.shape[:1], np.inf)
+        for _ in range(self.searches):
+            attack.initial_const = weight
+            images = tf.constant(attack.attack(x.numpy()))
+            # The given image comes back where none was found.
+            distances = length(Norm.L2, images - x)
+            found = distances > 0
+            yield images, tf.where(found, distances, np.inf)
+            low, high = tf.where(found, low, weight), tf.where(found, weight, high)
+            middle = (low + high) / 2
+            weight = tf.where(tf.math.is_inf(high), 10 * weight, middle)
 
 
 @dataclasses.dataclass(frozen=True)

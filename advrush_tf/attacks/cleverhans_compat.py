@@ -2,8 +2,9 @@
 
 CleverHans 4.0.0 was written for Keras 2. Its code runs here unchanged but for a few
 global names that mean something else to it: classes that Keras 3 lacks, one wrong
-shape, and random numbers, which would come from TensorFlow's global state. The library
-itself is not modified for other users.
+shape, random numbers, which would come from TensorFlow's global state, and gradients,
+which it does not follow where they are short or not finite. The library itself is not
+modified for other users.
 """
 
 import types
@@ -13,13 +14,19 @@ from typing import Any
 import tensorflow as tf
 from cleverhans.tf2.attacks import (
     carlini_wagner_l2,
+    fast_gradient_method,
+    momentum_iterative_method,
     projected_gradient_descent,
     spsa,
 )
 
+from advrush_tf.attacks.geometry import finite, scaled, with_gradient
+from advrush_tf.attacks.losses import log_odds
+
 # Of Keras' Adam.
 _BETAS = (0.9, 0.999)
-_ADAM_EPSILON = 1e-7
+# Not Keras' 1e-7: pixels near 0 or 1, and models of small logits, have less gradient.
+_ADAM_EPSILON = 1e-30
 
 
 def _with_names(function: Callable, **names: Any) -> Callable:
@@ -38,15 +45,39 @@ def _tensorflow(**names: Any) -> types.SimpleNamespace:
     return types.SimpleNamespace(**vars(tf) | names)
 
 
-def pgd_from(start: tf.Tensor) -> Callable:
+@tf.function(autograph=False)
+def scaled_gradient(
+    model_fn: Callable, loss_fn: Any, x: tf.Tensor, y: tf.Tensor, targeted: bool
+) -> tf.Tensor:
+    """The direction in which the cross-entropy rises, its largest entry 1.
+
+    CleverHans takes its length for at least 1e-6, and NaN for a number. Args are those
+    of CleverHans' `compute_gradient`, of which an untargeted attack needs three.
+    """
+    del loss_fn, targeted
+    return scaled(with_gradient(lambda images: log_odds(model_fn(images), y), x)[1])
+
+
+fgsm = _with_names(
+    fast_gradient_method.fast_gradient_method, compute_gradient=scaled_gradient
+)
+mim = _with_names(
+    momentum_iterative_method.momentum_iterative_method,
+    compute_gradient=scaled_gradient,
+)
+
+
+def pgd_from(start: tf.Tensor | None) -> Callable:
     """CleverHans' `projected_gradient_descent` with a given random start.
 
     Args:
-        start: (batch, height, width, channels), added to the images first.
+        start: (batch, height, width, channels), added to the images first; None if
+            the call asks for no random start.
     """
     return _with_names(
         projected_gradient_descent.projected_gradient_descent,
         random_lp_vector=lambda *_, **__: start,
+        fast_gradient_method=fgsm,
     )
 
 
@@ -82,6 +113,7 @@ class _Adam:
 
     def apply_gradients(self, pairs: list) -> None:
         ((gradient, variable),) = pairs
+        gradient = finite(gradient)
         if not self._steps:
             zero = tf.zeros_like(gradient)
             self._mean, self._square = tf.Variable(zero), tf.Variable(zero)
@@ -111,13 +143,17 @@ class _SPSAAdam:
 
     init_state = spsa.SPSAAdam.init_state
     minimize = spsa.SPSAAdam.minimize
-    _compute_gradients = spsa.SPSAAdam._compute_gradients
     _apply_gradients = spsa.SPSAAdam._apply_gradients
 
     def __init__(self, lr: float, delta: float, num_samples: int, num_iters: int):
         self.lr, self._delta = lr, delta
         # Each sample goes with its opposite.
         self._num_samples, self._num_iters = num_samples // 2, num_iters
+
+    def _compute_gradients(self, loss_fn, x):
+        return spsa.SPSAAdam._compute_gradients(
+            self, lambda images: finite(loss_fn(images)), x
+        )
 
 
 def spsa_drawing_from(generator: tf.random.Generator) -> Callable:

@@ -13,6 +13,7 @@ import tensorflow as tf
 from advrush_tf.attacks.base import LogitsFn, open_labelled
 from advrush_tf.attacks.geometry import (
     Norm,
+    finite,
     fused,
     length,
     nearest,
@@ -159,7 +160,8 @@ class FAB(IterativeAttack):
             tf.repeat(batch.y, others),
             tf.reshape(classes, [-1]),
         )
-        distances = tf.abs(values) / (_dual_length(self.norm, w) + _TINY)
+        size = _dual_length(self.norm, w)
+        distances = tf.where(size > 0, tf.abs(values) / size, np.inf)
         closest = tf.argmin(tf.reshape(distances, [-1, others]), -1, tf.int32)
         rows = tf.range(tf.shape(closest)[0]) * others + closest
         return tf.gather(values, rows), tf.gather(w, rows)
@@ -238,7 +240,8 @@ def _difference(logits_fn: LogitsFn, images, y, classes) -> tuple[tf.Tensor, tf.
         logits = logits_fn(images)
         return pick(logits, classes) - pick(logits, y)
 
-    return with_gradient(difference, images)
+    values, w = with_gradient(difference, images)
+    return finite(values), w
 
 
 def _dual_length(norm: Norm, w: tf.Tensor) -> tf.Tensor:

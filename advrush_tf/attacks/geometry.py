@@ -7,9 +7,12 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, Self
 
+import numpy as np
 import tensorflow as tf
 
 _TINY = 1e-12
+# Floats round: |(x + epsilon) - x| may be this much more than epsilon.
+TOLERANCE = 1e-6
 # Each iteration of `nearest` divides the product of what is missing and the slope by
 # four or more, so that floats run out long before; the loop itself ends when nothing
 # changes.
@@ -82,14 +85,37 @@ def length(norm: Norm, delta: tf.Tensor) -> tf.Tensor:
     Returns:
         (batch,).
     """
+    largest = tf.reduce_max(tf.abs(delta), [1, 2, 3])
     if norm is Norm.LINF:
-        return tf.reduce_max(tf.abs(delta), [1, 2, 3])
-    return tf.sqrt(tf.reduce_sum(tf.square(delta), [1, 2, 3]))
+        return largest
+    # Squares of small numbers would underflow, and of large ones overflow.
+    shares = tf.math.divide_no_nan(delta, per_image(largest))
+    return largest * tf.sqrt(tf.reduce_sum(tf.square(shares), [1, 2, 3]))
+
+
+def finite(values: tf.Tensor) -> tf.Tensor:
+    """The values with 0 in place of NaN and infinity."""
+    return tf.where(tf.math.is_finite(values), values, tf.zeros_like(values))
+
+
+def scaled(delta: tf.Tensor) -> tf.Tensor:
+    """Each image's numbers over the largest among them, however small that is.
+
+    Args:
+        delta: (batch, height, width, channels); NaN and infinity count as 0.
+
+    Returns:
+        Of the same shape, in [-1, 1]; zero stays zero.
+    """
+    delta = finite(delta)
+    largest = tf.reduce_max(tf.abs(delta), [1, 2, 3], keepdims=True)
+    return tf.math.divide_no_nan(delta, largest)
 
 
 def unit(norm: Norm, delta: tf.Tensor) -> tf.Tensor:
-    """Scales each perturbation to length 1; zero stays zero."""
-    return delta / per_image(tf.maximum(length(norm, delta), _TINY))
+    """Scales each perturbation to length 1; zero stays zero, NaN and infinity are 0."""
+    delta = scaled(delta)
+    return tf.math.divide_no_nan(delta, per_image(length(norm, delta)))
 
 
 def steepest(norm: Norm, gradient: tf.Tensor) -> tf.Tensor:
@@ -97,12 +123,13 @@ def steepest(norm: Norm, gradient: tf.Tensor) -> tf.Tensor:
 
     Args:
         norm: what the length is measured in.
-        gradient: (batch, height, width, channels).
+        gradient: (batch, height, width, channels), of any scale; NaN and infinity
+            count as 0.
 
     Returns:
         Of the same shape; zero where the gradient is.
     """
-    return tf.sign(gradient) if norm is Norm.LINF else unit(norm, gradient)
+    return tf.sign(finite(gradient)) if norm is Norm.LINF else unit(norm, gradient)
 
 
 def project(
@@ -126,6 +153,21 @@ def project(
         outside = per_image(size > epsilon)
         images = tf.where(outside, x + (images - x) * scale, images)
     return tf.clip_by_value(images, 0.0, 1.0)
+
+
+def is_inside(norm: Norm, image: np.ndarray, x: np.ndarray, epsilon: float) -> bool:
+    """True for a finite image in [0, 1] and in the ball, up to the rounding of floats.
+
+    Args:
+        norm: of the ball.
+        image, x: (height, width, channels), the image and the ball's middle.
+        epsilon: radius of the ball.
+    """
+    order = np.inf if norm is Norm.LINF else 2
+    size = np.linalg.norm(np.ravel(image - x), order)
+    # Written so that NaN is not inside.
+    in_box = image.min() >= 0 and image.max() <= 1
+    return bool(in_box and size <= epsilon + TOLERANCE * max(epsilon, 1.0))
 
 
 def projected_step(
@@ -154,7 +196,7 @@ def projected_step(
 def with_gradient(
     loss_fn: Callable[[tf.Tensor], tf.Tensor], images: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Losses and their gradient in the images, 0 where none depends on them.
+    """Losses and their gradient in the images, 0 where that is not finite.
 
     Args:
         loss_fn: maps images to losses (batch,), each of one image alone. No
@@ -164,7 +206,8 @@ def with_gradient(
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(images)
         losses = loss_fn(images)
-    return losses, tape.gradient(losses, images, unconnected_gradients="zero")
+    gradient = tape.gradient(losses, images, unconnected_gradients="zero")
+    return losses, finite(gradient)
 
 
 def nearest(norm: Norm, points: tf.Tensor, w: tf.Tensor, b: tf.Tensor) -> tf.Tensor:

@@ -16,15 +16,19 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.attacks.base import Attack, LogitsFn, Outcome
-from advrush_tf.attacks.geometry import Norm, fused, length, per_image, project
+from advrush_tf.attacks.geometry import (
+    TOLERANCE,
+    Norm,
+    fused,
+    length,
+    project,
+    unit,
+)
 from advrush_tf.attacks.losses import target_classes
 from advrush_tf.attacks.queue import Attempt, Queue
 from advrush_tf.attacks.randomness import normal, seeds_of, uniform
 
 State = dict[str, tf.Tensor]
-
-# Floats round: |(x + epsilon) - x| may be this much more than epsilon.
-_TOLERANCE = 1e-6
 
 
 class Batch(NamedTuple):
@@ -69,8 +73,7 @@ class Batch(NamedTuple):
             direction = 2 * self.uniform(shape) - 1
         else:
             direction = self.normal(shape)
-        size = per_image(tf.maximum(length(norm, direction), 1e-12))
-        delta = tf.cast(epsilon * direction / size, self.x.dtype)
+        delta = tf.cast(epsilon * unit(norm, direction), self.x.dtype)
         return tf.clip_by_value(self.x + delta, 0.0, 1.0)
 
 
@@ -95,13 +98,8 @@ class IterativeAttack(Attack):
     A subclass defines `start`, `step` and, if it can be persistent, `strongest`, of
     which all tensors have one row a slot.
 
-    Attributes: those of `Attack` and
-        persistent: whether a run goes on to its last step, for the last adversarial
-            image in place of the first, or else the strongest: they transfer better to
-            other models. It breaks the same images.
+    Attributes: those of `Attack`.
     """
-
-    persistent: bool = dataclasses.field(default=False, kw_only=True)
 
     # Steps between two looks at which images are broken.
     block = 10
@@ -147,9 +145,8 @@ class IterativeAttack(Attack):
         del image_shape
         return 0
 
-    def outcomes(self, classifier, x, y, seed, indices=None):
+    def _tried(self, classifier, x, y, seed, indices):
         if len(x):
-            indices = np.arange(len(x)) if indices is None else indices
             seeds = seeds_of(seed, indices).numpy()
             yield from _Runner(self, classifier, x, y, seeds).run()
 
@@ -201,9 +198,7 @@ class _Runner:
             if job is None or not self._queue.is_needed(job):
                 continue
             if broken[slot] or job.image not in self._made:
-                keep = broken[slot] or self._attack.persistent
-                image = images[slot].numpy() if keep else self._x[job.image]
-                self._made[job.image] = image, bool(broken[slot])
+                self._made[job.image] = images[slot].numpy(), bool(broken[slot])
             if self._queue.end(job, broken[slot]):
                 yield Outcome(job.image, *self._made.pop(job.image))
 
@@ -299,8 +294,8 @@ def _checked(attack: IterativeAttack, batch: Batch, progress: _Progress) -> _Pro
         progress = progress._replace(images=images)
     images = project(attack.norm, progress.images, batch.x, attack.epsilon)
     # A projected image is another one than the model answered to.
-    changed = length(attack.norm, images - progress.images) > _TOLERANCE
-    return progress._replace(broken=progress.broken & ~changed, images=images)
+    same = length(attack.norm, images - progress.images) <= TOLERANCE
+    return progress._replace(broken=progress.broken & same, images=images)
 
 
 def _block_draws(attack: IterativeAttack, batch: Batch, index: tf.Tensor) -> tf.Tensor:

@@ -15,21 +15,31 @@ def margin(logits: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     Returns:
         (batch,).
     """
-    right = tf.one_hot(y, logits.shape[-1], on_value=True, off_value=False)
-    lowest = tf.constant(logits.dtype.min, logits.dtype)
-    wrong = tf.reduce_max(tf.where(right, lowest, logits), -1)
-    return wrong - pick(logits, y)
+    return tf.reduce_max(_wrong_logits(logits, y), -1) - pick(logits, y)
 
 
 def is_wrong(logits: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     """True where a model does not give an image its label: the goal of all attacks.
 
-    The first of equal logits is its answer; logits that are not finite are none.
+    The first of equal logits is its answer. Where a logit is NaN or infinite it has
+    none and is wrong, about clean images as about others: that never counts as robust.
 
     Args and shapes are those of `margin`; the result is bool.
     """
-    answers = tf.argmax(logits, -1, output_type=y.dtype)
-    return (answers != y) | ~tf.reduce_all(tf.math.is_finite(logits), -1)
+    missed = tf.argmax(logits, -1, tf.int32) != tf.cast(y, tf.int32)
+    return missed | ~tf.reduce_all(tf.math.is_finite(logits), -1)
+
+
+def log_odds(logits: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """The logarithm of the odds that a softmax gives the wrong classes.
+
+    The cross-entropy is ln(1 + exp(log_odds)): both rise together, and their gradients
+    point the same way. But of a model that is sure of its answer, floats lose the
+    cross-entropy and its gradient, and this loss keeps its slope.
+
+    Args and returns are those of `margin`.
+    """
+    return tf.reduce_logsumexp(_wrong_logits(logits, y), -1) - pick(logits, y)
 
 
 def pick(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
@@ -92,8 +102,11 @@ def target_classes(logits: tf.Tensor, y: tf.Tensor, rank: tf.Tensor) -> tf.Tenso
     Returns:
         (batch,), int32.
     """
-    right = tf.one_hot(y, logits.shape[-1], on_value=True, off_value=False)
-    lowest = tf.constant(logits.dtype.min, logits.dtype)
-    wrong = tf.where(right, lowest, logits)
-    order = tf.argsort(wrong, -1, "DESCENDING", stable=True)
+    order = tf.argsort(_wrong_logits(logits, y), -1, "DESCENDING", stable=True)
     return tf.gather(order, rank, axis=1, batch_dims=1)
+
+
+def _wrong_logits(logits: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """The logits, with the lowest number in place of the label's."""
+    right = tf.one_hot(y, logits.shape[-1], on_value=True, off_value=False)
+    return tf.where(right, tf.constant(logits.dtype.min, logits.dtype), logits)

@@ -19,7 +19,8 @@ LossFn = Callable[[tf.Tensor], tf.Tensor]
 class Start(enum.StrEnum):
     """Where an attack starts: the image plus noise.
 
-    GAUSSIAN adds 0.001 * N(0, 1), UNIFORM a uniform point of the epsilon-ball.
+    GAUSSIAN adds 0.001 * N(0, 1), UNIFORM a uniform point of the epsilon-ball, clipped
+    to [0, 1].
     """
 
     GAUSSIAN = "gaussian"
@@ -27,6 +28,20 @@ class Start(enum.StrEnum):
 
 
 _GAUSSIAN_DEVIATION = 1e-3
+
+
+def usual_step_size(epsilon: float, steps: int) -> float:
+    """The step of PGD where none is given: 2.5 * epsilon / steps, at most epsilon.
+
+    Steps then reach any point of the ball from any other, and turn round in it.
+
+    Args:
+        epsilon: radius of the ball.
+        steps: of a run.
+
+    Source: Madry et al., arXiv 1706.06083, figure 6.
+    """
+    return epsilon * min(2.5 / steps, 1.0)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -90,7 +105,10 @@ class SignAscent:
                 shape, seed, -self.epsilon, self.epsilon, dtype=x.dtype
             )
 
-        return replication.local_rows(draw, size[0])
+        noise = replication.local_rows(draw, size[0])
+        if self.start is Start.GAUSSIAN:
+            return noise
+        return tf.clip_by_value(x + noise, 0.0, 1.0) - x
 
     def ascend(self, loss_fn: LossFn, x: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
         """Takes the steps from a given start, which itself may lie outside [0, 1].

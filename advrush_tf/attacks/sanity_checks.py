@@ -37,6 +37,7 @@ class Code(enum.StrEnum):
     PROBABILITIES = "probabilities"
     ZERO_GRADIENTS = "zero_gradients"
     BLACK_BOX_WINS = "black_box_wins"
+    PROBE_WINS = "probe_wins"
     ACCURACY_OVER_EPSILON = "accuracy_over_epsilon"
     STEPS_DO_NOT_HELP = "steps_do_not_help"
     IMAGES_OUTSIDE_BOX = "images_outside_box"
@@ -82,19 +83,37 @@ def random_model(passes: np.ndarray) -> Finding | None:
     )
 
 
-def not_finite(logits: np.ndarray) -> Finding | None:
+def not_finite(logits: np.ndarray, attack: str = "") -> Finding | None:
     """Warns of logits that are NaN or infinite, which count as wrong answers.
 
     Args:
         logits: (images, classes).
+        attack: what was done to the images, "" for nothing.
     """
     bad = ~np.isfinite(logits).all(-1)
     if not bad.any():
         return None
+    place = f" under {attack}" if attack else ""
     return Finding(
         Code.NOT_FINITE,
-        f"The model gives NaN or infinite logits for {bad.sum()} of {len(bad)} images; "
-        "they count as wrong answers, but no gradient follows from them.",
+        f"The model gives NaN or infinite logits for {bad.sum()} of {len(bad)} images"
+        f"{place}; they count as wrong answers, but no gradient follows from them.",
+    )
+
+
+def not_finite_gradients(gradients: np.ndarray) -> Finding | None:
+    """Warns of derivatives that are NaN or infinite, which attacks take for 0.
+
+    Args:
+        gradients: (images, height, width, channels).
+    """
+    bad = ~np.isfinite(gradients).all((1, 2, 3))
+    if not bad.any():
+        return None
+    return Finding(
+        Code.NOT_FINITE,
+        f"The model's gradient has NaN or infinite entries at {bad.sum()} of {len(bad)}"
+        " images; attacks take them for 0 and may miss what they would find without.",
     )
 
 
@@ -178,26 +197,21 @@ def missing_classes(
     )
 
 
-def zero_gradients(cross_entropy: np.ndarray, margin: np.ndarray) -> Finding | None:
-    """Warns if the cross-entropy has no gradient at a tenth of the images.
-
-    The margin of the logits distinguishes a model that is not differentiable from one
-    so confident that its probabilities underflow.
+def zero_gradients(steps: np.ndarray) -> Finding | None:
+    """Warns if the attacks' loss has no gradient to follow at a tenth of the images.
 
     Args:
-        cross_entropy, margin: (images,), the largest absolute derivative of each loss.
+        steps: (images, height, width, channels), of length 1 in the attack's norm
+            where it can follow the gradient.
     """
     # So written, a NaN counts as none.
-    none = ~(cross_entropy > 0)
+    none = ~(np.abs(steps).max((1, 2, 3)) > 0)
     if none.mean() <= _ZERO_GRADIENTS:
         return None
-    confident = (none & (margin > 0)).sum()
     return Finding(
         Code.ZERO_GRADIENTS,
-        f"The cross-entropy has no gradient at {none.sum()} of {len(none)} images: at "
-        f"{confident} the model is so confident that floats underflow, which a loss of "
-        f"logit differences avoids, and at {none.sum() - confident} the model passes "
-        "no gradient on, so that gradient attacks see nothing.",
+        f"The loss has no gradient that an attack could follow at {none.sum()} of "
+        f"{len(none)} images: gradient attacks see nothing there.",
     )
 
 
@@ -224,6 +238,24 @@ def black_box_wins(
         f"Black-box attacks broke {more.sum()} of {len(more)} images that no gradient "
         "attack broke; the model may mask its gradients, and more may be broken than "
         "this evaluation says.",
+    )
+
+
+def probe_wins(robust: np.ndarray, probed: np.ndarray) -> Finding | None:
+    """Warns if PGD on the margin breaks images that an evaluation calls robust.
+
+    Args:
+        robust: (images,), bool, right before and after all attacks.
+        probed: (images,), bool, those that PGD broke in the same ball.
+    """
+    more = robust & probed
+    if not more.any():
+        return None
+    return Finding(
+        Code.PROBE_WINS,
+        f"A short PGD on the margin of the logits, made on few images, breaks "
+        f"{more.sum()} that no attack of this evaluation broke; the robust accuracy is "
+        "too high: add autoattack to the attacks.",
     )
 
 

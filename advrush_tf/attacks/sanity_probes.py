@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from advrush_tf.attacks import sanity_checks
 from advrush_tf.attacks.base import BatchedClassifier
-from advrush_tf.attacks.geometry import Norm, project, projected_step
-from advrush_tf.attacks.losses import margin
+from advrush_tf.attacks.geometry import Norm, project, projected_step, steepest
+from advrush_tf.attacks.losses import log_odds, margin
+from advrush_tf.attacks.pgd import usual_step_size
 from advrush_tf.attacks.series import is_right
-from advrush_tf.losses import cross_entropy
 
 _IMAGES = 64
 # That models expect; the first is the one of all images here.
@@ -30,8 +31,19 @@ _LONG_STEPS = 100
 _RESTARTS = 4
 # In each pixel; more would break many a model that masks its gradients.
 _START_NOISE = 8 / 255
-# The steps of a run add up to this many radii.
-_REACH = 2.5
+
+
+class Probed(NamedTuple):
+    """What a model's probes found.
+
+    Attributes:
+        findings: reasons not to trust an evaluation of the model.
+        broken: (images,), bool, of those that were probed the ones that PGD on the
+            margin broke in the evaluation's ball.
+    """
+
+    findings: list[sanity_checks.Finding]
+    broken: np.ndarray
 
 
 def check_model(
@@ -41,11 +53,11 @@ def check_model(
     norm: Norm,
     epsilon: float,
     seed: int,
-) -> list[sanity_checks.Finding]:
+) -> Probed:
     """Checks a model on 64 of the images, with PGD on those that it gets right.
 
-    Images outside [0, 1], which PGD would clip, or logits that are not finite are the
-    only finding, if there are any.
+    Images outside [0, 1], which PGD would clip, are the only finding, if there are any.
+    Logits that are not finite are looked for at all images.
 
     Args:
         classifier: the model.
@@ -55,29 +67,31 @@ def check_model(
         seed: of PGD's starts, at least 0.
     """
     if outside := sanity_checks.images_outside_box(float(x.min()), float(x.max())):
-        return [outside]
-    x, y = _some(x), _some(y).astype(np.int32)
+        return Probed([outside], np.zeros(len(x), bool))
+    findings = [sanity_checks.not_finite(classifier.predict(x))]
+    broken, rows = np.zeros(len(x), bool), _some(np.arange(len(x)))
+    x, y = x[rows], y[rows].astype(np.int32)
     passes = np.stack([classifier.predict(x) for _ in range(_PASSES)])
-    if finding := sanity_checks.not_finite(passes[0]):
-        return [finding]
-    findings = [
+    findings += [
         sanity_checks.random_model(passes),
         sanity_checks.probabilities(passes[0]),
         *check_answers(classifier, x, y),
     ]
     clean = -margin(tf.constant(passes[0]), tf.constant(y)).numpy()
-    if (right := clean > 0).any():
+    right = (clean > 0) & np.isfinite(passes[0]).all(-1)
+    if right.any():
         prober = _Prober(classifier, x[right], y[right], seed)
         one_step = prober.margins(norm, epsilon, epsilon, 1)
         many_steps = prober.from_noise(norm, epsilon, _STEPS)
+        broken[rows[right]] = np.minimum(one_step, many_steps) < 0
         # The cube inside the ball.
         cube = epsilon / (math.sqrt(x[0].size) if norm is Norm.L2 else 1)
         findings += [
-            sanity_checks.zero_gradients(*prober.derivatives()),
+            *prober.check_gradients(norm),
             sanity_checks.accuracy_over_epsilon(*prober.curve(cube)),
             sanity_checks.steps_do_not_help(clean[right], one_step, many_steps),
         ]
-    return [finding for finding in findings if finding]
+    return Probed([finding for finding in findings if finding], broken)
 
 
 def check_answers(
@@ -109,8 +123,7 @@ def _some(rows: np.ndarray) -> np.ndarray:
 class _Prober:
     """Gradients at images that a model gets right, and PGD from them.
 
-    PGD lowers the margin (here the logit of the label minus the best other one), which
-    unlike the cross-entropy never underflows.
+    PGD lowers the margin, here the logit of the label minus the best other one.
     """
 
     def __init__(
@@ -121,15 +134,17 @@ class _Prober:
         self._slope = _slope(classifier)
         self._descend = {norm: _descent(self._slope, norm) for norm in Norm}
 
-    def derivatives(self) -> list[np.ndarray]:
-        """The largest of the cross-entropy and of the margin, each (images,)."""
-        sizes: list[list[np.ndarray]] = [[], []]
-        for count, batch in self._batches(self._x, self._y):
-            for parts, of_margin in zip(sizes, (False, True), strict=True):
-                _, slope = self._slope(*batch, tf.constant(of_margin))
-                largest = tf.reduce_max(tf.abs(slope), [1, 2, 3])
-                parts.append(largest.numpy()[:count])
-        return [np.concatenate(parts) for parts in sizes]
+    def check_gradients(self, norm: Norm) -> list[sanity_checks.Finding | None]:
+        """Checks the gradients that attacks with the cross-entropy follow."""
+        parts = [
+            self._slope(*batch, tf.constant(False))[1].numpy()[:count]
+            for count, batch in self._batches(self._x, self._y)
+        ]
+        gradients = np.concatenate(parts)
+        return [
+            sanity_checks.not_finite_gradients(gradients),
+            sanity_checks.zero_gradients(steepest(norm, gradients).numpy()),
+        ]
 
     def curve(self, epsilon: float) -> tuple[list[float], list[float]]:
         """L-infinity radii from epsilon to the largest, and accuracies under PGD."""
@@ -146,7 +161,8 @@ class _Prober:
         """The margins that a run from a random start leaves, (images,)."""
         noise = self._random.uniform(-_START_NOISE, _START_NOISE, self._x.shape)
         start = (self._x + noise).astype(np.float32)
-        return self.margins(norm, epsilon, _REACH * epsilon / steps, steps, start)
+        step_size = usual_step_size(epsilon, steps)
+        return self.margins(norm, epsilon, step_size, steps, start)
 
     def margins(
         self,
@@ -175,7 +191,7 @@ class _Prober:
 
 # A network's gradient takes long to trace: all that is measured shares this graph.
 def _slope(classifier: BatchedClassifier):
-    """Margins, and the gradient of their or of the cross-entropies' sum."""
+    """Margins, and the gradient of their or of the log-odds' sum, finite or not."""
 
     @tf.function(autograph=False)
     def slope(images, y, of_margin):
@@ -183,7 +199,7 @@ def _slope(classifier: BatchedClassifier):
             tape.watch(images)
             logits = classifier.logits(images)
             margins = -margin(logits, y)
-            loss = tf.where(of_margin, margins, cross_entropy(y, logits))
+            loss = tf.where(of_margin, margins, log_odds(logits, y))
         # A model that rounds has no gradient at all.
         gradient = tape.gradient(loss, images, unconnected_gradients="zero")
         return margins, gradient

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from advrush_tf.attacks.base import Attack, BatchedClassifier, Outcome
+from advrush_tf.attacks.losses import is_wrong
 from advrush_tf.files import replacing
 
 # In `Progress.broken_by`: by no attack so far, and wrong before any attack.
@@ -26,10 +27,9 @@ def is_right(
         y: (images,), integer labels.
 
     Returns:
-        (images,), bool, True where the model gives the label.
+        (images,), bool, True where the model gives the label, see `losses.is_wrong`.
     """
-    logits = classifier.predict(images)
-    return (np.argmax(logits, -1) == y) & np.isfinite(logits).all(-1)
+    return ~is_wrong(classifier.predict(images), y).numpy()
 
 
 class Progress:
@@ -146,7 +146,7 @@ def run_series(
 
     Every image's outcome depends on the seed and its index alone, so that an
     interrupted series ends like an uninterrupted one. An image counts as broken only
-    if the model, asked again, is wrong.
+    if the model, asked again, is wrong; else it is again the given one.
 
     Args:
         classifier: the model.
@@ -155,8 +155,9 @@ def run_series(
         y: (images,), integer labels.
         seed: of all random numbers.
         progress: of these images and attacks; it is updated.
-        all_images: whether the first attack also gets the images that the model is
-            wrong about, for a transfer to other models.
+        all_images: for a transfer to other models: the first attack also gets the
+            images that the model is wrong about, and what was tried on robust ones is
+            kept.
         indices: (images,), of the images in their data set, see `Attack.outcomes`;
             by default 0, 1, 2, ...
         watch: given an attack's name, its number of images and its outcomes, passes
@@ -178,3 +179,6 @@ def run_series(
                 index, dataclasses.replace(outcome, index=left[outcome.index])
             )
         progress.settle(is_right(classifier, progress.images, y))
+        if not all_images:
+            robust = progress.broken_by == ROBUST
+            progress.images[robust] = x[robust]

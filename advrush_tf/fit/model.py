@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf import replication
+from advrush_tf.attacks.losses import is_wrong, log_odds
 from advrush_tf.attacks.pgd import SignAscent
 from advrush_tf.fit.objectives import Objective
 from advrush_tf.fit.weights import WeightAverage, perturbed, restored_afterwards
@@ -324,7 +325,7 @@ class AdvRushFitModel(ReplicatedModel):
     def _track(self, losses, y, logits, sample_weight):
         self._trackers["loss"].update_state(losses)
         for name, values in logits.items():
-            hits = tf.equal(tf.argmax(values, -1, tf.int32), y)
+            hits = ~is_wrong(values, y)
             self._trackers[name].update_state(hits, sample_weight=sample_weight)
         found = {name: self._trackers[name].result() for name in ("loss", *logits)}
         return found | {_PROBABILITIES: are_probabilities(next(iter(logits.values())))}
@@ -334,7 +335,7 @@ class AdvRushFitModel(ReplicatedModel):
         logits = {"accuracy": self._logits(x, False)}
         if self.evaluation_attack is not None:
             crafted = self.evaluation_attack.craft(
-                lambda z: cross_entropy(y, self._logits(z, False)),
+                lambda z: log_odds(self._logits(z, False), y),
                 x,
                 _EVALUATION_SEED,
             )

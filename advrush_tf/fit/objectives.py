@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
+from advrush_tf.attacks.losses import log_odds
 from advrush_tf.attacks.pgd import SignAscent, Start
 from advrush_tf.inputs import as_labels, check_images, check_labels
 from advrush_tf.losses import cross_entropy, kl_divergence
@@ -133,7 +134,7 @@ class Standard(Objective):
 @keras.saving.register_keras_serializable(PACKAGE)
 @dataclasses.dataclass(frozen=True)
 class PGD(Objective):
-    """Cross-entropy of images that raise it.
+    """Cross-entropy of images that raise it, by its log-odds (`attacks.losses`).
 
     Attributes:
         epsilon, step_size, steps, start: see `SignAscent`.
@@ -156,9 +157,7 @@ class PGD(Objective):
         return SignAscent(self.epsilon, self.step_size, self.steps, self.start)
 
     def craft(self, model_fn, x, y, seed):
-        return self.attack.craft(
-            lambda z: cross_entropy(y, model_fn(z, False)), x, seed
-        )
+        return self.attack.craft(lambda z: log_odds(model_fn(z, False), y), x, seed)
 
     def losses(self, y, clean, crafted):
         return self._cross_entropy(y, crafted)
@@ -237,14 +236,6 @@ class FGSMRS(PGD):
     step_size: float = 10 / 255
     steps: int = 1
     start: Start = Start.UNIFORM
-
-    def craft(self, model_fn, x, y, seed):
-        x = tf.convert_to_tensor(x)
-        # As in the paper's code, and unlike the others', the start is an image.
-        start = tf.clip_by_value(x + self.attack.noise(x, seed), 0.0, 1.0)
-        return self.attack.ascend(
-            lambda z: cross_entropy(y, model_fn(z, False)), x, start
-        )
 
 
 class ObjectiveName(enum.StrEnum):

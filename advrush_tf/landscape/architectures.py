@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.attacks.losses import margin
-from advrush_tf.attacks.pgd import SignAscent
+from advrush_tf.attacks.pgd import SignAscent, usual_step_size
 from advrush_tf.attacks.series import is_right
 from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.genotypes.genotype import Genotype, random_genotype
@@ -24,8 +24,6 @@ _TRAINING_BATCH = 64
 _STEPS = 10
 # Of a Hessian with a vector, for its largest eigenvalue alone.
 _PRODUCTS = 10
-# Length of all the attack's steps together, in radii of the ball.
-_REACH = 2.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +116,7 @@ class ArchitectureSampler:
             seed=seed,
             trace_probes=0,
         )
-        attack = SignAscent(epsilon, _REACH * epsilon / _STEPS, _STEPS)
+        attack = SignAscent(epsilon, usual_step_size(epsilon, _STEPS), _STEPS)
 
         @tf.function(autograph=False)
         def craft(x: tf.Tensor, start: tf.Tensor, y: tf.Tensor) -> tf.Tensor:

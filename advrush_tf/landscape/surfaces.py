@@ -11,7 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.attacks.base import BatchedClassifier, as_logits_fn
-from advrush_tf.attacks.pgd import SignAscent, Start
+from advrush_tf.attacks.geometry import Norm, steepest
+from advrush_tf.attacks.losses import log_odds
+from advrush_tf.attacks.pgd import SignAscent, Start, usual_step_size
 from advrush_tf.attacks.randomness import seeds_of, uniform
 from advrush_tf.inputs import check_logits, image_array, label_array
 from advrush_tf.landscape.cross_entropy import cross_entropies
@@ -96,7 +98,7 @@ def loss_surface(
 
     def directions(images, labels, indices):
         gradient = input_gradient(logits_fn, images, labels, cross_entropies)
-        sign = tf.sign(gradient)
+        sign = steepest(Norm.LINF, gradient)
         return tf.stack([sign, _random_signs(seed, indices, images.shape[1:])], 1)
 
     half = points // 2
@@ -121,8 +123,9 @@ def loss_cut(
 ) -> Cut:
     """The cross-entropy of each image on the line through its adversarial image.
 
-    The attack is PGD-20 on the cross-entropy, with steps of epsilon / 8 from a random
-    start. The line reaches from -1 to 2 times the adversarial perturbation.
+    The attack is PGD-20 on the cross-entropy (by its log-odds, see `attacks.losses`),
+    with steps of epsilon / 8 from a random start. The line reaches from -1 to 2 times
+    the adversarial perturbation.
 
     Args:
         epsilon: radius of the attack's L-infinity ball, in [0, 1] units.
@@ -136,7 +139,7 @@ def loss_cut(
     """
     if points < 4 or points % 3 != 1:
         raise ValueError(f"points must be 4, 7, 10 or so on, not {points}")
-    step_size = 2.5 * epsilon / _ATTACK_STEPS
+    step_size = usual_step_size(epsilon, _ATTACK_STEPS)
     attack = SignAscent(epsilon, step_size, _ATTACK_STEPS, Start.UNIFORM)
     logits_fn = as_logits_fn(model)
 
@@ -148,7 +151,7 @@ def loss_cut(
             fn_output_signature=images.dtype,
         )
         adversarial = attack.ascend(
-            lambda perturbed: cross_entropies(labels, logits_fn(perturbed)),
+            lambda perturbed: log_odds(logits_fn(perturbed), labels),
             images,
             images + noise,
         )

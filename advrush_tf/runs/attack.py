@@ -13,8 +13,8 @@ from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.attacks.catalogue import named_attack
 from advrush_tf.attacks.geometry import Radius
 from advrush_tf.attacks.sanity_checks import missing_classes
-from advrush_tf.attacks.sanity_probes import check_model
-from advrush_tf.attacks.series import is_right
+from advrush_tf.attacks.sanity_probes import Probed, check_model
+from advrush_tf.attacks.series import Progress, is_right
 from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.data.examples import Examples
 from advrush_tf.errors import UserError
@@ -120,15 +120,17 @@ def _evaluate(
     measured, clean = crafter.classifiers[0], crafter.clean[0]
     log(f"clean accuracy {clean.mean():.2%} of {len(x)} images")
     missing = missing_classes(y, dataset.class_names, "attacked images")
-    findings = [missing] if missing else []
+    probed = Probed([], np.zeros(len(x), bool))
     if settings.checks:
         log("checking the model ...")
         norm, epsilon = settings.norm, settings.epsilon
-        findings += check_model(measured, x, y, norm, epsilon, settings.seed)
-    for finding in findings:
+        probed = check_model(measured, x, y, norm, epsilon, settings.seed)
+    if missing:
+        probed.findings.insert(0, missing)
+    for finding in probed.findings:
         log(f"warning: {finding.sentence}")
     crafted = [crafter.craft(*planned) for planned in _plan(settings)]
-    return Evaluation(settings, dataset, x, y, clean, measured, crafted, findings)
+    return Evaluation(settings, dataset, x, y, clean, measured, crafted, probed)
 
 
 def _begin_or_resume(run: Run[AttackSettings]) -> None:
@@ -180,8 +182,8 @@ class _Crafter:
         progress = run_sharded(jobs, paths, self._x, devices)
         # A perturbation may correct a model by chance: that is no robustness.
         right = [
-            was_right & is_right(classifier, progress.images, self._y)
-            for classifier, was_right in zip(self.classifiers, self.clean, strict=True)
+            was_right & self._survives(progress, source, index)
+            for index, was_right in enumerate(self.clean)
         ]
         crafted = AttackResult(source, name, epsilon, progress, right)
         others = self._run.settings.source_model
@@ -190,6 +192,13 @@ class _Crafter:
             f"{name}, epsilon {epsilon}{place}: accuracy {crafted.accuracy:.2%}"
         )
         return crafted
+
+    def _survives(self, progress: Progress, source: int, index: int) -> np.ndarray:
+        """Where a model is right after an attack on another one, or on itself."""
+        if index == source:
+            # Asked once more, a random model might take back what broke it.
+            return progress.survived(len(progress.attacks))
+        return is_right(self.classifiers[index], progress.images, self._y)
 
     def _paths(self, source: int, name: str, epsilon: Radius) -> list[Path]:
         """The files of an attack's shards, each of which its own worker writes."""
@@ -212,7 +221,9 @@ class _Crafter:
         try:
             return AttackJob(
                 self._copies[device][source],
-                named_attack(name, settings.norm, epsilon),
+                named_attack(
+                    name, settings.norm, epsilon, settings.step_size_at(epsilon)
+                ),
                 self._x,
                 self._y,
                 settings.seed,

@@ -1,15 +1,20 @@
 """The settings of an evaluation of robustness."""
 
+import math
 from pathlib import Path
 
 import attrs
 
-from advrush_tf.attacks.catalogue import ALLOWED, check_attack_name, named_attack
+from advrush_tf.attacks.catalogue import (
+    ALLOWED,
+    check_attack_name,
+    is_stepped,
+    named_attack,
+)
 from advrush_tf.attacks.geometry import Norm, Radius
 from advrush_tf.errors import UserError
 from advrush_tf.runs.search_settings import IMAGE_SIZE
 from advrush_tf.runs.settings import (
-    RADIUS,
     SEED,
     Check,
     Settings,
@@ -24,17 +29,25 @@ from advrush_tf.runs.settings import (
 _SMALLEST = 1e-6
 
 
+# In the L2 norm two images may be any distance apart.
+_LARGEST = {Norm.LINF: 1.0, Norm.L2: math.inf}
+
+
 def _read_radii(texts: tuple[str, ...]) -> tuple[Radius, ...]:
     return tuple(map(Radius, texts))
 
 
 def _are_radii(radii: tuple[Radius, ...]) -> bool:
     """Returns True for different radii, of which one may be 0."""
-    return all(r == 0 or _SMALLEST <= r <= 1 for r in radii) and all_distinct(radii)
+    return all(r == 0 or r >= _SMALLEST for r in radii) and all_distinct(radii)
 
 
+_RADIUS = Check(
+    lambda radius: radius >= _SMALLEST,
+    f"{_SMALLEST:g} or more, a number or a fraction such as 8/255",
+)
 _RADII = Check(
-    _are_radii, "different numbers or fractions in [0, 1], such as 0,2/255,8/255"
+    _are_radii, f"different, each 0 or {_SMALLEST:g} or more, such as 0,2/255,8/255"
 )
 
 
@@ -71,8 +84,7 @@ class AttackSettings(Settings):
     epsilon: Radius = setting(
         "8/255",
         "Radius of the perturbations in [0, 1] units, such as 8/255.",
-        RADIUS,
-        ge(_SMALLEST),
+        _RADIUS,
         converter=Radius,
     )
     epsilons: tuple[Radius, ...] = setting(
@@ -80,6 +92,12 @@ class AttackSettings(Settings):
         "More radii, such as 0,2/255,4/255, for a robustness curve.",
         _RADII,
         converter=_read_radii,
+    )
+    step_size: float | None = setting(
+        None,
+        "Step of pgd, bim and mim, at most epsilon; 2.5 epsilon / steps unless given. "
+        "At other radii it keeps its share of them.",
+        gt(0),
     )
     batch_size: int = setting(128, "Images at a time, on each device.", gt(0))
     checks: bool = setting(True, "Probe the model for signs of a wrong evaluation.")
@@ -94,12 +112,24 @@ class AttackSettings(Settings):
         self.require(
             "source_model", all_distinct(paths), "other models, each named once"
         )
+        largest = _LARGEST[self.norm]
+        allowed = f"at most {largest:g} in {self.norm}"
+        self.require("epsilon", self.epsilon <= largest, allowed)
+        self.require("epsilons", max(self.curve) <= largest, allowed)
         try:
             for name in self.attacks:
                 check_attack_name(name)
-                named_attack(name, self.norm, self.epsilon)
+                named_attack(name, self.norm, self.epsilon, self.step_size)
         except ValueError as error:
             raise UserError(f"--attacks: {error}.") from None
+        stepped = any(map(is_stepped, self.attacks))
+        self.require(
+            "step_size", stepped or not self.step_size, "left out without pgd, bim, mim"
+        )
+
+    def step_size_at(self, radius: float) -> float | None:
+        """The given step's share of another radius, None if none was given."""
+        return self.step_size and self.step_size * (radius / self.epsilon)
 
     @property
     def curve(self) -> list[Radius]:

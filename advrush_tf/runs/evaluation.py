@@ -9,9 +9,16 @@ import numpy as np
 
 from advrush_tf.attacks.autoattack import verdicts_of
 from advrush_tf.attacks.base import BatchedClassifier
-from advrush_tf.attacks.catalogue import BLACK_BOX
+from advrush_tf.attacks.catalogue import BLACK_BOX, named_attack
 from advrush_tf.attacks.geometry import Radius
-from advrush_tf.attacks.sanity_checks import Finding, check_results, rising_curve
+from advrush_tf.attacks.sanity_checks import (
+    Finding,
+    check_results,
+    not_finite,
+    probe_wins,
+    rising_curve,
+)
+from advrush_tf.attacks.sanity_probes import Probed
 from advrush_tf.attacks.series import Progress
 from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.files import json_copy
@@ -57,7 +64,7 @@ class Evaluation:
         clean: (images,), bool, where the model is correct before any attack.
         classifier: the measured model.
         crafted: result of each attack.
-        probed: findings about the model itself.
+        probed: what was found about the model itself.
     """
 
     settings: AttackSettings
@@ -67,7 +74,7 @@ class Evaluation:
     clean: np.ndarray
     classifier: BatchedClassifier
     crafted: list[AttackResult]
-    probed: list[Finding]
+    probed: Probed
 
     @cached_property
     def attacked(self) -> list[AttackResult]:
@@ -90,8 +97,21 @@ class Evaluation:
         outcome = check_results(
             self.robust, broken, blind, classes, "apgd-t" in members
         )
-        rising = [rising_curve(name, *self.curve(name)) for name in self._curves()]
-        return [*self.probed, *outcome, *(finding for finding in rising if finding)]
+        doubts = [
+            probe_wins(self.robust, self.probed.broken),
+            *(not_finite(self._logits(c), c.attack) for c in self._own),
+            *(rising_curve(name, *self.curve(name)) for name in self._curves()),
+        ]
+        return [*self.probed.findings, *outcome, *filter(None, doubts)]
+
+    @property
+    def _own(self) -> list[AttackResult]:
+        return [c for c in self.attacked if not c.source]
+
+    def _logits(self, crafted: AttackResult) -> np.ndarray:
+        """Of the images that an attack broke, (images, classes)."""
+        broken = crafted.progress.broken_by >= 0
+        return self.classifier.predict(crafted.progress.images[broken])
 
     def _curves(self) -> tuple[str, ...]:
         return self.settings.attacks if self.settings.epsilons else ()
@@ -171,6 +191,7 @@ def _attack(evaluated: Evaluation, crafted: AttackResult) -> dict[str, Any]:
         "attack": crafted.attack,
         "crafted_on": models[crafted.source],
         "epsilon": _radius(crafted.epsilon),
+        "step_size": _step_size(settings, crafted),
         **_share(crafted.right[0]),
         # On the model that was attacked.
         "members": [
@@ -184,6 +205,14 @@ def _attack(evaluated: Evaluation, crafted: AttackResult) -> dict[str, Any]:
         "broken_by": points.broken_by,
         "seconds": progress.seconds,
     }
+
+
+def _step_size(settings: AttackSettings, crafted: AttackResult) -> float | None:
+    """Returns the size of an attack's steps, None where they have no fixed one."""
+    radius = crafted.epsilon
+    given = settings.step_size_at(radius)
+    (first, *_) = named_attack(crafted.attack, settings.norm, radius, given).values()
+    return getattr(first, "used_step_size", None)
 
 
 def transfer(evaluated: Evaluation) -> dict[str, Any] | None:

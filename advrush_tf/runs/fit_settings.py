@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from advrush_tf.attacks.geometry import Radius
-from advrush_tf.attacks.pgd import SignAscent, Start
+from advrush_tf.attacks.pgd import SignAscent, Start, usual_step_size
 from advrush_tf.fit.objectives import Objective, ObjectiveName
 from advrush_tf.nn.cell_network import Stem, has_room_for_auxiliary
 from advrush_tf.runs.search_settings import IMAGE_SIZE, SYNC_BATCH_NORM
@@ -152,7 +152,11 @@ class FitSettings(Settings):
     eval_steps: int = setting(
         20, "Steps of the PGD that measures robust accuracy.", gt(0), le(10**6)
     )
-    eval_step_size: float = setting(0.01, "Step of the measuring PGD.", gt(0))
+    eval_step_size: float = setting(
+        usual_step_size(0.031, 20),
+        "Step of the measuring PGD; 2.5 epsilon / eval_steps unless given.",
+        gt(0),
+    )
     validation_portion: float = setting(
         0.02, "Share of the training split that is held out.", INNER_SHARE
     )

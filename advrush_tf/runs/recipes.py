@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from advrush_tf.attacks.geometry import Radius
-from advrush_tf.attacks.pgd import Start
+from advrush_tf.attacks.pgd import Start, usual_step_size
 from advrush_tf.errors import UserError
 from advrush_tf.fit.objectives import ObjectiveName
 from advrush_tf.nn.cell_network import Stem
@@ -138,8 +138,8 @@ def fit_settings(
 ) -> FitSettings:
     """Returns the recipe of an objective and a network, with some fields replaced.
 
-    With another epsilon, given or the network's usual one, steps whose length is not
-    given keep their share of it.
+    With another epsilon, given or the network's usual one, a step whose length is not
+    given keeps its share of it; that of the measuring PGD follows from its own numbers.
 
     Args:
         objective: an `ObjectiveName` or its value.
@@ -159,8 +159,7 @@ def fit_settings(
     if schedule is Schedule.EXPONENTIAL:
         recipe = attrs.evolve(recipe, decay=_EXPONENTIAL_DECAY)
     settings = attrs.evolve(recipe, **given)
-    scaled = _scaled(recipe, settings.epsilon / _RECIPES[recipe.objective].epsilon)
-    return attrs.evolve(settings, **(scaled | given))
+    return attrs.evolve(settings, **(_step_sizes(recipe, settings) | given))
 
 
 def _check_use(
@@ -184,10 +183,13 @@ def _is_settled_later(name: str, recipe: FitSettings) -> bool:
     return name in ("cutout", "image_size")
 
 
-def _scaled(recipe: FitSettings, ratio: float) -> dict[str, float]:
-    """The recipe's steps, as long as another epsilon makes them."""
-    steps = {n: getattr(recipe, n) for n in ("step_size", "eval_step_size")}
-    return {name: step * ratio for name, step in steps.items() if step is not None}
+def _step_sizes(recipe: FitSettings, settings: FitSettings) -> dict[str, float]:
+    """The steps of both attacks, as long as the settings' other numbers make them."""
+    sizes = {"eval_step_size": usual_step_size(settings.epsilon, settings.eval_steps)}
+    if recipe.step_size is not None:
+        ratio = settings.epsilon / _RECIPES[recipe.objective].epsilon
+        sizes["step_size"] = recipe.step_size * ratio
+    return sizes
 
 
 def recipe_defaults() -> dict[str, str]:

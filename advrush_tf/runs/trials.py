@@ -1,19 +1,18 @@
 """One attack on one model, in shards side by side on all devices, kept on disk."""
 
-import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from advrush_tf.attacks.apgd import APGD
 from advrush_tf.attacks.base import Attack, BatchedClassifier
+from advrush_tf.attacks.fab import FAB
 from advrush_tf.attacks.series import Progress, run_series
-from advrush_tf.attacks.square import Square
 from advrush_tf.runs.devices import Devices
 from advrush_tf.runs.progress import progress_bar
 
@@ -124,13 +123,8 @@ def shard_rows(shard: tuple[int, int]) -> slice:
 
 
 def _persistent(attack: Attack) -> Attack:
-    """The attack without a stop at the first adversarial image, where it has one.
-
-    CleverHans' attacks have none, and FAB looks for the nearest images.
-    """
-    if isinstance(attack, APGD | Square):
-        return dataclasses.replace(attack, persistent=True)
-    return attack
+    """The attack as it transfers best; FAB looks for near images in any case."""
+    return attack if isinstance(attack, FAB) else replace(attack, persistent=True)
 
 
 def run_sharded(

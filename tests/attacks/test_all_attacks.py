@@ -78,6 +78,7 @@ def test_images_are_inside_the_ball_and_the_box_and_verdicts_are_true(attack):
     assert sizes.max() <= attack.epsilon + 1e-6
     wrong = np.argmax(MODEL(tf.constant(images)), -1) != Y
     np.testing.assert_array_equal(broken, wrong)
+    np.testing.assert_array_equal(images[~broken], X[~broken])
 
 
 @ALL
@@ -87,6 +88,73 @@ def test_a_linear_model_is_broken_where_it_can_be(attack):
     near = far * ATTACKS[attack] < attack.epsilon
     assert near.any()
     assert broken[near].all()
+
+
+GRADIENT_ATTACKS = [
+    FGSM(L2, NEAR[L2]),
+    PGD(L2, NEAR[L2], 20),
+    MIM(L2, NEAR[L2], 10),
+    APGD(L2, NEAR[L2], "ce", iterations=20),
+    FAB(L2, NEAR[L2], targeted=False, iterations=10),
+]
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e4])
+@pytest.mark.parametrize("attack", GRADIENT_ATTACKS, ids=names)
+def test_the_scale_of_the_logits_does_not_matter(attack, scale):
+    # Of more classes, the cross-entropy aims at all wrong ones at once.
+    model, weights = linear(2)
+    x, y = grey(model, 12)
+    far = distances(weights, x, y, L2)
+    attack = dataclasses.replace(attack, epsilon=float(np.median(far)))
+    classifier = BatchedClassifier(lambda x: scale * model(x), x.shape[1:], 12)
+    found = attack.outcomes(classifier, x, y, 0)
+    broken = {outcome.index for outcome in found if outcome.broken}
+    assert set(np.flatnonzero(far * 1.05 < attack.epsilon)) <= broken
+
+
+@tf.custom_gradient
+def _with_hole(images):
+    """The images; their first pixel has no gradient that is a number."""
+
+    def gradient(dy):
+        hole = tf.one_hot(0, 48, float("nan"), 0.0)
+        return dy + tf.reshape(hole, [1, *X.shape[1:]])
+
+    return tf.identity(images), gradient
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [*GRADIENT_ATTACKS, PGD(LINF, NEAR[LINF], 20), APGD(LINF, NEAR[LINF], "dlr")],
+    ids=names,
+)
+def test_gradients_that_are_not_finite_are_left_out(attack):
+    classifier = BatchedClassifier(lambda x: MODEL(_with_hole(x)), X.shape[1:], 12)
+    found = list(attack.outcomes(classifier, X, Y, 0))
+    assert np.isfinite([outcome.image for outcome in found]).all()
+    # Without that pixel, boundaries are a little farther away.
+    broken = {outcome.index for outcome in found if outcome.broken}
+    assert set(np.flatnonzero(FAR[attack.norm] * 1.3 < attack.epsilon)) <= broken
+    assert len(broken) > 3
+
+
+def test_images_that_are_not_finite_break_nothing():
+    @tf.custom_gradient
+    def no_gradient(images):
+        return tf.identity(images), lambda dy: dy * float("nan")
+
+    def model(images):
+        # NaN would be of another class.
+        known = tf.reduce_all(tf.math.is_finite(images), [1, 2, 3])
+        kind = tf.cast(known, tf.float32) + 0 * tf.reduce_sum(
+            no_gradient(images), [1, 2, 3]
+        )
+        return tf.stack([kind, 1 - kind], -1)
+
+    zeros = np.zeros(12, int)
+    for attack in GRADIENT_ATTACKS:
+        np.testing.assert_array_equal(attack.craft(model, X, zeros), X)
 
 
 @ALL

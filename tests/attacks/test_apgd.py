@@ -36,7 +36,7 @@ def rising(norm, gradient):
 
 
 def algorithm_1(loss_and_gradient, x, start, norm, epsilon, iterations):
-    """Auto-PGD as the paper lists it, for one image: the iterates, x_0 first."""
+    """Auto-PGD but for one "at most", for one image: the iterates, x_0 first."""
 
     def step(now, before, gradient, share):
         ahead = clip(norm, now + size * rising(norm, gradient), x, epsilon)
@@ -52,7 +52,8 @@ def algorithm_1(loss_and_gradient, x, start, norm, epsilon, iterations):
         now = images[-1]
         origin = now
         if k in checkpoints(iterations):
-            few = rises < 0.75 * (k - last_check)
+            # The official code's rule, where the paper has "fewer than".
+            few = rises <= 0.75 * (k - last_check)
             same = size == last_size and best_loss <= last_best
             last_size, last_best = size, best_loss
             if few or same:
@@ -166,6 +167,24 @@ def test_gradients_are_averaged_over_a_random_model():
         state = attack.step(noisy, batch, zero, tf.zeros(0), state).state
         shares.append(np.mean(np.argmax(model(state["images"]), -1) != y))
     assert shares[1] > shares[0] + 0.1
+
+
+def test_one_pass_over_a_random_model_decides():
+    # Wrong in one of four passes; on average right.
+    margins = tf.constant([-9.0, -9.0, -9.0, 1.0])
+    passes = tf.Variable(0)
+
+    def model(images):
+        margin = tf.gather(margins, passes.assign_add(1) - 1)
+        margin += 0 * tf.reduce_sum(images, [1, 2, 3])
+        return tf.stack([-margin, margin], -1)
+
+    x, y = tf.fill([1, 2, 2, 1], 0.5), tf.zeros(1, tf.int32)
+    batch = Batch(x, y, tf.zeros([1, 2]), seeds_of(0, range(1)), y)
+    attack = APGD(eot=4)
+    found = attack.step(model, batch, y, tf.zeros(0), attack.start(batch))
+    assert passes.numpy() == 4
+    assert found.wrong.numpy().all()
 
 
 def test_runs():

@@ -88,18 +88,70 @@ def halves(images):
 class Invert(Attack):
     """Shows what it is given, and turns images into their negatives, last first."""
 
-    def outcomes(self, classifier, x, y, seed, indices=None):
+    def _tried(self, classifier, x, y, seed, indices):
         assert (x.dtype, classifier.num_classes, seed) == (np.float32, 2, 7)
         for row in reversed(range(len(x))):
-            yield Outcome(row, 1 - x[row], bool(y[row]))
+            yield Outcome(row, 1 - x[row], not y[row])
 
 
 def test_craft_puts_outcomes_where_they_belong_and_leaves_the_images_alone():
     x = np.random.default_rng(0).random((5, 2, 3, 1))
     kept = x.copy()
-    crafted = Invert().craft(halves, x, [0] * 5, seed=7, batch_size=2)
+    attack = Invert(epsilon=1.0)
+    crafted = attack.craft(halves, x, [0] * 5, seed=7, batch_size=2)
     np.testing.assert_allclose(crafted, 1 - x, atol=1e-6)
     np.testing.assert_array_equal(x, kept)
+
+
+def test_what_nothing_broke_is_given_back_unless_it_is_to_transfer():
+    x = np.random.default_rng(0).random((5, 2, 3, 1), np.float32)
+    y = [0, 1, 1, 0, 1]
+    attack = Invert(epsilon=1.0)
+    crafted = attack.craft(halves, x, y, seed=7)
+    np.testing.assert_array_equal(crafted[1], x[1])
+    np.testing.assert_array_equal(crafted[0], 1 - x[0])
+    tried = dataclasses.replace(attack, persistent=True).craft(halves, x, y, seed=7)
+    np.testing.assert_array_equal(tried, 1 - x)
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim(Attack):
+    """Says of one image that it is adversarial."""
+
+    image: np.ndarray = None
+
+    def _tried(self, classifier, x, y, seed, indices):
+        yield Outcome(0, self.image, True)
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize(
+    ("norm", "values", "accepted"),
+    [
+        ("Linf", [0.6, 0.4], True),
+        ("Linf", [0.61, 0.5], False),
+        ("L2", [0.57, 0.43], True),
+        ("L2", [0.58, 0.42], False),
+        ("L2", [float("nan"), 0.5], False),
+        ("Linf", [float("nan"), 0.5], False),
+        ("Linf", [float("inf"), 0.5], False),
+    ],
+)
+def test_only_a_finite_image_inside_the_ball_is_adversarial(
+    norm, values, accepted, persistent
+):
+    x = np.full((1, 1, 2, 1), 0.5, np.float32)
+    image = np.reshape(values, (1, 2, 1)).astype(np.float32)
+    attack = Claim(norm, 0.1, image=image, persistent=persistent)
+    (outcome,) = attack.outcomes(None, x, np.zeros(1, int), 0)
+    assert outcome.broken is accepted
+    np.testing.assert_array_equal(outcome.image, image if accepted else x[0])
+
+
+def test_an_image_outside_the_box_is_not_adversarial():
+    x = np.full((1, 1, 2, 1), 0.99, np.float32)
+    (outcome,) = Claim(epsilon=0.1, image=x[0] + 0.02).outcomes(None, x, [0], 0)
+    assert not outcome.broken
 
 
 def test_norms_by_name():

@@ -2,8 +2,9 @@ import pytest
 
 from advrush_tf.attacks import cleverhans
 from advrush_tf.attacks.autoattack import make_members
-from advrush_tf.attacks.catalogue import check_attack_name, named_attack
+from advrush_tf.attacks.catalogue import check_attack_name, is_stepped, named_attack
 from advrush_tf.attacks.geometry import Norm
+from advrush_tf.attacks.pgd import usual_step_size
 
 
 @pytest.mark.parametrize(
@@ -20,6 +21,15 @@ from advrush_tf.attacks.geometry import Norm
 )
 def test_names_of_single_attacks(name, attack):
     assert named_attack(name, Norm.LINF, 0.03) == {name: attack}
+
+
+@pytest.mark.parametrize("name", ["pgd20", "bim10", "mim10"])
+def test_a_step_size_is_that_of_attacks_with_steps(name):
+    assert is_stepped(name) and not is_stepped("apgd-ce")
+    (attack,) = named_attack(name, Norm.LINF, 0.08, 0.003).values()
+    assert attack.used_step_size == 0.003
+    (attack,) = named_attack(name, Norm.LINF, 0.08).values()
+    assert attack.used_step_size == usual_step_size(0.08, attack.steps)
 
 
 def test_names_of_series_and_members():

@@ -6,7 +6,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cleverhans.tf2 import utils
 
 from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.attacks.cleverhans import (
@@ -18,8 +17,10 @@ from advrush_tf.attacks.cleverhans import (
     CarliniWagner,
     CleverHansAttack,
 )
+from advrush_tf.attacks.cleverhans_compat import scaled_gradient
+from advrush_tf.attacks.fab import FAB
 from advrush_tf.attacks.geometry import Norm
-from support.attacked import distances, grey, linear
+from support.attacked import distances, fitted, grey, linear
 
 LINF, L2 = Norm.LINF, Norm.L2
 ATTACKS = [
@@ -49,7 +50,8 @@ def length(attack, delta):
 
 
 def outcomes(attack, model=MODEL, x=X, y=Y, batch_size=3, seed=0, indices=None):
-    """In the images' order: what they became, and which are broken."""
+    """In the images' order: what was tried last, and which are broken."""
+    attack = dataclasses.replace(attack, persistent=True)
     return against(
         BatchedClassifier(model, x.shape[1:], batch_size), attack, x, y, seed, indices
     )
@@ -183,6 +185,20 @@ def test_carlini_wagner_is_near_the_closed_form():
     assert not counted.any()
 
 
+def test_carlini_wagner_finds_images_as_near_as_fab_does():
+    model, x, y = fitted()
+    right = np.argmax(model(x), -1) == y
+    # Pixels at the ends of the range, which are far out in the attack's tanh space.
+    x, y = np.where(x > 0.7, 1, np.where(x < 0.3, 0, x))[right], y[right]
+    right = np.argmax(model(x), -1) == y
+    x, y = x[right][:20].astype(np.float32), y[right][:20]
+    _, far = FAB(L2, 1.0).minimal(model, x, y)
+    attack = CarliniWagner(L2, 10.0, searches=1, steps=100, first_weight=0.3)
+    crafted = attack.craft(model, x, y, batch_size=20)
+    assert (np.argmax(model(crafted), -1) != y).all()
+    assert length(attack, crafted - x).mean() < 1.03 * far.mean()
+
+
 def test_spsa_raises_the_margin_and_stops_when_it_breaks():
     def margins(x):
         logits = (x - 0.5).reshape(len(x), -1) @ WEIGHTS
@@ -236,9 +252,12 @@ def test_every_attack_on_every_model(make):
 
 
 def test_craft_gives_the_images_of_the_outcomes():
-    attack = PGD(LINF, 0.02, 3, restarts=2)
+    attack = PGD(LINF, 0.004, 3, restarts=2)
     crafted = attack.craft(MODEL, X, Y, seed=4, batch_size=3)
-    np.testing.assert_array_equal(crafted, outcomes(attack, seed=4)[0])
+    tried, broken = outcomes(attack, seed=4)
+    assert 0 < broken.sum() < len(X)
+    np.testing.assert_array_equal(crafted[broken], tried[broken])
+    np.testing.assert_array_equal(crafted[~broken], X[~broken])
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=names)
@@ -250,10 +269,10 @@ def test_nothing_is_traced_again(attack):
         return MODEL(images)
 
     classifier = BatchedClassifier(model, X.shape[1:], 2)
-    before = utils.compute_gradient.experimental_get_tracing_count()
+    before = scaled_gradient.experimental_get_tracing_count()
     list(attack.outcomes(classifier, X[:1], Y[:1], 0))
     # SPSA sees its samples at once, and the image alone.
     assert len(traces) == (3 if isinstance(attack, SPSA) else 1)
-    count = len(traces), utils.compute_gradient.experimental_get_tracing_count()
+    count = len(traces), scaled_gradient.experimental_get_tracing_count()
     list(attack.outcomes(classifier, X, Y, 0))
     assert count == (len(traces), before + (count[1] > before))

@@ -12,10 +12,12 @@ from advrush_tf.attacks.geometry import (
     Norm,
     Radius,
     fused,
+    is_inside,
     length,
     nearest,
     project,
     projected_step,
+    scaled,
     steepest,
     unit,
     with_gradient,
@@ -91,6 +93,43 @@ def test_no_direction_of_length_1_rises_more_than_the_steepest(norm):
     others = unit(norm, tf.constant(RANDOM.normal(size=(500, 4, 4, 3))))
     np.testing.assert_allclose(length(norm, others), np.ones(500))
     assert np.sum(gradient * others, (1, 2, 3)).max() < best
+
+
+@pytest.mark.parametrize("scale", [1e-35, 1e-12, 1e30])
+@pytest.mark.parametrize("norm", Norm)
+def test_a_step_has_full_length_whatever_the_scale_of_the_gradient(norm, scale):
+    gradient = RANDOM.normal(size=(3, 4, 4, 3))
+    gradient[2] = 0
+    small = tf.constant(scale * gradient, tf.float32)
+    found = steepest(norm, small)
+    np.testing.assert_allclose(found, steepest(norm, gradient), rtol=1e-5)
+    np.testing.assert_allclose(length(norm, found), [1, 1, 0], rtol=1e-6)
+    expected = scale * length(norm, tf.constant(gradient))
+    np.testing.assert_allclose(length(norm, small), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_entries_that_are_not_finite_count_as_zero(bad):
+    gradient, hand = images([3.0, bad, -4.0], [bad] * 3), images([3, 0, -4], [0] * 3)
+    for norm in Norm:
+        np.testing.assert_array_equal(steepest(norm, gradient), steepest(norm, hand))
+        np.testing.assert_array_equal(unit(norm, gradient), unit(norm, hand))
+    np.testing.assert_array_equal(scaled(gradient), images([0.75, 0, -1], [0] * 3))
+
+    _, found = with_gradient(
+        lambda x: tf.reduce_sum(x * gradient, [1, 2, 3]), tf.ones_like(gradient)
+    )
+    np.testing.assert_array_equal(found, hand)
+
+
+def test_what_is_inside():
+    x = np.array([0.5, 0.5, 0.95], np.float32)
+    for norm, far in ((Norm.LINF, [0.1, -0.1, 0]), (Norm.L2, [0.06, -0.08, 0])):
+        delta = np.array(far, np.float32)
+        assert is_inside(norm, x + delta, x, 0.1)
+        assert not is_inside(norm, x + 1.01 * delta, x, 0.1)
+    for outside in (0.1, np.nan, np.inf):
+        assert not is_inside(Norm.LINF, x + np.array([0, 0, outside]), x, 0.2)
 
 
 def test_projections_by_hand():

@@ -53,6 +53,26 @@ def test_equal_logits_have_finite_losses_and_gradients():
         assert np.isfinite(tape.gradient(value, logits)).all()
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e3, 1e-9])
+def test_log_odds_rise_with_the_cross_entropy_and_do_not_underflow(scale):
+    exact = scale * LOGITS.numpy().astype(np.float64)
+    logits = tf.Variable(exact.astype(np.float32))
+    with tf.GradientTape() as tape:
+        found = losses.log_odds(logits, LABELS)
+    slopes = tape.gradient(found, logits).numpy()
+    for row, label in enumerate(LABELS.numpy()):
+        wrong = np.delete(exact[row], label)
+        odds = np.log(np.exp(wrong - wrong.max()).sum()) + wrong.max()
+        odds -= exact[row, label]
+        np.testing.assert_allclose(found[row], odds, rtol=1e-5)
+        # The cross-entropy is log(1 + exp(odds)); this is its slope, over the
+        # probability of an error.
+        shares = np.exp(wrong - wrong.max()) / np.exp(wrong - wrong.max()).sum()
+        np.testing.assert_allclose(
+            slopes[row], np.insert(shares, label, -1), rtol=1e-4, atol=1e-7
+        )
+
+
 def test_target_classes_descend_and_leave_out_the_label():
     ranks = [
         losses.target_classes(LOGITS, LABELS, tf.constant([rank, rank])).numpy()

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from advrush_tf.attacks.cleverhans_compat import pgd_from
 from advrush_tf.attacks.geometry import Radius
-from advrush_tf.attacks.pgd import SignAscent, Start
+from advrush_tf.attacks.pgd import SignAscent, Start, usual_step_size
 from advrush_tf.losses import cross_entropy
 from advrush_tf.official import weights as official
 from support import golden
@@ -72,6 +72,20 @@ def test_starts():
     np.testing.assert_array_equal(uniform, again)
     other = SignAscent(0.2, 0.1, 1, "uniform").noise(x, (0, 2)).numpy()
     assert (uniform != other).any()
+
+
+def test_a_uniform_start_is_an_image():
+    x = tf.ones((2000, 1, 1, 1))
+    noise = SignAscent(0.2, 0.1, 1, Start.UNIFORM).noise(x, (0, 1)).numpy()
+    assert noise.max() == 0
+    assert noise.min() < -0.19
+    assert 900 < (noise == 0).sum() < 1100
+
+
+def test_the_usual_steps_of_pgd_cross_the_ball():
+    assert usual_step_size(0.08, 20) == pytest.approx(0.01)
+    assert usual_step_size(0.08, 100) == pytest.approx(0.002)
+    assert usual_step_size(0.08, 2) == 0.08
 
 
 def test_examples_do_not_depend_on_their_batch():

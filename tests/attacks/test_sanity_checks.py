@@ -40,15 +40,30 @@ def test_probabilities(logits, found_one):
 
 
 def test_zero_gradients_of_more_than_a_tenth():
-    cross_entropy, margin = np.ones(20), np.ones(20)
-    cross_entropy[:2] = 0
-    assert checks.zero_gradients(cross_entropy, margin) is None
-    cross_entropy[2], margin[1:3] = np.nan, (0, np.nan)
-    finding = checks.zero_gradients(cross_entropy, margin)
+    steps = np.zeros((20, 1, 2, 1))
+    steps[2:, 0, 0] = -1
+    assert checks.zero_gradients(steps) is None
+    steps[2] = 0
+    finding = checks.zero_gradients(steps)
     assert finding.code is Code.ZERO_GRADIENTS
-    assert "no gradient at 3 of 20" in finding.sentence
-    assert "at 1 the model is so confident" in finding.sentence
-    assert "at 2 the model passes no gradient" in finding.sentence
+    assert "could follow at 3 of 20" in finding.sentence
+
+
+def test_gradients_that_are_not_finite():
+    gradients = np.ones((4, 1, 2, 1))
+    assert checks.not_finite_gradients(gradients) is None
+    gradients[1, 0, 0], gradients[3, 0, 1] = np.nan, -np.inf
+    finding = checks.not_finite_gradients(gradients)
+    assert finding.code is Code.NOT_FINITE
+    assert "at 2 of 4 images" in finding.sentence
+
+
+def test_probe_wins():
+    robust = np.array([True, False, True, True, False])
+    assert checks.probe_wins(robust, ~robust) is None
+    finding = checks.probe_wins(robust, np.array([True, True, True, False, False]))
+    assert finding.code is Code.PROBE_WINS
+    assert "breaks 2 that" in finding.sentence
 
 
 def test_black_box_wins():
@@ -77,7 +92,8 @@ def test_not_finite():
     logits[1, 0], logits[2, 1] = np.nan, np.inf
     finding = checks.not_finite(logits)
     assert finding.code is Code.NOT_FINITE
-    assert "for 2 of 4 images" in finding.sentence
+    assert "for 2 of 4 images;" in finding.sentence
+    assert "4 images under pgd20;" in checks.not_finite(logits, "pgd20").sentence
     assert checks.probabilities(logits) is None
 
 

@@ -34,7 +34,7 @@ def codes(model, norm=Norm.LINF, epsilon=0.03, size=64):
     found = probes.check_model(
         BatchedClassifier(model, SHAPE, 32), *blobs(size), norm, epsilon, 0
     )
-    return [finding.code for finding in found]
+    return [finding.code for finding in found.findings]
 
 
 def fitted_network():
@@ -77,8 +77,43 @@ def test_probabilities():
     assert codes(lambda images: tf.nn.softmax(linear(images))) == [Code.PROBABILITIES]
 
 
-def test_confident_model():
-    assert codes(lambda images: 300 * linear(images)) == [Code.ZERO_GRADIENTS]
+@pytest.mark.parametrize("scale", [1e-12, 300])
+def test_attacks_follow_the_gradient_of_a_model_of_any_confidence(scale):
+    assert codes(lambda images: scale * linear(images), Norm.L2) == []
+
+
+def test_gradients_that_are_not_finite():
+    def change(images, gradient):
+        first = tf.one_hot([0], 16, on_value=float("nan"), off_value=1.0)
+        return gradient * tf.reshape(first, [1, *SHAPE])
+
+    assert codes(with_gradient(change)) == [Code.NOT_FINITE]
+
+
+def test_logits_that_are_not_finite_are_looked_for_at_all_images():
+    def model(images):
+        # The last of 65 images is black.
+        dark = tf.reduce_max(images, [1, 2, 3])[:, None] == 0
+        return tf.where(dark, float("inf"), linear(images))
+
+    x, y = blobs(65)
+    x[-1] = 0
+    classifier = BatchedClassifier(model, SHAPE, 32)
+    found = probes.check_model(classifier, x, y, Norm.LINF, 0.03, 0).findings
+    assert [finding.code for finding in found] == [Code.NOT_FINITE]
+    assert "1 of 65" in found[0].sentence
+
+
+def test_what_the_probe_breaks():
+    classifier = BatchedClassifier(linear, SHAPE, 32)
+    x, y = blobs(70)
+    y[3] = (y[3] + 1) % CLASSES
+    for epsilon in (0.03, 0.5):
+        probed = probes.check_model(classifier, x, y, Norm.LINF, epsilon, 0)
+        # Not what is wrong without.
+        tried = np.isin(np.arange(70), np.linspace(0, 69, 64).astype(int))
+        expected = tried & (np.arange(70) != 3) & (epsilon == 0.5)
+        np.testing.assert_array_equal(probed.broken, expected)
 
 
 @pytest.mark.parametrize("activation", [tf.round, tf.sign])
@@ -128,7 +163,8 @@ def test_gradients_that_mislead_small_steps():
 def test_images_outside_the_box_are_not_probed():
     x, y = blobs()
     classifier = BatchedClassifier(linear, SHAPE, 32)
-    (finding,) = probes.check_model(classifier, 255 * x, y, Norm.LINF, 0.03, 0)
+    probed = probes.check_model(classifier, 255 * x, y, Norm.LINF, 0.03, 0)
+    (finding,) = probed.findings
     assert finding.code is Code.IMAGES_OUTSIDE_BOX
 
 
@@ -185,18 +221,15 @@ def test_what_the_checks_are_given(monkeypatch, batch_size, norm, epsilon):
             checks, name, lambda *arrays, name=name: seen.update({name: arrays})
         )
     classifier = BatchedClassifier(model, SHAPE, batch_size)
-    assert probes.check_model(classifier, x, y, norm, epsilon, 0) == []
+    assert probes.check_model(classifier, x, y, norm, epsilon, 0).findings == []
 
     rows = np.linspace(0, 79, 64).astype(int)
     kept = rows[rows % 4 > 0]
-    score, label = scores[kept], y[kept]
-    # The cross-entropy is log(1 + exp(-margin)).
-    sizes = np.abs(slope).max() / (1 + np.exp(np.abs(score)))
-    entropy, margin = seen["zero_gradients"]
-    np.testing.assert_allclose(entropy, sizes, rtol=1e-5)
-    np.testing.assert_allclose(
-        margin, np.full(len(kept), np.abs(slope).max()), rtol=1e-6
-    )
+    label = y[kept]
+    (steps,) = seen["zero_gradients"]
+    up = np.where(label == 1, -1, 1)[:, None] * slope
+    way = np.sign(up) if norm is Norm.LINF else up / np.linalg.norm(slope)
+    np.testing.assert_allclose(steps.reshape(-1, 16), way, rtol=1e-5)
     radii, accuracies = seen["accuracy_over_epsilon"]
     np.testing.assert_allclose(radii, [0.125, 0.25, 0.5])
     for radius, accuracy in zip(radii, accuracies, strict=True):

@@ -190,6 +190,17 @@ def test_evaluation_is_in_inference_mode():
         np.testing.assert_array_equal(new, old)
 
 
+def test_logits_that_are_not_finite_are_no_right_answer():
+    x, y = tiny_batch(size=6)
+    inputs = keras.Input(x.shape[1:])
+    nothing = keras.layers.Flatten()(inputs) * float("nan")
+    network = keras.Model(inputs, keras.layers.Dense(3)(nothing))
+    attack = SignAscent(0.1, 0.05, 2)
+    model = model_of(network, FAST, evaluation_attack=attack)
+    got = model.evaluate(x, 0 * y, verbose=0, return_dict=True)
+    assert (got["accuracy"], got["robust_accuracy"]) == (0.0, 0.0)
+
+
 def test_metrics_are_means_over_examples():
     model = model_of(tiny_network(), Standard())
     x, y = tiny_batch(0, 10)

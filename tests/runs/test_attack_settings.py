@@ -20,6 +20,17 @@ def test_the_curve_ascends_and_holds_the_epsilon_once():
     assert AttackSettings.from_dict(settings.to_dict()) == settings
 
 
+def test_l2_radii_have_no_limit():
+    settings = AttackSettings("m.keras", norm="L2", epsilon="3", epsilons=("0.5", "2"))
+    assert settings.curve == [0.5, 2.0, 3.0]
+
+
+def test_a_step_keeps_its_share_of_other_radii():
+    settings = AttackSettings("m.keras", epsilon=0.1, step_size=0.02)
+    assert settings.step_size_at(0.05) == pytest.approx(0.01)
+    assert AttackSettings("m.keras").step_size_at(0.05) is None
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -33,7 +44,17 @@ def test_the_curve_ascends_and_holds_the_epsilon_once():
         ({"source_model": ("./m.keras",)}, "--source_model"),
         *(
             ({"epsilons": ("0", wrong)}, f"--epsilons is 0,{wrong}; it must be diff")
-            for wrong in ("2", "x", "8/0", "nan", "-8/255", "300/255", "1e-46")
+            for wrong in ("x", "8/0", "nan", "-8/255", "1e-46")
+        ),
+        ({"epsilon": "x"}, "--epsilon is x; it must be .*fraction such as 8/255"),
+        ({"epsilon": "300/255"}, "--epsilon is 300/255; it must be at most 1 in Linf"),
+        ({"epsilons": ("0", "2")}, "--epsilons is 0,2; it must be at most 1 in Linf"),
+        ({"epsilon": "inf", "norm": "L2"}, "--epsilon is inf"),
+        ({"step_size": 0.0}, "--step_size is 0.0; it must be more than 0"),
+        ({"step_size": 0.1}, "at most epsilon, 8/255, not 0.1"),
+        (
+            {"step_size": 0.01, "attacks": ("autoattack",)},
+            "--step_size is 0.01; it must be left out without pgd, bim, mim",
         ),
         ({"epsilons": ("1/2", "0.5")}, "--epsilons is 1/2,0.5; it must be different"),
         ({"test_images": -1}, "--test_images"),

@@ -2,8 +2,13 @@ import dataclasses
 import importlib.metadata
 import json
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
+from advrush_tf.attacks.base import BatchedClassifier
+from advrush_tf.attacks.sanity_checks import Code
+from advrush_tf.attacks.sanity_probes import Probed
 from advrush_tf.runs.evaluation import as_json
 from advrush_tf.runs.evaluation_report import markdown
 from advrush_tf.statistics import wilson
@@ -49,6 +54,39 @@ def test_attacks_tell_their_accuracy_after_each_member(results):
     assert autoattack["seconds"] == 12.5
     assert results["attacks"][2]["crafted_on"] == "runs/two/model.keras"
     assert results["attacks"][-1]["epsilon"]["given"] == "2/255"
+
+
+def test_attacks_with_steps_name_their_size(results):
+    assert [a["step_size"] for a in results["attacks"]] == [None] * 6
+    evaluated = evaluation(attacks=("pgd20",), epsilons=(), step_size=0.01)
+    evaluated.crafted[:] = [
+        dataclasses.replace(crafted, attack="pgd20")
+        for crafted in evaluated.crafted
+        if crafted.attack == "fgsm"
+    ]
+    sizes = [attack["step_size"] for attack in as_json(evaluated)["attacks"]]
+    # Of the evaluation's epsilon, twice, and of a quarter of it.
+    assert sizes == pytest.approx([0.01, 0.01, 0.0025])
+
+
+def test_the_probe_and_logits_of_broken_images_give_doubts():
+    evaluated = evaluation()
+    probed = Probed([], np.array([True] * 4))
+    codes = [f.code for f in dataclasses.replace(evaluated, probed=probed).findings]
+    # No image is robust that the probe could break.
+    assert Code.PROBE_WINS not in codes
+    own = [crafted for crafted in evaluated.crafted if not crafted.source]
+    changed = dataclasses.replace(evaluated, probed=probed, crafted=own)
+    assert Code.PROBE_WINS in [finding.code for finding in changed.findings]
+
+    def model(images):
+        return tf.fill((images.shape[0], 2), float("nan"))
+
+    broken = dataclasses.replace(
+        evaluated, classifier=BatchedClassifier(model, (4, 4, 1), 4)
+    )
+    sentences = [f.sentence for f in broken.findings if f.code is Code.NOT_FINITE]
+    assert [s.count("images under fgsm") for s in sentences] == [1, 0]
 
 
 def test_transfer_has_a_row_a_source_and_a_column_a_target(results):

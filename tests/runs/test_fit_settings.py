@@ -20,7 +20,9 @@ def test_every_recipe_holds_and_can_be_replaced(name, network):
 def test_steps_keep_their_share_of_another_epsilon():
     settings = fit_settings("pgd", epsilon=0.062)
     assert settings.step_size == pytest.approx(0.02)
-    assert settings.eval_step_size == pytest.approx(0.02)
+    assert settings.eval_step_size == pytest.approx(2.5 * 0.062 / 20)
+    settings = fit_settings("pgd", epsilon=0.062, eval_steps=10)
+    assert settings.eval_step_size == pytest.approx(2.5 * 0.062 / 10)
     settings = fit_settings("pgd", epsilon=0.062, step_size=0.005)
     assert settings.step_size == 0.005
     assert fit_settings("pgd", epsilon="4/255") == fit_settings("pgd", epsilon=4 / 255)

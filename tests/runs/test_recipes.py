@@ -18,7 +18,8 @@ def test_the_official_pgd_recipe():
     assert [share * settings.epochs for share in settings.milestones] == [100, 150]
     assert (settings.decay, settings.weight_l2, settings.clip_norm) == (0.1, 1e-4, 5.0)
     assert settings.make_objective() == PGD(0.0, 0.031, 0.01, 7, Start.GAUSSIAN)
-    assert settings.evaluation_attack == SignAscent(0.031, 0.01, 20, Start.UNIFORM)
+    step = 2.5 * 0.031 / 20
+    assert settings.evaluation_attack == SignAscent(0.031, step, 20, Start.UNIFORM)
     assert (settings.init_channels, settings.num_cells) == (36, 20)
     assert not settings.normalise
     assert settings.select_by is Selection.ROBUST
@@ -87,7 +88,7 @@ def test_perturbations_of_imagenet_are_smaller():
     assert settings.epsilon == settings.evaluation_attack.epsilon == 4 / 255
     # The steps keep their share of the radius.
     assert settings.step_size == pytest.approx(4 / 255 / 3.1)
-    assert settings.evaluation_attack.step_size == pytest.approx(4 / 255 / 3.1)
+    assert settings.evaluation_attack.step_size == pytest.approx(4 / 255 / 8)
     fast = fit_settings("fgsm_rs", "imagenet")
     assert (fast.epsilon, fast.step_size) == pytest.approx((4 / 255, 5 / 255))
     given = fit_settings("pgd", "imagenet", epsilon=8 / 255)

@@ -6,6 +6,7 @@ import tensorflow as tf
 from advrush_tf.attacks.base import BatchedClassifier, Outcome
 from advrush_tf.attacks.geometry import Radius
 from advrush_tf.attacks.sanity_checks import Code, Finding
+from advrush_tf.attacks.sanity_probes import Probed
 from advrush_tf.attacks.series import Progress
 from advrush_tf.data.array_examples import ArrayExamples
 from advrush_tf.data.dataset import ImageDataset
@@ -37,14 +38,13 @@ def progress(x, broken_by):
 
 def evaluation(**changes):
     """Two attacks on the model, and the first on another model as well."""
+    given = {"attacks": ("fgsm", "autoattack"), "epsilons": ("0", "2/255"), **changes}
     settings = AttackSettings(
         model="runs/one/model.keras",
         source_model=("runs/two/model.keras",),
-        attacks=("fgsm", "autoattack"),
-        epsilons=("0", "2/255"),
         save_images=True,
         sha256=("ab", "cd"),
-        **changes,
+        **given,
     )
     classes = np.zeros((1, 1, 1, 1), np.uint8)
     examples = ArrayExamples(classes, Y[:1])
@@ -76,4 +76,5 @@ def evaluation(**changes):
         for attack in books
     ]
     classifier = BatchedClassifier(model, (4, 4, 1), 4)
-    return Evaluation(settings, dataset, X, Y, CLEAN, classifier, crafted, [FINDING])
+    probed = Probed([FINDING], np.zeros(4, bool))
+    return Evaluation(settings, dataset, X, Y, CLEAN, classifier, crafted, probed)
