@@ -25,24 +25,39 @@ _IMPORTED.set_forkserver_preload(
 )
 
 
-def launch(name, *arguments):
-    """Runs launch/<name>.py to its end; gives its exit code and what it printed."""
-    with tempfile.TemporaryDirectory() as folder:
-        outputs = [Path(folder, stream) for stream in ("stdout", "stderr")]
-        process = _IMPORTED.Process(target=_run, args=(name, arguments, outputs))
+def launch(name, *arguments, folder=ROOT, seconds=None):
+    """Runs launch/<name>.py to its end, or kills it after so many seconds.
+
+    Args:
+        name: of the launcher.
+        *arguments: its flags.
+        folder: the launcher's current folder.
+        seconds: None for as many as it needs.
+
+    Returns:
+        Its exit code and what it printed.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        outputs = [Path(scratch, stream) for stream in ("stdout", "stderr")]
+        process = _IMPORTED.Process(
+            target=_run, args=(name, arguments, outputs, folder)
+        )
         process.start()
-        process.join()
-        printed = [output.read_text() for output in outputs]
+        process.join(seconds)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+        printed = [output.read_text("utf-8", "replace") for output in outputs]
     return subprocess.CompletedProcess(name, process.exitcode, *printed)
 
 
-def _run(name, arguments, outputs):
+def _run(name, arguments, outputs, folder):
     for descriptor, output in enumerate(outputs, start=1):
         os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT), descriptor)
-    os.chdir(ROOT)
+    os.chdir(folder)
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    sys.argv = [f"launch/{name}.py", *arguments]
-    sys.path.insert(0, "launch")
+    sys.argv = [str(ROOT / "launch" / f"{name}.py"), *arguments]
+    sys.path.insert(0, str(ROOT / "launch"))
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
