@@ -19,15 +19,6 @@ def pytest_configure():
 
 
 @pytest.fixture(scope="session")
-def launchers():
-    """Runs launchers without importing TensorFlow for each; see `Launchers`."""
-    from support.forked import Launchers
-
-    with Launchers() as running:
-        yield running
-
-
-@pytest.fixture(scope="session")
 def imagenet_like(tmp_path_factory):
     """Folders of small data sets like imagenet2012 and imagenet_resized/64x64."""
     make = runpy.run_path(str(_SCRIPT))["make_imagenet_like"]

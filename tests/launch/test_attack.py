@@ -34,9 +34,9 @@ def model(tmp_path_factory):
         (["--model=none.keras", "--dataset=no_such_set"], "no_such_set"),
     ],
 )
-def test_bad_input_is_one_line_and_code_2(arguments, words, launchers):
+def test_bad_input_is_one_line_and_code_2(arguments, words):
     digits = [] if any("dataset" in a for a in arguments) else ["--dataset=digits"]
-    assert_is_one_error(launchers.run("attack", *digits, *arguments), words)
+    assert_is_one_error(launch("attack", *digits, *arguments), words)
 
 
 def test_an_evaluation_from_the_command_line(model, tmp_path):

@@ -24,8 +24,8 @@ def test_it_writes_the_model_and_says_so(tmp_path):
         (["--genotype=ADVRUSH", "extra"], "extra"),
     ],
 )
-def test_bad_input_is_one_line_and_code_2(tmp_path, arguments, words, launchers):
+def test_bad_input_is_one_line_and_code_2(tmp_path, arguments, words):
     given = [CHECKPOINT, f"--output={tmp_path / 'model.keras'}"] if arguments else []
-    result = launchers.run("convert", *given, *arguments)
+    result = launch("convert", *given, *arguments)
     assert_is_one_error(result, words)
     assert not list(tmp_path.iterdir())

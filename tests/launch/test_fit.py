@@ -22,8 +22,8 @@ SMALL = ("--dataset=digits", "--num_cells=1", "--init_channels=1")
         (["--workdir="], "must name a folder"),
     ],
 )
-def test_bad_input_is_one_line_and_code_2(arguments, words, launchers):
-    assert_is_one_error(launchers.run("fit", *arguments), words)
+def test_bad_input_is_one_line_and_code_2(arguments, words):
+    assert_is_one_error(launch("fit", *arguments), words)
 
 
 def test_a_dry_run_with_fractions(tmp_path):

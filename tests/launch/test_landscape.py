@@ -1,6 +1,6 @@
 import pytest
 
-from support.processes import assert_is_one_error
+from support.processes import assert_is_one_error, launch
 
 
 @pytest.mark.parametrize(
@@ -13,8 +13,8 @@ from support.processes import assert_is_one_error
         (["--model=launch"], "launch"),
     ],
 )
-def test_bad_input_is_one_line_and_code_2(arguments, words, tmp_path, launchers):
-    result = launchers.run(
+def test_bad_input_is_one_line_and_code_2(arguments, words, tmp_path):
+    result = launch(
         "landscape", "--dataset=digits", *arguments, f"--workdir={tmp_path}"
     )
     assert_is_one_error(result, words)

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from support.processes import ROOT, assert_is_one_error
+from support.processes import ROOT, assert_is_one_error, launch
 
 SMALL = ("--dataset=digits", "--num_cells=1", "--init_channels=1")
 
@@ -35,8 +35,8 @@ SMALL = ("--dataset=digits", "--num_cells=1", "--init_channels=1")
         ),
     ],
 )
-def test_bad_input_is_one_line_and_code_2(arguments, words, launchers):
-    assert_is_one_error(launchers.run("search", *arguments), words)
+def test_bad_input_is_one_line_and_code_2(arguments, words):
+    assert_is_one_error(launch("search", *arguments), words)
 
 
 def test_what_tensorflow_writes_at_its_start_does_not_bury_the_error():

@@ -31,13 +31,14 @@ class Launched:
     Args:
         name: of the launcher.
         arguments: its flags.
-        folder: for what it prints.
+        scratch: a folder for what it prints.
+        folder: the launcher's current folder.
         **environment: variables beside this process' own.
     """
 
-    def __init__(self, name, arguments, folder, **environment):
-        self._outputs = [Path(folder, stream) for stream in ("stdout", "stderr")]
-        given = name, arguments, self._outputs, environment
+    def __init__(self, name, arguments, scratch, folder=ROOT, **environment):
+        self._outputs = [Path(scratch, stream) for stream in ("stdout", "stderr")]
+        given = name, arguments, self._outputs, folder, environment
         self._process = _IMPORTED.Process(target=_run, args=given)
         self._process.start()
 
@@ -52,25 +53,38 @@ class Launched:
         self._process.kill()
 
     def communicate(self, timeout=None):
+        """Returns what it printed; one that runs for longer has no return code."""
         self._process.join(timeout)
-        assert self.returncode is not None, "it runs for too long"
-        return tuple(output.read_text() for output in self._outputs)
+        return tuple(output.read_text("utf-8", "replace") for output in self._outputs)
 
 
-def _run(name, arguments, outputs, environment):
+def _run(name, arguments, outputs, folder, environment):
     for descriptor, output in enumerate(outputs, start=1):
         os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT), descriptor)
-    os.chdir(ROOT)
+    os.chdir(folder)
     os.environ.update(environment, TF_CPP_MIN_LOG_LEVEL="3")
-    sys.argv = [f"launch/{name}.py", *arguments]
-    sys.path.insert(0, "launch")
+    sys.argv = [str(ROOT / "launch" / f"{name}.py"), *arguments]
+    sys.path.insert(0, str(ROOT / "launch"))
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
-def launch(name, *arguments):
-    """Runs launch/<name>.py to its end; gives its exit code and what it printed."""
-    with tempfile.TemporaryDirectory() as folder:
-        launched = Launched(name, arguments, folder)
+def launch(name, *arguments, folder=ROOT, seconds=None):
+    """Runs launch/<name>.py to its end, or kills it after so many seconds.
+
+    Args:
+        name: of the launcher.
+        *arguments: its flags.
+        folder: the launcher's current folder.
+        seconds: None for as many as it needs.
+
+    Returns:
+        Its exit code and what it printed.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        launched = Launched(name, arguments, scratch, folder)
+        launched.communicate(seconds)
+        if launched.returncode is None:
+            launched.kill()
         printed = launched.communicate()
     return subprocess.CompletedProcess(name, launched.returncode, *printed)
 

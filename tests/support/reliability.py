@@ -8,6 +8,7 @@ counts of cases tried and held, and with code 1 if one did not hold.
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,11 +21,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from support.forked import ROOT, Launchers
+from support.processes import ROOT, launch
 from support.workdirs import make_search
 
 _LONGEST = 600  # letters of a line
 _SECONDS = 40.0
+# What TensorFlow says of the machine.
+_LOGGED = re.compile(r"[IWE]\d{4} |WARNING: All log messages|To enable the following")
 _FLAGS = json.loads((ROOT / "testdata" / "flags.json").read_text("utf-8"))
 # What the smallest run of each launcher needs; nothing can be written to its workdir.
 _BASE = {
@@ -212,12 +215,12 @@ TABLES = {"flags": flag_cases, "files": file_cases, "hostile": hostile_cases}
 
 
 def fault_of(ending):
-    """Returns what is wrong with an `Ending`, None if nothing is."""
-    code, _, errors = ending
-    lines = errors.splitlines()
+    """Returns what is wrong with a `CompletedProcess`, None if nothing is."""
+    code, errors = ending.returncode, ending.stderr
+    lines = [line for line in errors.splitlines() if not _LOGGED.match(line)]
     if "Traceback" in errors:
         return f"traceback: {lines[-1][:200]}"
-    if code is None or (code == 0 and not lines):
+    if code == -signal.SIGKILL or (code == 0 and not lines):
         return None  # The value was not bad after all.
     if code not in (1, 2):
         return f"exit code {code}"
@@ -226,13 +229,11 @@ def fault_of(ending):
     return None
 
 
-def tried(case, launchers, scratch):
-    """Runs a case in a new folder below `scratch`; gives its `Ending`."""
+def tried(case, scratch):
+    """Runs a case in a new folder below `scratch`; gives how it ended."""
     folder = Path(tempfile.mkdtemp(dir=scratch))
     case.prepare(folder)
-    return launchers.run(
-        case.launcher, *case.arguments, folder=folder, seconds=_SECONDS
-    )
+    return launch(case.launcher, *case.arguments, folder=folder, seconds=_SECONDS)
 
 
 def kill_faults(scratch):
@@ -287,16 +288,17 @@ def main():
     """Tries the tables that the command line names, all by default."""
     names = sys.argv[1:] or [*TABLES, "kills"]
     held, count = 0, 0
-    with tempfile.TemporaryDirectory() as scratch, Launchers() as launchers:
+    with tempfile.TemporaryDirectory() as scratch:
         for name in names:
             faults = []
             if name == "kills":
                 faults = [(str(fault), fault) for fault in kill_faults(Path(scratch))]
             for case in TABLES.get(name, list)():
-                fault = fault_of(tried(case, launchers, scratch))
+                fault = fault_of(tried(case, scratch))
                 faults.append((f"{case.launcher}: {case.name}", fault))
+            for label, fault in faults:
                 if fault:
-                    print(f"{faults[-1][0]}: {fault}", flush=True)
+                    print(f"{label}: {fault}", flush=True)
             good = sum(fault is None for _, fault in faults)
             print(f"{name}: {len(faults)} tried, {good} held", flush=True)
             held, count = held + good, count + len(faults)
