@@ -49,13 +49,18 @@ def run(
         quietly: a context in which TensorFlow looks for the machine's devices.
     """
 
-    def start(argv: list[str]) -> None:
+    def look() -> None:
         with quietly():
             tf.config.list_physical_devices()
+
+    def start(argv: list[str]) -> None:
         if len(argv) > 1:
             raise UserError(f"unexpected argument '{argv[1]}'; all options are flags.")
         body()
 
+    # Else TensorFlow looks when absl starts, loudly.
+    if code := _exit_code(look):
+        sys.exit(code)
     app.run(lambda argv: _exit_code(lambda: start(argv)), flags_parser=parse_flags)
 
 
