@@ -193,7 +193,11 @@ def test_another_seed_is_another_attack(attack):
 
 @ALL
 def test_no_images(attack):
-    assert attack.craft(MODEL, X[:0], Y[:0]).shape == (0, *X.shape[1:])
+    # Where earlier attacks have broken all.
+    classifier = BatchedClassifier(MODEL, X.shape[1:], 5)
+    assert not list(attack.outcomes(classifier, X[:0], Y[:0], 0))
+    with pytest.raises(ValueError, match="there are no images"):
+        attack.craft(MODEL, X[:0], Y[:0])
 
 
 KINDS = list(dict.fromkeys(type(attack) for attack in ATTACKS))
