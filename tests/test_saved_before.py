@@ -23,7 +23,12 @@ COMMANDS = {
     "search": (*TINY, "--epochs=3", "--warmup_epochs=2", "--num_nodes=2"),
     "fit": (
         *(*TINY, "--epochs=2", "--genotype=ADVRUSH", "--objective=pgd"),
-        *("--attack_steps=2", "--eval_steps=2", "--test_images=64"),
+        *(
+            "--attack_steps=2",
+            "--eval_steps=2",
+            "--eval_step_size=0.01",
+            "--test_images=64",
+        ),
     ),
 }
 

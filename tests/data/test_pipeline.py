@@ -249,7 +249,7 @@ def test_evaluation_gives_every_image_in_order():
         ({"images": np.zeros((64, 4, 4, 3), np.float32)}, "uint8 .* not float32"),
         ({"images": np.zeros((64, 4, 4), np.uint8)}, r"not uint8 of shape \(64, 4, 4"),
         ({"labels": np.zeros((63,), int)}, r"of shape \(64,\), not \(63,\)"),
-        ({"labels": np.zeros((64, 4), int)}, r"of shape \(64,\), not \(64, 4\)"),
+        ({"labels": np.zeros((64, 4), int)}, "must have a single 1 in each row"),
         ({"augmentation": Augmentation(cutout=4)}, "cutout must be below"),
         ({"shard": (0, 3)}, "16 cannot be cut into 3 equal shards; .* 3"),
         ({"shard": (2, 2)}, r"index from 0 to count - 1, not \(2, 2\)"),

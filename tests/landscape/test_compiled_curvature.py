@@ -60,13 +60,13 @@ def _batch(dtype):
     return tf.constant(x, dtype), np.array([0, 2]), tf.constant(2 * v - 1, dtype)
 
 
-def _scaled(model, factor):
-    return lambda images: factor * model(images, training=False)
+def _scaled(model, factor, middle=0.0):
+    return lambda images: factor * (model(images, training=False) - middle)
 
 
 @functools.cache
 def _networks(name):
-    """The same function in float32 and in float64, whose slopes are about 1."""
+    """The same function in float32 and in float64, with logits and slopes about 1."""
     keras.utils.set_random_seed(0)
     made = {dtype: NETWORKS[name](dtype) for dtype in ("float32", "float64")}
     pairs = zip(made["float64"].variables, made["float32"].variables, strict=True)
@@ -75,7 +75,11 @@ def _networks(name):
     x, y, _ = _batch("float64")
     gradient = input_gradient(_scaled(made["float64"], 1), x, y)
     factor = float(1 / tf.norm(gradient))
-    return {dtype: _scaled(model, factor) for dtype, model in made.items()}
+    middle = np.mean(made["float64"](x, training=False), 0)
+    return {
+        dtype: _scaled(model, factor, middle.astype(dtype))
+        for dtype, model in made.items()
+    }
 
 
 def _largest_error(got, expected):

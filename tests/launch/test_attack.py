@@ -29,7 +29,10 @@ def model(tmp_path_factory):
         (["--model=none.keras"], "no model file none.keras"),
         (["--model=launch/attack.py"], "not a .keras file"),
         (["--model=none.keras", "--attacks=magic"], "autoattack"),
-        (["--model=none.keras", "--epsilon=x"], "--epsilon is x; it must be in (0, 1]"),
+        (
+            ["--model=none.keras", "--epsilon=x"],
+            "--epsilon is x; it must be 1e-06 or more, a number",
+        ),
         (["--model=none.keras", "--epsilons=0,8/0"], "--epsilons is 0,8/0; it must be"),
         (["--model=none.keras", "--dataset=no_such_set"], "no_such_set"),
     ],

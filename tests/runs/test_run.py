@@ -72,7 +72,7 @@ def test_data_in_an_order_of_its_own_are_named(tmp_path, monkeypatch):
     dataset, lines = SimpleNamespace(train=SimpleNamespace(ordered=True)), []
     monkeypatch.setattr(run_module, "load_dataset", lambda *_: dataset)
     Run(Small(), tmp_path, log=lines.append).load_dataset("sorted", None)
-    assert "warning: data set sorted is stored in an order" in lines[0]
+    assert "warning: data set sorted is stored in some order" in lines[0]
 
 
 def test_other_errors_pass_through(tmp_path):

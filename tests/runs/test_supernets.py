@@ -120,9 +120,12 @@ def test_checkpoints_of_another_search_are_refused(copy):
         ("3", "TypeError"),
         ('{"dataset": "digits"}', "its entries are others"),
         (json.dumps({**SETTINGS.to_dict(), "epochs": 0}), "--epochs is 0"),
-        (json.dumps({**SETTINGS.to_dict(), "epochs": "x"}), "TypeError"),
+        (
+            json.dumps({**SETTINGS.to_dict(), "epochs": "x"}),
+            "it must be a whole number",
+        ),
         (json.dumps({**SETTINGS.to_dict(), "precision": "half"}), "half"),
-        (json.dumps({**SETTINGS.to_dict(), "primitives": None}), "TypeError"),
+        (json.dumps({**SETTINGS.to_dict(), "primitives": None}), "it must be a list"),
     ],
 )
 def test_damaged_settings_are_refused(copy, text, words):

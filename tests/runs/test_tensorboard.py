@@ -50,7 +50,7 @@ class FitKind:
     metrics = ("epoch/val_accuracy", "epoch/loss", "epoch/val_robust_accuracy")
     # Of each of the nine steps.
     rates: ClassVar = {
-        "learning_rate": np.interp(np.arange(1, 10) / 9, [0, 0.4, 1], [0, 0.2, 0])
+        "learning_rate": np.interp(np.arange(9) / 9, [0, 0.5, 1], [0, 0.2, 0])
     }
 
     def make_model(self):

@@ -63,7 +63,7 @@ def _run(name, arguments, outputs, folder, environment):
         os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT), descriptor)
     os.chdir(folder)
     os.environ.update(environment, TF_CPP_MIN_LOG_LEVEL="3")
-    sys.argv = [str(ROOT / "launch" / f"{name}.py"), *arguments]
+    sys.argv = [os.path.relpath(ROOT / "launch" / f"{name}.py"), *arguments]
     sys.path.insert(0, str(ROOT / "launch"))
     runpy.run_path(sys.argv[0], run_name="__main__")
 

@@ -21,10 +21,6 @@ STEPS, BATCH = 5, 8
 TOLERANCE = {"rtol": 1e-8, "atol": 1e-12}
 
 
-# Graphs grow with the replicas: the more there are, the smaller the model.
-CELLS = {2: 2, 4: 1}
-
-
 def _search_model(num_cells=1, penalty_batch=None, **options):
     keras.utils.set_random_seed(0)
     model = AdvRushSearchModel(
@@ -92,11 +88,10 @@ def _searched(replicas, num_cells, **options):
     return model, history, _numbers(model)
 
 
-@pytest.mark.parametrize("replicas", [2, 4])
-def test_ten_steps_of_a_search_are_those_of_one_replica(replicas):
-    model, history, variables = _searched(replicas, CELLS[replicas])
-    _, expected_history, expected = _searched(1, CELLS[replicas])
-    assert model.distribute_strategy.num_replicas_in_sync == replicas
+def test_ten_steps_of_a_search_are_those_of_one_replica():
+    model, history, variables = _searched(2, 2)
+    _, expected_history, expected = _searched(1, 2)
+    assert model.distribute_strategy.num_replicas_in_sync == 2
     assert expected_history[1]["penalty"] > 0.01
     _assert_same(history, expected_history, variables, expected)
 
@@ -153,11 +148,10 @@ def _fitted(replicas, num_cells):
     return history, _numbers(model)
 
 
-@pytest.mark.parametrize("replicas", [2, 4])
-def test_ten_steps_of_a_fit_are_those_of_one_replica(replicas):
+def test_ten_steps_of_a_fit_are_those_of_one_replica():
     """Random starts, dropped paths, perturbed and averaged weights included."""
-    history, variables = _fitted(replicas, CELLS[replicas])
-    expected_history, expected = _fitted(1, CELLS[replicas])
+    history, variables = _fitted(4, 1)
+    expected_history, expected = _fitted(1, 1)
     assert 0 < expected_history[2]["robust_accuracy"] < 1
     _assert_same(history, expected_history, variables, expected)
 
@@ -230,6 +224,9 @@ def test_metrics_are_those_of_all_examples():
         def metrics(self):
             return [self.mean]
 
+        def check_batch(self, *batch):
+            pass  # These are no images.
+
         def test_step(self, data):
             self.mean.update_state(data)
             return {"mean": self.mean.result()}
@@ -237,7 +234,7 @@ def test_metrics_are_those_of_all_examples():
     with strategy(2).scope():
         model = Counting()
         model.compile("sgd")
-    values = np.asarray([1.0, 2.0, 3.0, 10.0, 20.0], np.float32)
+    values = np.asarray([0.1, 0.2, 0.3, 0.4, 0.9], np.float32)
     data = tf.data.Dataset.from_tensor_slices(values).batch(4)
     found = model.evaluate(data, verbose=0, return_dict=True)
-    assert found["mean"] == pytest.approx(7.2)
+    assert found["mean"] == pytest.approx(0.38)
