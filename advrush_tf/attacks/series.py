@@ -127,7 +127,7 @@ class Progress:
             raise ValueError(f"{path} is damaged ({type(error).__name__})") from None
         same = all(getattr(self, n).shape == a.shape for n, a in arrays.items())
         if not same or identity != (self.attacks, self.evaluation):
-            raise ValueError(f"{path} belongs to another evaluation")
+            raise ValueError(f"{path} belongs to another evaluation or attack")
         vars(self).update(arrays, finished=finished, seconds=seconds)
 
 

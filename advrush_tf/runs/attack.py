@@ -213,6 +213,8 @@ class _Crafter:
         """A device's shard of an attack."""
         settings = self._run.settings
         evaluation = settings.to_dict()
+        # The file's name alone would let a renamed one pass for another.
+        evaluation["trial"] = [source, name, str(epsilon)]
         if settings.test_images:
             # Earlier versions took the first images.
             evaluation["drawn"] = "evenly"

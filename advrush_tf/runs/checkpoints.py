@@ -4,6 +4,7 @@ A checkpoint is one .npz file without pickled objects, written beside its final 
 and moved there when it is complete and on disk.
 """
 
+import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from advrush_tf.errors import UserError
 from advrush_tf.files import replacing
 
 _NOTES, _EPOCH = "notes", "epoch"
@@ -36,6 +38,9 @@ class CheckpointStore:
     ) -> Path:
         """Writes a model's state after `epoch` finished epochs, atomically.
 
+        Checkpoints from this epoch on, which `find` passed over, are renamed: their
+        names then end in `.damaged`.
+
         Args:
             model: a compiled model, whose `checkpoint_groups` are saved.
             epoch: number of finished epochs.
@@ -52,14 +57,13 @@ class CheckpointStore:
         arrays = {name: np.asarray(v) for name, v in _variables(model)}
         arrays[_NOTES] = np.asarray(json.dumps(notes or {}))
         arrays[_EPOCH] = np.asarray(epoch)
+        for number, old in self._files():
+            if number >= epoch:
+                old.replace(old.with_name(f"{old.name}.damaged"))
         with replacing(path) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
-        # Those beyond this epoch were passed over by `restore`: they are damaged.
-        files = self._files()
-        kept = [old for number, old in files if number <= epoch][: self.keep]
-        for _, old in files:
-            if old not in kept:
-                old.unlink()
+        for _, old in self._files()[self.keep :]:
+            old.unlink()
         return path
 
     def restore(
@@ -73,6 +77,9 @@ class CheckpointStore:
 
         Returns:
             The number of finished epochs, 0 if there is no checkpoint, and the notes.
+
+        Raises:
+            UserError: a checkpoint cannot be read; whether it is damaged is unknown.
         """
         epoch = self.find(model, warn)
         return epoch, self.load(model, epoch) if epoch else {}
@@ -83,11 +90,15 @@ class CheckpointStore:
         Args:
             model: whose `checkpoint_groups` must be in it.
             warn: called with a sentence for each damaged checkpoint.
+
+        Raises:
+            UserError: a checkpoint cannot be read; whether it is damaged is unknown.
         """
         variables = dict(_variables(model))
         for epoch, path in self._files():
+            content = _read(path)
             try:
-                arrays, _ = _parse(path, variables)
+                arrays, _ = _parse(content, variables)
                 if (number := int(arrays[_EPOCH])) != epoch:
                     raise ValueError(f"it is of epoch {number}")
             except Exception as e:  # A damaged archive raises nearly everything.
@@ -104,7 +115,7 @@ class CheckpointStore:
             epoch: of a readable checkpoint of such a model.
         """
         variables = dict(_variables(model))
-        arrays, notes = _parse(self.path(epoch), variables)
+        arrays, notes = _parse(_read(self.path(epoch)), variables)
         for name, variable in variables.items():
             variable.assign(arrays[name])
         return notes
@@ -131,11 +142,21 @@ def _variables(model: Any) -> Iterator[tuple[str, keras.Variable]]:
             yield f"{group}_{index:04d}", variable
 
 
+def _read(path: Path) -> io.BytesIO:
+    try:
+        return io.BytesIO(path.read_bytes())
+    except OSError as error:
+        raise UserError(
+            f"Checkpoint {path} cannot be read ({error.strerror}); make it "
+            "readable and run the same command to resume."
+        ) from None
+
+
 def _parse(
-    path: Path, variables: dict[str, keras.Variable]
+    content: io.BytesIO, variables: dict[str, keras.Variable]
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Reads all arrays, which also verifies their checksums, and their shapes."""
-    with np.load(path, allow_pickle=False) as file:
+    with np.load(content, allow_pickle=False) as file:
         arrays = {name: file[name] for name in (*variables, _EPOCH)}
         notes = json.loads(file[_NOTES].item())
     for name, variable in variables.items():

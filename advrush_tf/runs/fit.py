@@ -266,7 +266,13 @@ def _fit_and_report(
         return run.conclude(
             REPORT,
             lambda: write_report(
-                model, data.test(), run.settings, record, run.workdir, run.log
+                model,
+                data.test(),
+                run.settings,
+                record,
+                run.workdir,
+                run.store,
+                run.log,
             ),
         )
 

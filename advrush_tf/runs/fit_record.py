@@ -16,7 +16,7 @@ from advrush_tf.files import json_copy, write_json
 from advrush_tf.fit.model import AdvRushFitModel
 from advrush_tf.runs.checkpoints import CheckpointStore
 from advrush_tf.runs.fit_settings import FitSettings, Selection
-from advrush_tf.runs.models import save_model
+from advrush_tf.runs.models import load_classifier, save_model
 from advrush_tf.runs.profiling import count_parameters
 from advrush_tf.runs.progress import ProgressBar
 from advrush_tf.runs.table import Table, accuracy_text
@@ -164,6 +164,7 @@ def write_report(
     settings: FitSettings,
     record: FitRecord,
     workdir: Path,
+    store: CheckpointStore,
     log: Callable[[str], None],
 ) -> dict[str, Any]:
     """Measures the best and the last weights on the test split and writes fit.json.
@@ -174,18 +175,24 @@ def write_report(
         settings: settings of the fit.
         record: history of the fit.
         workdir: receives fit.json and model_last.keras.
+        store: store of the checkpoints, for best weights whose file is damaged; the
+            model then may have these in the end.
         log: receives the lines for the user.
 
     Returns:
         The content of fit.json.
+
+    Raises:
+        UserError: the file of the best weights is damaged, and no checkpoint has them.
     """
     started = time.perf_counter()
     last = record.history[-1]
     save_network(model, settings, last, workdir / LAST)
-    results = {"best": _measure(workdir / BEST, test, settings)}
+    best = _best_network(model, settings, record.best, workdir / BEST, store, log)
+    results = {"best": _measure(best, test, settings)}
     results["last"] = results["best"]
     if record.best["epoch"] != last["epoch"]:
-        results["last"] = _measure(workdir / LAST, test, settings)
+        results["last"] = _measure(load_classifier(workdir / LAST), test, settings)
     report = {
         "library": f"advrush_tf {__version__}",
         "settings": settings.to_dict(),
@@ -218,17 +225,36 @@ def draw_record(report: Mapping[str, Any], workdir: Path) -> None:
         draw_curves(report["history"], int(report["best"]["epoch"]), path)
 
 
+def _best_network(
+    model: AdvRushFitModel,
+    settings: FitSettings,
+    row: Mapping[str, float],
+    path: Path,
+    store: CheckpointStore,
+    log: Callable[[str], None],
+) -> keras.Model:
+    """Returns the network of the best weights, whose file is made again if need be."""
+    try:
+        return load_classifier(path)
+    except UserError as error:
+        epoch = int(row["epoch"])
+        if not store.path(epoch).exists():
+            raise UserError(
+                f"{error} No checkpoint has the weights of epoch {epoch} any more; fit "
+                "again in another --workdir."
+            ) from None
+        log(f"warning: {error} The file is made again from {store.path(epoch)}.")
+    store.load(model, epoch)
+    save_network(model, settings, row, path)
+    return load_classifier(path)
+
+
 def _measure(
-    path: Path, test: tf.data.Dataset, settings: FitSettings
+    network: keras.Model, test: tf.data.Dataset, settings: FitSettings
 ) -> dict[str, float]:
-    """Returns the accuracies of a network, loaded from its file."""
-    if not path.exists():
-        raise UserError(
-            f"{path} is missing, and with it the weights of an earlier epoch; fit "
-            "again in another --workdir."
-        )
+    """Returns the accuracies of a network."""
     model = AdvRushFitModel(
-        keras.models.load_model(path),
+        network,
         settings.make_objective(),
         evaluation_attack=settings.evaluation_attack,
     )

@@ -196,12 +196,24 @@ class Run(Generic[_Settings]):
 
         Returns:
             The number of finished epochs, and the notes; see `CheckpointStore`.
+
+        Raises:
+            UserError: there are checkpoints, and none can be used.
         """
-        epoch = self.devices.from_chief(lambda: self.store.find(model, self.log))
+        epoch = self.devices.from_chief(lambda: self._newest(model))
         if not epoch:
             return 0, {}
         self.log(f"Resuming {self.workdir} after epoch {epoch} of {epochs}.")
         return epoch, self.store.load(model, epoch)
+
+    def _newest(self, model: Any) -> int:
+        epoch = self.store.find(model, self.log)
+        if not epoch and self.store.newest():
+            raise UserError(
+                f"None of the checkpoints in {self.store.folder} can be used. Copy "
+                "them there again to resume, or give another --workdir to start over."
+            )
+        return epoch
 
 
 def _announce(values: dict[str, Any], path: Path) -> None:

@@ -64,7 +64,8 @@ class AttackJob:
         rows = shard_rows(shard)
         self._indices, self._shard = np.arange(len(x))[rows], shard
         self._x, self._y, self._seed = x[rows], y[rows], seed
-        self.progress = Progress(self._x, list(attacks), evaluation)
+        identity = _identity(evaluation or {}, shard)
+        self.progress = Progress(self._x, list(attacks), identity)
         if path.exists():
             self.progress.restore(path)
 
@@ -120,6 +121,11 @@ def shard_rows(shard: tuple[int, int]) -> slice:
     """Returns a shard's images: in steps, as easy and hard ones come in stretches."""
     index, count = shard
     return slice(index, None, count)
+
+
+def _identity(evaluation: Mapping[str, Any], shard: tuple[int, int]) -> dict[str, Any]:
+    """What a file of progress belongs to; other shards may have as many images."""
+    return {**evaluation, "shard": list(shard)}
 
 
 def _persistent(attack: Attack) -> Attack:
@@ -181,7 +187,8 @@ def _put_together(paths: Sequence[Path], x: np.ndarray, local: Progress) -> Prog
     whole = Progress(x, local.attacks, local.evaluation)
     for index, path in enumerate(paths):
         rows = shard_rows((index, len(paths)))
-        shard = Progress(x[rows], local.attacks, local.evaluation)
+        evaluation = _identity(local.evaluation, (index, len(paths)))
+        shard = Progress(x[rows], local.attacks, evaluation)
         shard.restore(path)
         whole.take(rows, shard)
     return whole

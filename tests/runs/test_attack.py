@@ -5,8 +5,10 @@ import keras
 import numpy as np
 import pytest
 
+from advrush_tf.attacks.sanity_probes import Probed
 from advrush_tf.data.dataset import load_dataset
 from advrush_tf.errors import UserError
+from advrush_tf.runs import attack as attack_module
 from advrush_tf.runs.attack import run_attack
 from advrush_tf.runs.attack_settings import AttackSettings
 from support.workdirs import assert_tree
@@ -120,6 +122,19 @@ def test_another_model_of_the_same_name_is_refused(models, finished, tmp_path):
     shutil.copy(models / "other.keras", model)
     with pytest.raises(UserError, match="sha256 is"):
         run_attack(chosen, tmp_path / "run")
+
+
+@pytest.mark.parametrize("renamed", ["0_fgsm_1of20", "1_fgsm_1of10"])
+def test_a_renamed_trial_is_refused(models, finished, tmp_path, monkeypatch, renamed):
+    probed = Probed([], np.zeros(60, bool))
+    monkeypatch.setattr(attack_module, "check_model", lambda *given: probed)
+    trials = shutil.copytree(finished[0], tmp_path / "run") / "trials"
+    (tmp_path / "run" / "results.json").unlink()
+    (trials / f"{renamed}.npz").replace(trials / "0_fgsm_1of10.npz")
+    chosen = settings(models, source_model=str(models / "other.keras"))
+    words = r"0_fgsm_1of10\.npz belongs to another evaluation or attack\. Delete it"
+    with pytest.raises(UserError, match=words):
+        run_attack(chosen, tmp_path / "run", log=lambda line: None)
 
 
 def test_a_model_of_other_data_is_refused(models, tmp_path):

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from advrush_tf.errors import UserError
 from advrush_tf.runs.checkpoints import CheckpointStore
 from advrush_tf.search.model import AdvRushSearchModel
 
@@ -83,15 +84,27 @@ def test_a_full_disk_keeps_the_earlier_checkpoint(tmp_path, monkeypatch):
     assert _equal(model, _model(1))
 
 
-def test_a_fresh_start_beside_damaged_ones_keeps_what_it_saves(tmp_path):
+def test_a_damaged_one_is_renamed_when_its_epoch_is_saved_again(tmp_path):
     store = CheckpointStore(tmp_path)
-    for epoch in (4, 5):
-        (tmp_path / f"epoch_000{epoch}.npz").write_bytes(b"PK damaged")
-    warnings = []
-    assert store.restore(_model(1), warnings.append)[0] == 0
-    assert len(warnings) == 2
     store.save(_model(1), 1)
-    assert os.listdir(tmp_path) == ["epoch_0001.npz"]
+    for epoch in (2, 3):
+        (tmp_path / f"epoch_000{epoch}.npz").write_bytes(b"PK damaged")
+    assert store.restore(_model(1), lambda line: None)[0] == 1
+    store.save(_model(2), 2)
+    damaged = ["epoch_0002.npz.damaged", "epoch_0003.npz.damaged"]
+    kept = ["epoch_0001.npz", "epoch_0002.npz"]
+    assert sorted(os.listdir(tmp_path)) == sorted(kept + damaged)
+    assert {(tmp_path / name).read_bytes() for name in damaged} == {b"PK damaged"}
+    assert store.restore(_model(1), pytest.fail)[0] == 2
+
+
+def test_one_that_cannot_be_read_is_not_damaged(tmp_path):
+    store = CheckpointStore(tmp_path)
+    store.save(_model(1), 1)
+    # Opening a folder fails for every user, also for root.
+    store.path(2).mkdir()
+    with pytest.raises(UserError, match=r"epoch_0002\.npz cannot be read \(Is a dir"):
+        store.restore(_model(1), pytest.fail)
 
 
 def test_any_damaged_byte_is_reported(tmp_path):

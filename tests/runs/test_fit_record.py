@@ -1,16 +1,25 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 from matplotlib.image import imread
 
+from advrush_tf.errors import UserError
+from advrush_tf.fit.model import AdvRushFitModel
+from advrush_tf.fit.objectives import Standard
+from advrush_tf.runs.checkpoints import CheckpointStore
 from advrush_tf.runs.fit_record import (
     FitRecord,
     accuracies,
     draw_record,
     epoch_line,
     print_summary,
+    write_report,
 )
 from advrush_tf.runs.fit_settings import Selection
+from advrush_tf.runs.models import load_classifier
+from advrush_tf.runs.recipes import fit_settings
 from advrush_tf.runs.table import accuracy_text
+from support.small_networks import tiny_batch, tiny_network
 
 
 def row(epoch, clean=None, robust=None):
@@ -46,6 +55,36 @@ def test_a_record_survives_its_notes():
     again = FitRecord.from_notes(notes)
     assert again == record
     assert not again.add(row(2, 0.5, 0.2), Selection.ROBUST)
+
+
+def test_best_weights_whose_file_is_damaged_come_from_their_checkpoint(tmp_path):
+    model, store = (
+        AdvRushFitModel(tiny_network(), Standard()),
+        CheckpointStore(tmp_path),
+    )
+    model.compile()
+    best = model.network.get_weights()
+    store.save(model, 1)
+    model.network.set_weights([0.5 * value for value in best])
+    store.save(model, 2)
+    record, path, lines = FitRecord(), tmp_path / "model.keras", []
+    for values in (row(1, 0.5, 0.2), row(2, 0.5, 0.1)):
+        record.add(values, Selection.ROBUST)
+    test = tf.data.Dataset.from_tensor_slices(tiny_batch()).batch(6)
+    settings = fit_settings(dataset="digits", eval_steps=1)
+    given = (test, settings, record, tmp_path, store, lines.append)
+    path.write_bytes(b"PK damaged")
+    write_report(model, *given)
+    assert "model.keras is damaged" in lines[0]
+    assert "made again from" in lines[0]
+    for file, scale in ((path, 1.0), (tmp_path / "model_last.keras", 0.5)):
+        weights = load_classifier(file).get_weights()
+        for value, wanted in zip(weights, best, strict=True):
+            np.testing.assert_array_equal(value, np.float32(scale) * wanted)
+    store.path(1).unlink()
+    path.unlink()
+    with pytest.raises(UserError, match=r"No checkpoint has the weights of epoch 1"):
+        write_report(model, *given)
 
 
 def test_curves_that_are_missing_are_drawn_from_the_report(tmp_path):

@@ -114,6 +114,16 @@ def test_a_run_is_restored_from_its_newest_checkpoint(tmp_path):
     assert lines == [f"Resuming {tmp_path} after epoch 2 of 5."]
 
 
+def test_checkpoints_of_which_none_can_be_used_are_refused(tmp_path):
+    with Run(Small(), tmp_path, log=lambda line: None) as run:
+        run.store.folder.mkdir()
+        path = run.store.path(2)
+        path.write_bytes(b"PK damaged")
+        with pytest.raises(UserError, match=r"another --workdir to start over"):
+            run.restore(tiny_compiled(), 5)
+    assert path.read_bytes() == b"PK damaged"
+
+
 def test_workers_compare_settings_data_and_workdir_and_the_chief_alone_logs(tmp_path):
     lines = []
 

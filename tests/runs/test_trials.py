@@ -99,6 +99,8 @@ def test_a_job_of_another_evaluation_is_not_resumed(classifier, tmp_path):
     make(classifier, path, evaluation={"seed": 1}, **empty)
     with pytest.raises(ValueError, match="belongs to another evaluation"):
         make(classifier, path, evaluation={"seed": 2}, **empty)
+    with pytest.raises(ValueError, match="belongs to another evaluation"):
+        make(classifier, path, evaluation={"seed": 1}, shard=(41, 42))
 
 
 def test_a_stopped_job_ends_amid_its_steps(tmp_path):
