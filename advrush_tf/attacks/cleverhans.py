@@ -17,7 +17,7 @@ from advrush_tf.attacks.cleverhans_compat import (
     spsa_drawing_from,
 )
 from advrush_tf.attacks.geometry import Norm, length, per_image, project
-from advrush_tf.attacks.losses import is_wrong, target_classes
+from advrush_tf.attacks.losses import is_wrong, pick, target_classes
 from advrush_tf.attacks.pgd import usual_step_size
 from advrush_tf.attacks.randomness import seeds_of, uniform_in_ball
 
@@ -230,7 +230,8 @@ class CarliniWagner(CleverHansAttack):
         searches: for the weight of the margin in the loss, of each target.
         steps: of Adam, in each search.
         learning_rate: of Adam.
-        first_weight: of the margin, in the first search.
+        first_weight: of the margin, in the first search; of a margin that is 1 at the
+            given image.
 
     Source: Carlini & Wagner, arXiv 1608.04644, section VI.A.
     """
@@ -241,7 +242,7 @@ class CarliniWagner(CleverHansAttack):
     searches: int = 5
     steps: int = 200
     learning_rate: float = 0.1
-    first_weight: float = 1e-2
+    first_weight: float = 0.1
 
     norms = (Norm.L2,)
 
@@ -251,8 +252,10 @@ class CarliniWagner(CleverHansAttack):
         self._require_positive(*names)
 
     def crafter(self, classifier):
+        # The weights suit any model where the target's logit is 1 below the label's.
+        scale = tf.Variable([[1.0]], shape=(None, 1))
         attack = CarliniWagnerL2(
-            classifier.logits,
+            lambda images: scale * classifier.logits(images),
             batch_size=classifier.batch_size,
             binary_search_steps=1,
             max_iterations=self.steps,
@@ -266,6 +269,9 @@ class CarliniWagner(CleverHansAttack):
             least = tf.fill(tf.shape(y), np.inf)
             for rank in range(min(self.targets, classifier.num_classes - 1)):
                 attack.y = target_classes(logits, y, tf.fill(tf.shape(y), rank))
+                gap = pick(logits, y) - pick(logits, attack.y)
+                usable = (gap > 0) & tf.math.is_finite(gap)
+                scale.assign(1 / tf.where(usable, gap, 1)[:, tf.newaxis])
                 for found, distances in self._searched(attack, x):
                     best = tf.where(per_image(distances < least), found, best)
                     least = tf.minimum(distances, least)

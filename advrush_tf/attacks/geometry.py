@@ -11,8 +11,6 @@ import numpy as np
 import tensorflow as tf
 
 _TINY = 1e-12
-# Floats round: |(x + epsilon) - x| may be this much more than epsilon.
-TOLERANCE = 1e-6
 # Each iteration of `nearest` divides the product of what is missing and the slope by
 # four or more, so that floats run out long before; the loop itself ends when nothing
 # changes.
@@ -164,10 +162,15 @@ def is_inside(norm: Norm, image: np.ndarray, x: np.ndarray, epsilon: float) -> b
         epsilon: radius of the ball.
     """
     order = np.inf if norm is Norm.LINF else 2
-    size = np.linalg.norm(np.ravel(image - x), order)
+    size = np.linalg.norm(np.ravel(image - x).astype(np.float64), order)
     # Written so that NaN is not inside.
     in_box = image.min() >= 0 and image.max() <= 1
-    return bool(in_box and size <= epsilon + TOLERANCE * max(epsilon, 1.0))
+    return bool(in_box and size <= epsilon + tolerance(norm, epsilon))
+
+
+def tolerance(norm: Norm, epsilon: float) -> float:
+    """How far float32 may round a distance of `epsilon`; in L2 it is a long sum."""
+    return (1e-5 if norm is Norm.L2 else 1e-6) * max(epsilon, 1.0)
 
 
 def projected_step(

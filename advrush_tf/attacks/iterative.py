@@ -17,11 +17,11 @@ import tensorflow as tf
 
 from advrush_tf.attacks.base import Attack, LogitsFn, Outcome
 from advrush_tf.attacks.geometry import (
-    TOLERANCE,
     Norm,
     fused,
     length,
     project,
+    tolerance,
     unit,
 )
 from advrush_tf.attacks.losses import target_classes
@@ -294,7 +294,8 @@ def _checked(attack: IterativeAttack, batch: Batch, progress: _Progress) -> _Pro
         progress = progress._replace(images=images)
     images = project(attack.norm, progress.images, batch.x, attack.epsilon)
     # A projected image is another one than the model answered to.
-    same = length(attack.norm, images - progress.images) <= TOLERANCE
+    moved = length(attack.norm, images - progress.images)
+    same = moved <= tolerance(attack.norm, attack.epsilon)
     return progress._replace(broken=progress.broken & same, images=images)
 
 

@@ -14,7 +14,12 @@ from advrush_tf.attacks.losses import is_wrong, log_odds
 from advrush_tf.attacks.pgd import SignAscent
 from advrush_tf.fit.objectives import Objective
 from advrush_tf.fit.weights import WeightAverage, perturbed, restored_afterwards
-from advrush_tf.inputs import are_probabilities, class_numbers, warn_of_probabilities
+from advrush_tf.inputs import (
+    are_probabilities,
+    check_dtype,
+    class_numbers,
+    warn_of_probabilities,
+)
 from advrush_tf.losses import cross_entropy
 from advrush_tf.nn.cell_network import CellNetwork
 from advrush_tf.nn.checks import check_precision
@@ -99,6 +104,7 @@ class AdvRushFitModel(ReplicatedModel):
         self.built = True
 
     def call(self, x, training=False):
+        check_dtype(x)
         return self.network(x, training=training)
 
     def compile(

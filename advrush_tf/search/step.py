@@ -132,6 +132,8 @@ def example_losses(logits: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tenso
     labels = class_numbers(y)
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
     hits = tf.equal(tf.argmax(logits, -1, tf.int32), labels)
+    # The largest of NaN is class 0.
+    hits &= tf.reduce_all(tf.math.is_finite(logits), -1)
     return losses, tf.cast(hits, losses.dtype)
 
 

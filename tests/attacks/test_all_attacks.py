@@ -32,7 +32,9 @@ ATTACKS = {
     PGD(L2, NEAR[L2], 20, restarts=2): 1.05,
     MIM(LINF, NEAR[LINF], 10): 1.05,
     MIM(L2, NEAR[L2], 10): 1.05,
-    CarliniWagner(L2, NEAR[L2], searches=2, steps=30, learning_rate=0.01): 1.1,
+    CarliniWagner(
+        L2, NEAR[L2], searches=2, steps=30, learning_rate=0.01, first_weight=0.03
+    ): 1.1,
     SPSA(LINF, NEAR[LINF], 12, samples=16): 1.3,
     APGD(LINF, NEAR[LINF], "ce", iterations=20): 1.05,
     APGD(L2, NEAR[L2], "dlr", iterations=20, restarts=2): 1.05,
@@ -97,10 +99,11 @@ GRADIENT_ATTACKS = [
     APGD(L2, NEAR[L2], "ce", iterations=20),
     FAB(L2, NEAR[L2], targeted=False, iterations=10),
 ]
+WEIGHTED = CarliniWagner(L2, NEAR[L2], targets=1, searches=4, steps=80)
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e4])
-@pytest.mark.parametrize("attack", GRADIENT_ATTACKS, ids=names)
+@pytest.mark.parametrize("attack", [*GRADIENT_ATTACKS, WEIGHTED], ids=names)
 def test_the_scale_of_the_logits_does_not_matter(attack, scale):
     # Of more classes, the cross-entropy aims at all wrong ones at once.
     model, weights = linear(2)

@@ -170,7 +170,9 @@ def test_the_first_run_that_breaks_counts():
 
 
 def test_carlini_wagner_is_near_the_closed_form():
-    attack = CarliniWagner(epsilon=10.0, searches=2, steps=60, learning_rate=0.002)
+    attack = CarliniWagner(
+        epsilon=10.0, searches=2, steps=60, learning_rate=0.002, first_weight=1e-3
+    )
     x = moved_to(0.02, L2)
     images, broken = outcomes(attack, x=x, batch_size=7)
     assert broken.all()
@@ -193,7 +195,7 @@ def test_carlini_wagner_finds_images_as_near_as_fab_does():
     right = np.argmax(model(x), -1) == y
     x, y = x[right][:20].astype(np.float32), y[right][:20]
     _, far = FAB(L2, 1.0).minimal(model, x, y)
-    attack = CarliniWagner(L2, 10.0, searches=1, steps=100, first_weight=0.3)
+    attack = CarliniWagner(L2, 10.0, searches=1, steps=100, first_weight=3.0)
     crafted = attack.craft(model, x, y, batch_size=20)
     assert (np.argmax(model(crafted), -1) != y).all()
     assert length(attack, crafted - x).mean() < 1.03 * far.mean()

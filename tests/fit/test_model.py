@@ -362,3 +362,9 @@ def test_a_network_in_float16_is_refused():
 def test_wrong_arguments(settings, message):
     with pytest.raises(ValueError, match=message):
         AdvRushFitModel(tiny_network(), Standard(), **settings)
+
+
+def test_images_of_bytes_are_refused_in_a_call():
+    model = AdvRushFitModel(tiny_network(), Standard())
+    with pytest.raises(ValueError, match="must be floats in"):
+        model(np.zeros((1, *model.image_shape), np.uint8))

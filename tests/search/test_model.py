@@ -212,6 +212,15 @@ def test_a_nan_stops_the_search_and_is_named(which, name):
         model.fit(pairs, steps_per_epoch=2, epochs=2, verbose=0)
 
 
+def test_logits_that_are_not_finite_are_no_right_answer():
+    model = tiny_compiled()
+    x, y = random_pair()[0]
+    bias = model.network_weights[-1]
+    bias.assign(np.full(bias.shape, np.nan))
+    found = model.evaluate(x, np.zeros_like(y), verbose=0, return_dict=True)
+    assert found["accuracy"] == 0
+
+
 def test_a_nan_of_the_penalty_is_named():
     model = tiny_compiled(warmup_epochs=0)
     # Only the inference mode, in which the penalty runs, reads the statistics.
