@@ -169,7 +169,7 @@ def is_inside(norm: Norm, image: np.ndarray, x: np.ndarray, epsilon: float) -> b
 
 
 def tolerance(norm: Norm, epsilon: float) -> float:
-    """How far float32 may round a distance of `epsilon`; in L2 it is a long sum."""
+    """Returns how much float32 may round a distance of `epsilon`: in L2, a long sum."""
     return (1e-5 if norm is Norm.L2 else 1e-6) * max(epsilon, 1.0)
 
 

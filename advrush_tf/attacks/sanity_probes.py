@@ -34,7 +34,7 @@ _START_NOISE = 8 / 255
 
 
 class Probed(NamedTuple):
-    """What a model's probes found.
+    """Results of the probes of a model.
 
     Attributes:
         findings: reasons not to trust an evaluation of the model.

@@ -124,7 +124,7 @@ def shard_rows(shard: tuple[int, int]) -> slice:
 
 
 def _identity(evaluation: Mapping[str, Any], shard: tuple[int, int]) -> dict[str, Any]:
-    """What a file of progress belongs to; other shards may have as many images."""
+    """Returns what a file of progress must match; shards may be of one size."""
     return {**evaluation, "shard": list(shard)}
 
 

@@ -128,7 +128,9 @@ def curvature_penalty(
     """The norm of the change of each example's input gradient along its sign.
 
     Differentiable: called inside a `tf.GradientTape`, its gradient in the model's
-    variables is exact (the probe's direction counts as constant).
+    variables is exact (the probe's direction counts as constant), but for the models
+    that `landscape.hessian.check_second_derivatives` refuses: with LayerNormalization,
+    for example, TensorFlow's second derivative is wrong, and nothing is said here.
 
     Args:
         model_fn: a Keras model of images in [0, 1], which is called with
