@@ -13,9 +13,13 @@ _SCRIPT = Path(__file__).resolve().parent.parent / "testdata" / "make_imagenet_l
 def pytest_configure():
     """Divides the processor, for the tests of strategies."""
     # Not above: the environment must be set before TensorFlow is imported.
+    import tensorflow as tf
     from support import replicas
 
     replicas.divide_processor()
+    # A quarter of the time that a graph takes to its first numbers. What the optimiser
+    # makes of graphs is tested in the processes that tests start.
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 @pytest.fixture(scope="session")
