@@ -168,10 +168,6 @@ class Devices:
         except UserError as error:
             refusal = error
         refused = self.gather(int(refusal is not None))
-        if any(refused):
-            # A worker that left at once could cut off others that do not know yet.
-            with contextlib.suppress(*_LOST):
-                self.gather(0)
         if refusal:
             raise refusal
         if any(refused):
@@ -187,6 +183,13 @@ class Devices:
         """Returns the numbers of all workers, in their order, once all are here."""
         if self.worker[1] == 1:
             return [number]
+        gathered = self._exchange(number)
+        # Who ended now would cut off those that do not have all numbers yet.
+        with contextlib.suppress(*_LOST):
+            self._exchange(0)
+        return gathered
+
+    def _exchange(self, number: int) -> list[int]:
         values = self.strategy.experimental_distribute_values_from_function(
             lambda context: tf.constant([number], tf.int64)
         )
