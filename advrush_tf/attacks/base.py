@@ -212,8 +212,8 @@ def some_rows(rows: np.ndarray) -> np.ndarray:
 
 def warn_of_bad_gradients(classifier: BatchedClassifier) -> None:
     """Warns if an attack met gradients of a model that are not finite."""
-    if classifier.bad_gradients:
-        finding = sanity_checks.bad_gradients(["the attack"])
+    attacks = ["the attack"] if classifier.bad_gradients else []
+    if finding := sanity_checks.bad_gradients(attacks):
         warnings.warn(finding.sentence, stacklevel=3)
 
 
