@@ -76,6 +76,12 @@ def kl_divergence(reference: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     Returns:
         (batch,), in nats.
     """
+    # A softmax ignores this shift. The likeliest class then has the slope of all others
+    # together; its own is a difference that floats lose where a model is confident.
+    likeliest = tf.one_hot(
+        tf.argmax(reference, -1), logits.shape[-1], dtype=logits.dtype
+    )
+    logits -= tf.reduce_sum(likeliest * logits, -1, keepdims=True)
     log_reference = tf.nn.log_softmax(reference)
     gap = log_reference - tf.nn.log_softmax(logits)
     return tf.reduce_sum(tf.exp(log_reference) * gap, -1)

@@ -45,9 +45,9 @@ class APGD(IterativeAttack):
         restarts: runs from random starts; with `targets`, of each target.
         targets: how many of the classes with the highest clean logits the targeted
             loss aims at, one run each; other losses have no targets.
-        eot: gradients averaged in each step, for a model that is random. The last of
-            these passes decides alone, as in the official code: an average of logits
-            would be more robust than the model is.
+        eot: gradients averaged in each step, for a model that is random; of CE those
+            of the cross-entropy. The last of these passes decides alone, as in the
+            official code: an average of logits would be more robust than the model is.
 
     Raises:
         ValueError: a number is out of range.
@@ -125,7 +125,10 @@ class APGD(IterativeAttack):
         return state | {"before": origin, "images": images}
 
     def _evaluate(self, logits_fn: LogitsFn, batch: Batch, images: tf.Tensor):
-        """Losses and logits at the images, and gradients averaged over `eot` calls."""
+        """Losses and logits at the images, and the direction of the mean gradient.
+
+        The mean is that of `eot` calls, times a factor an image: it cannot underflow.
+        """
 
         def once():
             with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -135,19 +138,36 @@ class APGD(IterativeAttack):
             gradient = tape.gradient(loss, images, unconnected_gradients="zero")
             return loss, finite(gradient), logits
 
-        def again(number, _, total, __):
+        def again(number, _, total, __, most):
             loss, gradient, logits = once()
-            return number + 1, loss, total + gradient, logits
+            weight = self._log_weight(loss)
+            larger = tf.maximum(most, weight)
+            old, new = tf.exp(most - larger), tf.exp(weight - larger)
+            total = per_image(old) * total + per_image(new) * gradient
+            return number + 1, loss, total, logits, larger
 
+        loss, gradient, logits = once()
         if self.eot == 1:
-            return once()
-        _, loss, total, logits = tf.while_loop(
+            return loss, gradient, logits
+        _, loss, total, logits, _ = tf.while_loop(
             lambda number, *_: number < self.eot,
             again,
-            (1, *once()),
+            (1, loss, gradient, logits, self._log_weight(loss)),
             parallel_iterations=1,
         )
-        return loss, total / self.eot, logits
+        return loss, total, logits
+
+    def _log_weight(self, loss: tf.Tensor) -> tf.Tensor:
+        """The logarithm of a pass's weight in the average of gradients, (batch,).
+
+        The gradient of the cross-entropy is that of the log-odds times the probability
+        of the wrong classes.
+        """
+        if self.loss is not Loss.CE:
+            return tf.zeros_like(loss)
+        return tf.where(
+            tf.math.is_finite(loss), tf.math.log_sigmoid(loss), loss.dtype.min
+        )
 
     def _losses(self, batch: Batch, logits: tf.Tensor) -> tf.Tensor:
         if self.loss is Loss.CE:

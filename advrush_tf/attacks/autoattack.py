@@ -5,17 +5,15 @@ Source: Croce & Hein, arXiv 2003.01690.
 
 import dataclasses
 import enum
-import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from advrush_tf.attacks.apgd import APGD, Loss
-from advrush_tf.attacks.base import Attack, open_labelled
+from advrush_tf.attacks.base import Attack, open_labelled, warn_of_bad_gradients
 from advrush_tf.attacks.fab import FAB
 from advrush_tf.attacks.geometry import Norm
-from advrush_tf.attacks.sanity_probes import check_answers
 from advrush_tf.attacks.series import CLEAN, Progress, run_series
 from advrush_tf.attacks.square import Square
 
@@ -155,7 +153,8 @@ class AutoAttack:
     def run(self, x: np.ndarray, y: np.ndarray) -> Evaluation:
         """Attacks images, each attack only those that survived the ones before.
 
-        Warns of a model that is at chance or expects images of another range.
+        Warns of a model that cannot be attacked as it is, see `open_labelled`, and of
+        gradients that are not finite.
 
         Args:
             x: (images, height, width, channels), floats in [0, 1].
@@ -166,10 +165,9 @@ class AutoAttack:
                 does not give logits of them.
         """
         classifier, x, y = open_labelled(self._model_fn, x, y, self._batch_size)
-        for finding in check_answers(classifier, x, y):
-            warnings.warn(finding.sentence, stacklevel=2)
         progress = Progress(x, list(self.members))
         run_series(classifier, self.members, x, y, self._seed, progress)
+        warn_of_bad_gradients(classifier)
         return Evaluation(progress.images, verdicts_of(progress))
 
 

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -9,7 +10,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from advrush_tf.attacks import sanity_checks
 from advrush_tf.attacks.geometry import Norm, is_inside
+from advrush_tf.attacks.losses import is_wrong
 from advrush_tf.inputs import (
     are_probabilities,
     image_array,
@@ -19,6 +22,15 @@ from advrush_tf.inputs import (
 from advrush_tf.nn.checks import check_precision
 
 LogitsFn = Callable[[tf.Tensor], tf.Tensor]
+
+# Images for a look at a model's answers.
+_IMAGES = 64
+# That models expect; the first is the one of all images here.
+_RANGES = {
+    "[0, 1]": (np.float32(0), np.float32(1)),
+    "[0, 255]": (np.float32(0), np.float32(255)),
+    "[-1, 1]": (np.float32(-1), np.float32(1)),
+}
 
 
 class StoppedError(RuntimeError):
@@ -54,6 +66,7 @@ class BatchedClassifier:
         self.batch_size = batch_size
 
         self._stopped = False
+        self._bad_gradients = tf.Variable(0, trainable=False)
 
         @tf.function(autograph=False)
         def logits(images: tf.Tensor) -> tf.Tensor:
@@ -77,6 +90,25 @@ class BatchedClassifier:
         """
         self.check_stop()
         return self._logits(images)
+
+    def followed_logits(self, images: tf.Tensor) -> tf.Tensor:
+        """As `logits`, for attacks: `bad_gradients` counts what comes back to them."""
+
+        @tf.custom_gradient
+        def counted(images):
+            def gradient(upstream):
+                bad = ~tf.reduce_all(tf.math.is_finite(upstream))
+                self._bad_gradients.assign_add(tf.cast(bad, tf.int32))
+                return upstream
+
+            return tf.identity(images), gradient
+
+        return self.logits(counted(images))
+
+    @property
+    def bad_gradients(self) -> int:
+        """How many batches of gradients so far had NaN or infinite entries."""
+        return int(self._bad_gradients)
 
     def stop(self) -> None:
         """Ends all attacks on the model, also in other threads.
@@ -104,10 +136,29 @@ class BatchedClassifier:
         return tf.constant(images[indices])
 
 
+def is_right(
+    classifier: BatchedClassifier, images: np.ndarray, y: np.ndarray
+) -> np.ndarray:
+    """Compares the model's answers with the labels: the basis of every accuracy.
+
+    Args:
+        classifier: the model.
+        images: (images, height, width, channels), clean or adversarial, in [0, 1].
+        y: (images,), integer labels.
+
+    Returns:
+        (images,), bool, True where the model gives the label, see `losses.is_wrong`.
+    """
+    return ~is_wrong(classifier.predict(images), y).numpy()
+
+
 def open_labelled(
     model: Any, x: Any, y: Any, batch_size: int = 128
 ) -> tuple[BatchedClassifier, np.ndarray, np.ndarray]:
     """The classifier and the images of an attack, once checked.
+
+    Warns of a model that gives probabilities, see `warn_of_probabilities`, and of what
+    `check_answers` finds.
 
     Args:
         model, batch_size: see `BatchedClassifier`; no more than there are images.
@@ -125,7 +176,45 @@ def open_labelled(
     y = label_array(y, len(x), classifier.num_classes)
     found = are_probabilities(classifier.predict(x[: classifier.batch_size]))
     warn_of_probabilities(bool(found))
+    for finding in check_answers(classifier, x, y):
+        warnings.warn(finding.sentence, stacklevel=3)
     return classifier, x, y
+
+
+def check_answers(
+    classifier: BatchedClassifier, x: np.ndarray, y: np.ndarray
+) -> list[sanity_checks.Finding]:
+    """Checks whether a model is fitted, and to images in [0, 1], on 64 of them.
+
+    Args:
+        classifier: the model.
+        x: (images, height, width, channels), float32, one image or more.
+        y: (images,), integer labels.
+    """
+    x, y = some_rows(x), some_rows(y)
+    answers = classifier.predict(x).argmax(-1)
+    right = {
+        name: int(is_right(classifier, low + (high - low) * x, y).sum())
+        for name, (low, high) in _RANGES.items()
+    }
+    findings = [
+        sanity_checks.chance(answers, y, classifier.num_classes),
+        sanity_checks.other_range(right, len(x)),
+    ]
+    return [finding for finding in findings if finding]
+
+
+def some_rows(rows: np.ndarray) -> np.ndarray:
+    """At most 64 rows, from all over: the first ones may be of one class."""
+    count = min(len(rows), _IMAGES)
+    return rows[np.linspace(0, len(rows) - 1, count).astype(int)]
+
+
+def warn_of_bad_gradients(classifier: BatchedClassifier) -> None:
+    """Warns if an attack met gradients of a model that are not finite."""
+    attacks = ["the attack"] if classifier.bad_gradients else []
+    if finding := sanity_checks.bad_gradients(attacks):
+        warnings.warn(finding.sentence, stacklevel=3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,6 +323,9 @@ class Attack(abc.ABC):
         Returns:
             Images as `x`, see `Outcome.image`.
 
+        Warns of a model that cannot be attacked as it is, see `open_labelled`, and of
+        gradients that are not finite.
+
         Raises:
             ValueError: images are not floats in [0, 1], or labels are wrong.
         """
@@ -241,4 +333,5 @@ class Attack(abc.ABC):
         images = x.copy()
         for outcome in self.outcomes(classifier, x, y, seed):
             images[outcome.index] = outcome.image
+        warn_of_bad_gradients(classifier)
         return images

@@ -105,7 +105,9 @@ class FGSM(CleverHansAttack):
     """
 
     def crafter(self, classifier):
-        return lambda x, y, seeds, run: fgsm(classifier.logits, x, **self._settings(y))
+        return lambda x, y, seeds, run: fgsm(
+            classifier.followed_logits, x, **self._settings(y)
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +152,7 @@ class BIM(_Iterated):
         # CleverHans' PGD without a random start, and without checks that NumPy 2 fails.
         attack = pgd_from(None)
         return lambda x, y, seeds, run: attack(
-            classifier.logits, x, **self._settings(y)
+            classifier.followed_logits, x, **self._settings(y)
         )
 
 
@@ -184,7 +186,9 @@ class PGD(_Iterated):
 
         def crafter(x, y, seeds, run):
             attack = pgd_from(start(seeds, tf.constant(run)))
-            return attack(classifier.logits, x, rand_init=True, **self._settings(y))
+            return attack(
+                classifier.followed_logits, x, rand_init=True, **self._settings(y)
+            )
 
         return crafter
 
@@ -208,7 +212,7 @@ class MIM(_Iterated):
 
     def crafter(self, classifier):
         return lambda x, y, seeds, run: mim(
-            classifier.logits, x, decay_factor=self.decay, **self._settings(y)
+            classifier.followed_logits, x, decay_factor=self.decay, **self._settings(y)
         )
 
 
@@ -255,7 +259,7 @@ class CarliniWagner(CleverHansAttack):
         # The weights suit any model where the target's logit is 1 below the label's.
         scale = tf.Variable([[1.0]], shape=(None, 1))
         attack = CarliniWagnerL2(
-            lambda images: scale * classifier.logits(images),
+            lambda images: scale * classifier.followed_logits(images),
             batch_size=classifier.batch_size,
             binary_search_steps=1,
             max_iterations=self.steps,

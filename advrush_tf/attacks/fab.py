@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from advrush_tf.attacks.base import LogitsFn, open_labelled
+from advrush_tf.attacks.base import LogitsFn, open_labelled, warn_of_bad_gradients
 from advrush_tf.attacks.geometry import (
     Norm,
     finite,
@@ -105,7 +105,7 @@ class FAB(IterativeAttack):
         """Finds the nearest adversarial images, however far they are.
 
         All steps of all runs are taken. Epsilon only limits how far from the image
-        restarts begin.
+        restarts begin. Warns as `craft` does.
 
         Args:
             model: see `BatchedClassifier`.
@@ -121,7 +121,7 @@ class FAB(IterativeAttack):
         """
         classifier, x, y = open_labelled(model, x, y, **options)
         seeds, logits = seeds_of(seed, np.arange(len(x))).numpy(), classifier.predict(x)
-        search = self._search(classifier.logits)
+        search = self._search(classifier.followed_logits)
         images, distances = x.copy(), np.zeros(len(x), np.float32)
         size = min(classifier.batch_size, len(x)) or 1
         for first in range(0, len(x), size):
@@ -136,6 +136,7 @@ class FAB(IterativeAttack):
             )
             best = search(batch)
             images[rows], distances[rows] = best.images, best.distances
+        warn_of_bad_gradients(classifier)
         return images, distances
 
     def _aims(self, num_classes: int) -> int:

@@ -177,7 +177,9 @@ class _Runner:
     def run(self) -> Iterator[Outcome]:
         jobs: list[Attempt | None] = [self._queue.next() for _ in range(self._size)]
         batch = self._batch(jobs)
-        begin, renew, advance = _compiled(self._attack, self._classifier.logits, batch)
+        begin, renew, advance = _compiled(
+            self._attack, self._classifier.followed_logits, batch
+        )
         progress = begin(batch)
         while any(jobs):
             self._classifier.check_stop()

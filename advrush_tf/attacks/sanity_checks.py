@@ -26,6 +26,8 @@ _CHANCE = 0.05
 _BLACK_BOX = 0.002
 _BLACK_BOX_IMAGES = 3
 _HALF_WIDTH = 0.03
+# Fewer images say nothing about chance.
+_ENOUGH = 10
 # Classes without images that a sentence names.
 _NAMED = 10
 
@@ -117,6 +119,21 @@ def not_finite_gradients(gradients: np.ndarray) -> Finding | None:
     )
 
 
+def bad_gradients(attacks: Sequence[str]) -> Finding | None:
+    """Warns of attacks that met derivatives that are NaN or infinite.
+
+    Args:
+        attacks: their names.
+    """
+    if not attacks:
+        return None
+    return Finding(
+        Code.NOT_FINITE,
+        f"During {', '.join(attacks)} the model's gradient had NaN or infinite "
+        "entries; attacks take them for 0 and may miss what they would find without.",
+    )
+
+
 def probabilities(logits: np.ndarray) -> Finding | None:
     """Warns if the outputs look like those of a softmax.
 
@@ -137,10 +154,13 @@ def chance(answers: np.ndarray, y: np.ndarray, num_classes: int) -> Finding | No
     """Warns of a model that says the same of all images, or guesses.
 
     Args:
-        answers, y: (images,), the model's classes and the labels.
+        answers, y: (images,), the model's classes and the labels; of fewer than 10
+            images nothing is said.
         num_classes: of the model.
     """
     right = int((answers == y).sum())
+    if len(y) < _ENOUGH:
+        return None
     if len(np.unique(y)) > 1 and len(np.unique(answers)) == 1:
         fault = f"gives all {len(y)} images that were tried the class {answers[0]}"
     elif wilson(right, len(y))[0] <= 1 / num_classes:

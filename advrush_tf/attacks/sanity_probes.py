@@ -8,19 +8,11 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.attacks import sanity_checks
-from advrush_tf.attacks.base import BatchedClassifier
+from advrush_tf.attacks.base import BatchedClassifier, check_answers, some_rows
 from advrush_tf.attacks.geometry import Norm, project, projected_step, steepest
 from advrush_tf.attacks.losses import log_odds, margin
 from advrush_tf.attacks.pgd import usual_step_size
-from advrush_tf.attacks.series import is_right
 
-_IMAGES = 64
-# That models expect; the first is the one of all images here.
-_RANGES = {
-    "[0, 1]": (np.float32(0), np.float32(1)),
-    "[0, 255]": (np.float32(0), np.float32(255)),
-    "[-1, 1]": (np.float32(-1), np.float32(1)),
-}
 _PASSES = 4
 _RADII = 3
 # Within it, any image can become grey.
@@ -69,7 +61,7 @@ def check_model(
     if outside := sanity_checks.images_outside_box(float(x.min()), float(x.max())):
         return Probed([outside], np.zeros(len(x), bool))
     findings = [sanity_checks.not_finite(classifier.predict(x))]
-    broken, rows = np.zeros(len(x), bool), _some(np.arange(len(x)))
+    broken, rows = np.zeros(len(x), bool), some_rows(np.arange(len(x)))
     x, y = x[rows], y[rows].astype(np.int32)
     passes = np.stack([classifier.predict(x) for _ in range(_PASSES)])
     findings += [
@@ -92,32 +84,6 @@ def check_model(
             sanity_checks.steps_do_not_help(clean[right], one_step, many_steps),
         ]
     return Probed([finding for finding in findings if finding], broken)
-
-
-def check_answers(
-    classifier: BatchedClassifier, x: np.ndarray, y: np.ndarray
-) -> list[sanity_checks.Finding]:
-    """Checks whether a model is fitted, and to images in [0, 1], on 64 of them.
-
-    Args and returns are those of `check_model`.
-    """
-    x, y = _some(x), _some(y)
-    answers = classifier.predict(x).argmax(-1)
-    right = {
-        name: int(is_right(classifier, (low + (high - low) * x), y).sum())
-        for name, (low, high) in _RANGES.items()
-    }
-    findings = [
-        sanity_checks.chance(answers, y, classifier.num_classes),
-        sanity_checks.other_range(right, len(x)),
-    ]
-    return [finding for finding in findings if finding]
-
-
-def _some(rows: np.ndarray) -> np.ndarray:
-    """At most 64 rows, from all over: the first ones may be of one class."""
-    count = min(len(rows), _IMAGES)
-    return rows[np.linspace(0, len(rows) - 1, count).astype(int)]
 
 
 class _Prober:

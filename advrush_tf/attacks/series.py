@@ -8,28 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from advrush_tf.attacks.base import Attack, BatchedClassifier, Outcome
-from advrush_tf.attacks.losses import is_wrong
+from advrush_tf.attacks.base import Attack, BatchedClassifier, Outcome, is_right
 from advrush_tf.files import replacing
 
 # In `Progress.broken_by`: by no attack so far, and wrong before any attack.
 ROBUST, CLEAN = -1, -2
-
-
-def is_right(
-    classifier: BatchedClassifier, images: np.ndarray, y: np.ndarray
-) -> np.ndarray:
-    """Compares the model's answers with the labels: the basis of every accuracy.
-
-    Args:
-        classifier: the model.
-        images: (images, height, width, channels), clean or adversarial, in [0, 1].
-        y: (images,), integer labels.
-
-    Returns:
-        (images,), bool, True where the model gives the label, see `losses.is_wrong`.
-    """
-    return ~is_wrong(classifier.predict(images), y).numpy()
 
 
 class Progress:
@@ -47,6 +30,7 @@ class Progress:
         finished: how many attacks are through with all images; -1 before the clean
             images were looked at.
         seconds: wall time, without the time lost by interruptions.
+        bad_gradients: how many batches of gradients had NaN or infinite entries.
     """
 
     def __init__(
@@ -61,6 +45,7 @@ class Progress:
         self.done = np.zeros((len(attacks), len(x)), bool)
         self.finished = -1
         self.seconds = 0.0
+        self.bad_gradients = 0
 
     def note(self, attack: int, outcome: Outcome) -> None:
         """Records an outcome, with its image if adversarial or the first attack's."""
@@ -92,6 +77,7 @@ class Progress:
         self.done[:, indices] = shard.done
         self.finished = shard.finished
         self.seconds = max(self.seconds, shard.seconds)
+        self.bad_gradients += shard.bad_gradients
 
     def save(self, path: Path) -> None:
         """Writes the state in one step.
@@ -99,7 +85,7 @@ class Progress:
         Raises:
             OSError: it could not be written; an earlier one is untouched.
         """
-        names = ("attacks", "evaluation", "finished", "seconds")
+        names = ("attacks", "evaluation", "finished", "seconds", "bad_gradients")
         metadata = json.dumps({name: getattr(self, name) for name in names})
         with replacing(path) as file:
             np.savez(
@@ -122,13 +108,16 @@ class Progress:
                 arrays = {name: file[name] for name in ("images", "broken_by", "done")}
                 metadata = json.loads(file["notes"].item())
             identity = tuple(metadata["attacks"]), metadata["evaluation"]
-            finished, seconds = int(metadata["finished"]), float(metadata["seconds"])
+            numbers = {
+                name: type(getattr(self, name))(metadata[name])
+                for name in ("finished", "seconds", "bad_gradients")
+            }
         except Exception as error:  # A damaged archive raises nearly everything.
             raise ValueError(f"{path} is damaged ({type(error).__name__})") from None
         same = all(getattr(self, n).shape == a.shape for n, a in arrays.items())
         if not same or identity != (self.attacks, self.evaluation):
             raise ValueError(f"{path} belongs to another evaluation or attack")
-        vars(self).update(arrays, finished=finished, seconds=seconds)
+        vars(self).update(arrays, **numbers)
 
 
 def run_series(
@@ -173,11 +162,13 @@ def run_series(
         if all_images and index == 0:
             attacked |= progress.broken_by == CLEAN
         left = np.flatnonzero(attacked & ~progress.done[index])
+        before = progress.bad_gradients - classifier.bad_gradients
         outcomes = attack.outcomes(classifier, x[left], y[left], seed, indices[left])
         for outcome in watch(name, len(left), outcomes):
             progress.note(
                 index, dataclasses.replace(outcome, index=left[outcome.index])
             )
+            progress.bad_gradients = before + classifier.bad_gradients
         progress.settle(is_right(classifier, progress.images, y))
         if not all_images:
             robust = progress.broken_by == ROBUST

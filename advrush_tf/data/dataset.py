@@ -213,7 +213,7 @@ def _first_label(builder: Any, split: str) -> int:
 
 
 def _streamed(builder: Any, split: str, shape: tuple[int, int, int]) -> Examples:
-    info, (image, _) = builder.info.splits[split], image_and_label(builder)
+    info, (image, label) = builder.info.splits[split], image_and_label(builder)
     paths = tuple(map(str, info.filepaths))
     if builder.info.file_format.value != "tfrecord":
         raise UserError(
@@ -226,7 +226,9 @@ def _streamed(builder: Any, split: str, shape: tuple[int, int, int]) -> Examples
     records = Records(paths, tuple(info.shard_lengths), 0, info.num_examples)
     keys = builder.info.supervised_keys
     ordered = bool(builder.info.disable_shuffling)
-    return StreamedExamples(records, keys, shape, None in image.shape, ordered)
+    return StreamedExamples(
+        records, keys, shape, label.num_classes, None in image.shape, ordered
+    )
 
 
 def _read(builder: Any, split: str) -> Examples:

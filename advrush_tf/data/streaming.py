@@ -25,6 +25,7 @@ from advrush_tf.data.examples import (
 from advrush_tf.data.imagenet import centre_crops, decode
 from advrush_tf.data.records import Records
 from advrush_tf.errors import UserError
+from advrush_tf.inputs import as_labels
 
 # Machines whose number does not divide this read row groups that they share.
 _ROW_GROUPS = 8
@@ -41,14 +42,15 @@ class StreamedExamples(Examples):
     """Examples in TFRecord files, as tfds writes them.
 
     tfds shuffles the records when it prepares a data set, so that a range of them is
-    a random choice; here parts, samples and row groups are ranges. Where the records
-    are `ordered`, parts and samples are chosen at random instead.
+    a random choice; here parts and row groups are ranges. Where the records are
+    `ordered`, parts are chosen at random instead. Labels are checked as they are read.
 
     Args:
         records: The examples.
         keys: Names of the features that hold the image and its class.
         image_shape: Height, width and channels; of varying images those of the part
             that is taken.
+        num_classes: Number of classes.
         varying: True if the images have many sizes.
         ordered: True if the records were not shuffled.
     """
@@ -58,18 +60,20 @@ class StreamedExamples(Examples):
         records: Records,
         keys: tuple[str, str],
         image_shape: tuple[int, int, int],
+        num_classes: int,
         varying: bool,
         ordered: bool = False,
     ):
         self._records, self._keys = records, keys
-        self.image_shape, self.varying, self.ordered = image_shape, varying, ordered
+        self.image_shape, self._num_classes = image_shape, num_classes
+        self.varying, self.ordered = varying, ordered
 
     def __len__(self) -> int:
         return len(self._records)
 
     def _of(self, records: Records) -> "StreamedExamples":
-        shape, varying = self.image_shape, self.varying
-        return StreamedExamples(records, self._keys, shape, varying, self.ordered)
+        kinds = self._num_classes, self.varying, self.ordered
+        return StreamedExamples(records, self._keys, self.image_shape, *kinds)
 
     def split(self, portion: float, seed: int) -> tuple[Examples, Examples]:
         """As `Examples.split`: the first part are the first records, with any seed.
@@ -87,14 +91,10 @@ class StreamedExamples(Examples):
         return self._of(first), self._of(second)
 
     def drawn(self, count: int, seed: int) -> "StreamedExamples":
-        """As `Examples.drawn`: a random range, or of ordered ones a random choice."""
         if count >= len(self):
             return self
-        random = np.random.default_rng(seed)
-        if self.ordered:
-            return self._of(self._records.chosen(random.permutation(len(self))[:count]))
-        start = int(random.integers(len(self) - count + 1))
-        return self._of(self._records.between(start, start + count))
+        order = np.random.default_rng(seed).permutation(len(self))
+        return self._of(self._records.chosen(order[:count]))
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         needed = _BYTES_A_VALUE * len(self) * int(np.prod(self.image_shape))
@@ -108,10 +108,13 @@ class StreamedExamples(Examples):
         return images, labels
 
     def sample(self, count: int, seed: int) -> np.ndarray:
-        images = self.drawn(count, seed).arrays()[0]
-        return (
-            np.random.default_rng(seed).permutation(images) if self.ordered else images
-        )
+        random = np.random.default_rng(seed)
+        if self.ordered:
+            return random.permutation(self.drawn(count, seed).arrays()[0])
+        # A random range, of which far less must be read.
+        start = int(random.integers(max(len(self) - count, 0) + 1))
+        some = self._records.between(start, min(start + count, len(self)))
+        return self._of(some).arrays()[0]
 
     def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """As `Examples.moments`, of the first 4,096 examples, or of as many drawn."""
@@ -154,7 +157,7 @@ class StreamedExamples(Examples):
                 label: tf.io.FixedLenFeature([], tf.int64),
             },
         )
-        return features[image], tf.cast(features[label], tf.int32)
+        return features[image], as_labels(features[label], self._num_classes)
 
 
 def shuffled_batches(
@@ -268,4 +271,4 @@ def reading_examples() -> Iterator[None]:
 def _cause(error: tf.errors.OpError) -> str:
     """Returns the message without the places in the program."""
     message = re.split(r"\n\t \[\[| \[Op:", str(error))[0].splitlines()[-1]
-    return re.sub(r"\{\{.*?\}\} ", "", message).rpartition(": ")[-1].rstrip(".")
+    return re.sub(r"\{\{.*?\}\} |[\[\]]", "", message).rpartition(": ")[-1].rstrip(".")

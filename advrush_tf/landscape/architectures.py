@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from advrush_tf.attacks.base import BatchedClassifier
+from advrush_tf.attacks.base import BatchedClassifier, is_right
 from advrush_tf.attacks.losses import margin
 from advrush_tf.attacks.pgd import SignAscent, usual_step_size
-from advrush_tf.attacks.series import is_right
 from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.genotypes.genotype import Genotype, random_genotype
 from advrush_tf.landscape.meter import PROBE_LENGTH, CurvatureMeter

@@ -9,12 +9,12 @@ import attrs
 import numpy as np
 import tensorflow as tf
 
-from advrush_tf.attacks.base import BatchedClassifier
+from advrush_tf.attacks.base import BatchedClassifier, is_right
 from advrush_tf.attacks.catalogue import named_attack
 from advrush_tf.attacks.geometry import Radius
 from advrush_tf.attacks.sanity_checks import missing_classes
 from advrush_tf.attacks.sanity_probes import Probed, check_model
-from advrush_tf.attacks.series import Progress, is_right
+from advrush_tf.attacks.series import Progress
 from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.data.examples import Examples
 from advrush_tf.errors import UserError

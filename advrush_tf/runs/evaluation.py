@@ -13,6 +13,7 @@ from advrush_tf.attacks.catalogue import BLACK_BOX, named_attack
 from advrush_tf.attacks.geometry import Radius
 from advrush_tf.attacks.sanity_checks import (
     Finding,
+    bad_gradients,
     check_results,
     not_finite,
     probe_wins,
@@ -97,7 +98,9 @@ class Evaluation:
         outcome = check_results(
             self.robust, broken, blind, classes, "apgd-t" in members
         )
+        met = [c.attack for c in self.crafted if c.progress.bad_gradients]
         doubts = [
+            bad_gradients(list(dict.fromkeys(met))),
             probe_wins(self.robust, self.probed.broken),
             *(not_finite(self._logits(c), c.attack) for c in self._own),
             *(rising_curve(name, *self.curve(name)) for name in self._curves()),

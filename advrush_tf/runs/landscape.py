@@ -11,10 +11,8 @@ import attrs
 import keras
 from tqdm import tqdm
 
-from advrush_tf.attacks.base import BatchedClassifier
+from advrush_tf.attacks.base import BatchedClassifier, check_answers, is_right
 from advrush_tf.attacks.sanity_checks import missing_classes, probabilities
-from advrush_tf.attacks.sanity_probes import check_answers
-from advrush_tf.attacks.series import is_right
 from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.errors import UserError, one_line
 from advrush_tf.files import read_json, write_json

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import warnings
 
 import numpy as np
 import pytest
@@ -140,6 +141,25 @@ def test_gradients_that_are_not_finite_are_left_out(attack):
     broken = {outcome.index for outcome in found if outcome.broken}
     assert set(np.flatnonzero(FAR[attack.norm] * 1.3 < attack.epsilon)) <= broken
     assert len(broken) > 3
+    assert classifier.bad_gradients
+
+
+@pytest.mark.parametrize(
+    "attack", [PGD(LINF, 0.6, 3), MIM(LINF, 0.6, 3), APGD(LINF, 0.6, iterations=2)]
+)
+@pytest.mark.parametrize("at_zero", [False, True])
+def test_gradients_that_are_not_finite_where_an_attack_leads_are_named(attack, at_zero):
+    # Clean images are grey, and steps clip pixels to 0.
+    def model(images):
+        roots = tf.reduce_sum(tf.sqrt(images + 1.0 - at_zero), [1, 2, 3])
+        return MODEL(images) + 1e-9 * tf.stack([roots, 0 * roots, 0 * roots], -1)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        attack.craft(model, X, Y)
+    sentences = [str(warning.message) for warning in caught]
+    assert len(sentences) == at_zero
+    assert all("During the attack the model's gradient had NaN" in s for s in sentences)
 
 
 def test_images_that_are_not_finite_break_nothing():

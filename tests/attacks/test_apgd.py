@@ -169,6 +169,36 @@ def test_gradients_are_averaged_over_a_random_model():
     assert shares[1] > shares[0] + 0.1
 
 
+# The second time the cross-entropy and its gradient underflow.
+@pytest.mark.parametrize("shift", [0, -200])
+@pytest.mark.parametrize("loss", ["ce", "dlr"])
+def test_gradients_of_the_loss_are_averaged(loss, shift):
+    # Three passes, whose gradients in two pixels differ as their confidence does.
+    slopes = np.array([[1.0, 0.0], [0.0, -2.0], [0.5, 3.0]])
+    offsets = shift + np.array([-2.0, 0.5, -1.0])
+    passes = tf.Variable(0)
+
+    def model(images):
+        row = passes.assign_add(1) - 1
+        slope, offset = (
+            tf.gather(tf.constant(v, tf.float32), row) for v in (slopes, offsets)
+        )
+        margin = tf.reduce_sum(images * tf.reshape(slope, [1, 1, 2, 1]), [1, 2, 3])
+        return tf.stack([0 * margin, margin + offset], -1)
+
+    x, y = tf.fill([1, 1, 2, 1], 0.0), tf.zeros(1, tf.int32)
+    batch = Batch(x, y, tf.zeros([1, 2]), seeds_of(0, range(1)), y)
+    attack = APGD(loss=loss, eot=3)
+    state = attack.start(batch) | {"images": x}
+    found = attack.step(model, batch, y, tf.zeros(0), state).state["best_gradient"]
+    weights = np.exp(-np.logaddexp(0, -offsets)) if loss == "ce" else np.ones(3)
+    expected = weights @ slopes
+    direction = np.ravel(found) / np.linalg.norm(found)
+    np.testing.assert_allclose(
+        direction, expected / np.linalg.norm(expected), rtol=1e-5
+    )
+
+
 def test_one_pass_over_a_random_model_decides():
     # Wrong in one of four passes; on average right.
     margins = tf.constant([-9.0, -9.0, -9.0, 1.0])

@@ -1,4 +1,5 @@
 import dataclasses
+import warnings
 
 import keras
 import numpy as np
@@ -12,6 +13,7 @@ from advrush_tf.attacks.base import (
     StoppedError,
     as_logits_fn,
 )
+from advrush_tf.attacks.fab import FAB
 from advrush_tf.attacks.geometry import Norm
 from support.small_networks import tiny_batch, tiny_network
 
@@ -78,6 +80,30 @@ def test_a_stopped_classifier_does_not_answer():
             look()
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_gradients_that_are_not_finite_are_counted(compiled):
+    def model(images):
+        shade = images[:, 0, 0, 0]
+        return tf.stack([tf.sqrt(shade), shade], -1)
+
+    classifier = BatchedClassifier(model, (1, 1, 1), 2)
+
+    def slope(images):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            logits = classifier.followed_logits(images)
+        return logits, tape.gradient(logits, images)
+
+    slope = tf.function(slope) if compiled else slope
+    for values, count in (([0.25, 1.0], 0), ([0.25, 0.0], 1), ([0.0, 0.0], 2)):
+        shade = np.reshape(values, (2, 1, 1, 1)).astype(np.float32)
+        logits, gradient = slope(tf.constant(shade))
+        assert classifier.bad_gradients == count
+        np.testing.assert_allclose(logits, model(shade))
+        with np.errstate(divide="ignore"):
+            np.testing.assert_allclose(gradient, 1 + 0.5 / np.sqrt(shade))
+
+
 def halves(images):
     """Class 1 for images that are bright at the left."""
     shade = images[:, 0, 0, 0]
@@ -112,6 +138,18 @@ def test_what_nothing_broke_is_given_back_unless_it_is_to_transfer():
     np.testing.assert_array_equal(crafted[0], 1 - x[0])
     tried = dataclasses.replace(attack, persistent=True).craft(halves, x, y, seed=7)
     np.testing.assert_array_equal(tried, 1 - x)
+
+
+@pytest.mark.parametrize("search", [Invert(epsilon=1.0).craft, FAB().minimal])
+def test_a_model_at_chance_is_named_by_all_that_attack(search):
+    x = np.random.default_rng(0).random((20, 2, 3, 1), np.float32)
+    y = x[:, 0, 0, 0] > 0.5
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        search(halves, x, y, seed=7)
+    with pytest.warns(UserWarning, match="right about 0 of 20") as caught:
+        search(halves, x, ~y, seed=7)
+    assert caught[0].filename == __file__
 
 
 @dataclasses.dataclass(frozen=True)

@@ -200,6 +200,8 @@ def test_chance():
     assert "right about 12 of 40 images" in finding.sentence
     assert "1 in 4" in finding.sentence
     assert "the class 2" in checks.chance(np.full(40, 2), y, 4).sentence
+    # Nor do few images.
+    assert checks.chance(y[:9], (y[:9] + 1) % 4, 4) is None
     # Of images of one class, one answer says nothing.
     assert checks.chance(np.ones(40), np.ones(40), 4) is None
 

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from advrush_tf.attacks import sanity_checks as checks
 from advrush_tf.attacks import sanity_probes as probes
-from advrush_tf.attacks.base import BatchedClassifier
+from advrush_tf.attacks.base import BatchedClassifier, check_answers
 from advrush_tf.attacks.geometry import Norm
 from advrush_tf.attacks.sanity_checks import Code
 
@@ -183,17 +183,17 @@ def test_a_model_that_is_always_wrong_is_at_chance_and_not_attacked():
 def test_the_range_that_a_model_expects_is_named(model, text):
     x, y = blobs()
     classifier = BatchedClassifier(model, SHAPE, 32)
-    chance, other = probes.check_answers(classifier, x, y)
+    chance, other = check_answers(classifier, x, y)
     assert (chance.code, other.code) == (Code.CHANCE, Code.OTHER_RANGE)
     assert text in other.sentence and other.sentence.count("about 64") == 1
     right = BatchedClassifier(linear, SHAPE, 32)
-    assert probes.check_answers(right, x, y) == []
+    assert check_answers(right, x, y) == []
 
 
 def test_a_model_that_says_the_same_of_all_images_is_named():
     x, y = blobs()
     classifier = BatchedClassifier(lambda images: linear(0 * images), SHAPE, 32)
-    (finding,) = probes.check_answers(classifier, x, y)
+    (finding,) = check_answers(classifier, x, y)
     assert finding.code is Code.CHANCE
     assert "gives all 64 images that were tried the class" in finding.sentence
 

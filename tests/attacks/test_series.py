@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from advrush_tf.attacks.base import BatchedClassifier, Outcome
-from advrush_tf.attacks.series import CLEAN, ROBUST, Progress, is_right, run_series
+from advrush_tf.attacks.base import BatchedClassifier, Outcome, is_right
+from advrush_tf.attacks.series import CLEAN, ROBUST, Progress, run_series
 
 X = np.linspace(0.1, 0.6, 6, dtype=np.float32).reshape(6, 1, 1, 1)
 # The last image is brighter than the model allows for class 0.
@@ -85,6 +85,27 @@ def test_an_interrupted_series_resumes(classifier, tmp_path):
     assert attacks["second"].seen == [2, 3]
     np.testing.assert_array_equal(again.images, whole.images)
     np.testing.assert_array_equal(again.broken_by, whole.broken_by)
+
+
+def test_gradients_that_are_not_finite_are_counted_over_interruptions(
+    classifier, tmp_path
+):
+    class Lost(Lift):
+        def outcomes(self, classifier, *arguments):
+            for outcome in super().outcomes(classifier, *arguments):
+                classifier._bad_gradients.assign_add(1)
+                yield outcome
+
+    run(classifier, {"earlier": Lost(0.0)})
+    progress = Progress(X, ["first", "second"])
+    progress.bad_gradients = 3
+    progress.save(tmp_path / "progress.npz")
+    again = Progress(X, ["first", "second"])
+    again.restore(tmp_path / "progress.npz")
+    run(classifier, {"first": Lost(0.1), "second": Lift(0.3)}, again)
+    assert again.bad_gradients == 3 + 5
+    progress.take(slice(0, 6), again)
+    assert progress.bad_gradients == 3 + 8
 
 
 def test_a_progress_of_other_attacks_or_images_is_refused(tmp_path):

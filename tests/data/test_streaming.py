@@ -27,7 +27,8 @@ def _examples(folder, shape, varying):
     records = Records(
         tuple(map(str, split.filepaths)), tuple(split.shard_lengths), 0, 101
     )
-    return StreamedExamples(records, ("image", "label"), shape, varying), builder
+    keys = "image", "label"
+    return StreamedExamples(records, keys, shape, 1000, varying), builder
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +53,9 @@ def test_arrays_hold_what_tfds_reads(fixed):
         np.testing.assert_array_equal(image, expected[label])
     start = np.random.default_rng(3).integers(101 - 10 + 1)
     np.testing.assert_array_equal(examples.sample(10, 3), images[start : start + 10])
-    some = examples.drawn(10, 3).arrays()[1]
-    np.testing.assert_array_equal(some, labels[start : start + 10])
+    np.testing.assert_array_equal(examples.sample(102, 3), images)
+    rows = np.sort(np.random.default_rng(3).permutation(101)[:10])
+    np.testing.assert_array_equal(examples.drawn(10, 3).arrays()[1], labels[rows])
     assert examples.drawn(101, 3) is examples
 
 
@@ -78,7 +80,7 @@ def test_a_split_is_disjoint_and_covering(fixed):
 def test_parts_of_ordered_examples_are_chosen_at_random(fixed):
     shuffled, _ = fixed
     ordered = StreamedExamples(
-        shuffled._records, shuffled._keys, shuffled.image_shape, False, ordered=True
+        shuffled._records, shuffled._keys, (64, 64, 3), 1000, False, ordered=True
     )
     labels = shuffled.arrays()[1]
     place = {int(label): row for row, label in enumerate(labels)}
@@ -295,6 +297,19 @@ def test_an_image_that_is_none_is_one_clear_line():
     with pytest.raises(UserError, match=message) as caught, reading_examples():
         next(iter(images))
     assert "\n" not in str(caught.value)
+
+
+def test_a_label_of_no_class_is_one_clear_line(fixed):
+    shuffled, _ = fixed
+    largest = max(shuffled.arrays()[1])
+    few = StreamedExamples(
+        shuffled._records, shuffled._keys, (64, 64, 3), largest, False
+    )
+    message = rf"\(labels must be whole numbers from 0 to {largest - 1}; not {largest} "
+    batches = few.training_batches(101, 0, Augmentation())[0]
+    for read in (few.arrays, lambda: next(iter(batches))):
+        with pytest.raises(UserError, match=message), reading_examples():
+            read()
 
 
 def test_what_a_model_raises_is_left_alone():

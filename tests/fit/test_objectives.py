@@ -142,3 +142,33 @@ def test_fgsm_rs_takes_one_step_from_an_image():
     assert seen[0].min() == 0
     assert 0.09 < seen[0].max() <= 0.1
     np.testing.assert_allclose(crafted, np.minimum(seen[0] + 0.02, 0.1), atol=1e-6)
+
+
+def test_slopes_of_the_divergence_of_confident_logits():
+    random = np.random.default_rng(0)
+    reference = 10 * random.normal(size=(200, 10))
+    # Of the largest logits, some are ahead by ten and more.
+    logits = reference + 0.01 * random.normal(size=reference.shape)
+    weights = random.normal(size=(10, 50))
+
+    def slopes(dtype):
+        with tf.GradientTape() as tape:
+            x = tf.constant(logits, dtype)
+            tape.watch(x)
+            divergence = kl_divergence(tf.constant(reference, dtype), x)
+        return divergence.numpy(), tape.gradient(divergence, x).numpy() @ weights
+
+    (found, steps), (exact, expected) = slopes("float32"), slopes("float64")
+    np.testing.assert_allclose(found, exact, atol=1e-6)
+    along = np.sum(steps * expected, 1)
+    lengths = np.linalg.norm(steps, axis=1) * np.linalg.norm(expected, axis=1)
+    assert (along > 0.99 * lengths).all()
+
+
+def test_the_divergence_of_equal_logits_is_zero_and_has_a_slope():
+    logits = tf.constant([[0.0, 0.0, 0.0], [50.0, -50.0, 3.0], [1e4, 0.0, -1e4]])
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        divergence = kl_divergence(tf.stop_gradient(logits), logits)
+    np.testing.assert_allclose(divergence, 0, atol=1e-6)
+    np.testing.assert_allclose(tape.gradient(divergence, logits), 0, atol=1e-6)

@@ -88,6 +88,12 @@ def test_the_probe_and_logits_of_broken_images_give_doubts():
     sentences = [f.sentence for f in broken.findings if f.code is Code.NOT_FINITE]
     assert [s.count("images under fgsm") for s in sentences] == [1, 0]
 
+    for crafted in own:
+        crafted.progress.bad_gradients = 2 * (crafted.attack == "autoattack")
+    again = dataclasses.replace(changed)
+    sentences = [f.sentence for f in again.findings if f.code is Code.NOT_FINITE]
+    assert [s.startswith("During autoattack the model's") for s in sentences] == [True]
+
 
 def test_transfer_has_a_row_a_source_and_a_column_a_target(results):
     matrices = results["transfer"]["matrices"]
