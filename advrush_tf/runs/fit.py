@@ -21,7 +21,7 @@ from advrush_tf.runs.fit_record import (
     FiniteLosses,
     FitRecord,
     draw_record,
-    print_summary,
+    print_existing,
     write_report,
 )
 from advrush_tf.runs.fit_settings import FitSettings, NetworkName, Schedule
@@ -252,7 +252,7 @@ def run_fit(
         run.devices.on_chief(lambda: _record_genotype(genotype, run.workdir))
         for images, examples in data.parts.items():
             run.name_missing_classes(dataset, examples, images)
-        report = run.finished(REPORT, print_summary, "fit")
+        report = run.finished(REPORT, print_existing, "fit")
         report = report or _fit_and_report(model, data, run)
         run.devices.on_chief(lambda: draw_record(report, run.workdir))
         return report

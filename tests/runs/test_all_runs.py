@@ -1,7 +1,6 @@
 """How runs of all kinds are interrupted, resume, end, are found finished and fail."""
 
 import errno
-import json
 import os
 import re
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from advrush_tf.errors import UserError
+from advrush_tf.files import read_json
 from advrush_tf.genotypes.genotype import Genotype
 from advrush_tf.runs.attack import run_attack
 from advrush_tf.runs.attack_settings import AttackSettings
@@ -141,7 +141,7 @@ class Case(NamedTuple):
 
 def read(workdir, kind):
     """The report, without times, which differ from run to run."""
-    return without_seconds(json.loads((workdir / kind.report).read_text()))
+    return without_seconds(read_json(workdir / kind.report))
 
 
 def without_seconds(value):

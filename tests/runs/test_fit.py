@@ -1,4 +1,3 @@
-import json
 import shutil
 
 import keras
@@ -7,6 +6,7 @@ import pytest
 
 from advrush_tf.data.dataset import load_dataset
 from advrush_tf.errors import NonFiniteLossError, UserError
+from advrush_tf.files import read_json
 from advrush_tf.genotypes.genotype import get_genotype, random_genotype
 from advrush_tf.nn.resnet import ResNet18
 from advrush_tf.runs import fit as fit_run
@@ -40,7 +40,7 @@ def finished(tmp_path_factory):
 
 def test_a_fit_leaves_its_results(finished):
     workdir, report, lines = finished
-    assert json.loads((workdir / "fit.json").read_text()) == report
+    assert read_json(workdir / "fit.json") == report
     assert report["settings"]["epsilon"] == 0.1
     cells = get_genotype("ADVRUSH").to_dict()
     assert report["network"]["genotype"]["normal"] == cells["normal"]

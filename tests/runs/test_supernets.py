@@ -6,8 +6,9 @@ import pytest
 
 from advrush_tf.data.dataset import load_dataset
 from advrush_tf.errors import UserError
+from advrush_tf.files import sha256
 from advrush_tf.runs.checkpoints import CheckpointStore
-from advrush_tf.runs.models import load_supernet, read_search_settings, sha256
+from advrush_tf.runs.models import load_supernet, read_search_settings
 from advrush_tf.runs.search import build_model, compile_model, draw_search
 from advrush_tf.runs.search_settings import SearchSettings
 from advrush_tf.runs.settings import Precision, record_settings
