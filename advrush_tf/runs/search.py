@@ -19,6 +19,7 @@ from advrush_tf.figures.search import draw_alphas, draw_history
 from advrush_tf.files import read_json, write_json
 from advrush_tf.genotypes.genotype import Genotype
 from advrush_tf.runs.devices import Devices
+from advrush_tf.runs.memory import check_memory, least_bytes
 from advrush_tf.runs.progress import ProgressBar, print_line
 from advrush_tf.runs.run import Log, Run
 from advrush_tf.runs.search_settings import SearchSettings
@@ -40,8 +41,19 @@ def build_model(settings: SearchSettings, dataset: ImageDataset) -> AdvRushSearc
     """The search model for a data set, with initial weights from the seed.
 
     Raises:
-        UserError: the data set's images are too small for so many cells.
+        UserError: the data set's images are too small for so many cells, or the
+            memory is.
     """
+    height, width, _ = dataset.image_shape
+    check_memory(
+        least_bytes(
+            settings.batch_size // tf.distribute.get_strategy().num_replicas_in_sync,
+            height * width,
+            settings.init_channels,
+            settings.num_cells,
+            settings.num_nodes,
+        )
+    )
     keras.utils.set_random_seed(settings.seed)
     try:
         return AdvRushSearchModel(
