@@ -132,7 +132,7 @@ class Genotype:
         try:
             data = verified_json(text)
         except ValueError as error:
-            raise ValueError(f"The genotype is not valid JSON: {error}.") from None
+            raise ValueError(f"The genotype is damaged: {error}.") from None
         if not isinstance(data, dict):
             raise ValueError(
                 f"A genotype is a JSON object with the keys {', '.join(_CELL_KEYS)}, "
