@@ -48,6 +48,8 @@ def test_a_damaged_file_is_said_to_be(tmp_path, kept):
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(ValueError, match=r"model_0\.npz is damaged"):
         ModelCurvature.load(path)
+    with pytest.raises(IsADirectoryError):
+        ModelCurvature.load(tmp_path)
 
 
 def test_the_interval_of_a_mean_is_near_the_normal_one():
