@@ -93,6 +93,7 @@ def test_a_metric_that_is_not_finite_is_left_out(tmp_path):
     run = Run(SearchSettings(**SMALL), tmp_path, log=lambda line: None)
     recorder = search_run.EpochRecorder(run, {})
     recorder.set_model(tiny_compiled())
+    recorder.on_train_begin()
     logs = dict.fromkeys(LOGGED, 0.5)
     recorder.on_epoch_end(0, {**logs, "val_loss": np.inf})
     genotype = Genotype.load(tmp_path / "genotypes" / "epoch_0001.json")

@@ -295,7 +295,7 @@ _RUNS = {
     ),
 }
 # Of a checkpoint's many arrays.
-_MOST_HEADER_BITS = 20_000
+_MOST_HEADER_BITS = 10_000
 
 
 def bit_faults(scratch):
