@@ -1,5 +1,4 @@
 import hashlib
-import json
 import os
 import shutil
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 
 from advrush_tf.errors import UserError
-from advrush_tf.files import read_json
+from advrush_tf.files import read_json, write_json
 from advrush_tf.runs import landscape as landscape_run
 from advrush_tf.runs.landscape_settings import LandscapeSettings
 from advrush_tf.runs.search import run_search
@@ -138,8 +137,8 @@ def test_genotypes_sampled_before_an_interruption_are_not_sampled_again(
     finished, settings, tmp_path, monkeypatch
 ):
     folder = shutil.copytree(finished[0] / "measured", tmp_path / "measured")
-    rows = read_json(folder / "sampled.json")
-    (folder / "sampled.json").write_text(json.dumps(rows[:2]))
+    rows = read_json(folder / "sampled.json")["genotypes"]
+    write_json(folder / "sampled.json", {"genotypes": rows[:2]})
     measure, seeds = landscape_run.ArchitectureSampler.measure, []
 
     def measured(self, genotype, seed=None):
