@@ -241,9 +241,8 @@ def test_other_settings_are_refused(case):
 def test_a_damaged_report_is_noticed(case):
     path = case.workdir / case.kind.report
     text = path.read_bytes()
-    # The last digit of the results.
     digit = bytearray(text)
-    digit[re.search(rb"\d(?=\D*\"checksum\")", text).start()] ^= 1
+    digit[re.search(rb'": (\d)', text).start(1)] ^= 1
     path.write_bytes(digit)
     if case.kind.report in case.kind.remade:
         case.run(case.workdir)
