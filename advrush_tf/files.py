@@ -1,17 +1,25 @@
-"""Paths, files that are either complete or not there, and JSON."""
+"""Paths, files that are either complete or not there, and what is read back of them.
+
+Every file that a run reads back carries a checksum: JSON as an entry, members of zip
+files (`.npz`, `.keras`) as their CRC. A file is verified as a whole before anything of
+it is used; JSON without the entry, such as a file written by hand, is taken as it is.
+"""
 
 import contextlib
+import hashlib
+import io
 import json
 import math
 import os
 import uuid
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from advrush_tf.errors import UserError
+from advrush_tf.errors import UserError, one_line
 
 # The name of a file or folder that is not complete; a killed run may leave it behind.
 TEMPORARY = ".{}.tmp"
@@ -85,9 +93,10 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes a value as indented JSON, as `replacing` does."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes a value and its checksum as indented JSON, as `replacing` does."""
+    sealed = {**value, _CHECKSUM: _checksum(value)}
+    write_text(path, json.dumps(sealed, indent=2) + "\n")
 
 
 def parse_json(text: str) -> Any:
@@ -113,13 +122,84 @@ def parse_json(text: str) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """Returns what a JSON file holds, as `parse_json` does.
+    """Returns what a JSON file holds, see `verified_json`.
 
     Raises:
         OSError: it cannot be read.
         ValueError: it is damaged.
     """
-    return parse_json(path.read_text("utf-8"))
+    return verified_json(path.read_text("utf-8"))
+
+
+def verified_json(text: str) -> Any:
+    """Returns the value of a JSON text, as `parse_json` does, without its checksum.
+
+    Raises:
+        ValueError: it is damaged, or was changed after `write_json`.
+    """
+    value = parse_json(text)
+    if isinstance(value, dict) and _CHECKSUM in value:
+        checksum = value.pop(_CHECKSUM)
+        if checksum != _checksum(value):
+            raise ValueError(
+                f"it is not what was written; remove its entry {_CHECKSUM!r} if it was "
+                "changed on purpose"
+            )
+    return value
+
+
+_CHECKSUM = "checksum"
+
+
+def _checksum(value: Mapping[str, Any]) -> str:
+    """Returns the SHA-256 of a JSON value, however it is laid out."""
+    canonical = json.dumps(value, sort_keys=True)
+    return f"sha256:{hashlib.sha256(canonical.encode()).hexdigest()}"
+
+
+def sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Writes an `.npz` file, as `replacing` does."""
+    with replacing(path) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Returns all arrays of an `.npz` file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged.
+    """
+    content = io.BytesIO(path.read_bytes())
+    try:
+        check_archive(content)
+        content.seek(0)
+        with np.load(content, allow_pickle=False) as file:
+            return dict(file)
+    except Exception as error:  # A damaged archive raises nearly everything.
+        raise ValueError(one_line(error)) from None
+
+
+def check_archive(file: Path | BinaryIO) -> None:
+    """Reads all members of a zip file to their ends, where their checksums are.
+
+    NumPy and Keras stop before.
+
+    Raises:
+        Exception: of any kind; it is damaged.
+    """
+    with zipfile.ZipFile(file) as archive:
+        if name := archive.testzip():
+            raise zipfile.BadZipFile(f"Bad CRC-32 for file {name!r}")
+        # Nobody writes any; of a wrong length it takes the members after it.
+        if any(member.comment for member in archive.infolist()):
+            raise zipfile.BadZipFile("Bad directory")
 
 
 # What copies and saves a value calls itself several times a level.

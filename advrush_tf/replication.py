@@ -92,6 +92,25 @@ def local_rows(draw: Callable[[tf.Tensor], tf.Tensor], rows: tf.Tensor) -> tf.Te
     return draw(tf.reduce_sum(counts))[first : first + rows]
 
 
+def even_if_empty(
+    function: Callable[[tf.Tensor], tf.Tensor], images: tf.Tensor
+) -> tf.Tensor:
+    """Returns a function of this replica's images, of which there may be none.
+
+    Convolutions fail without images: they then get a black one, whose row is dropped.
+    A batch of fewer images than replicas leaves some without.
+
+    Args:
+        function: of each image alone, (n, height, width, channels) -> (n, ...).
+        images: (batch, height, width, channels), of this replica.
+    """
+    if num_replicas() == 1:
+        return function(images)
+    rows = tf.shape(images)[0]
+    shape = [tf.cast(rows == 0, tf.int32), *images.shape[1:]]
+    return function(tf.concat([images, tf.zeros(shape, images.dtype)], 0))[:rows]
+
+
 def average(variables: Sequence[keras.Variable]) -> None:
     """Sets every replica's copies of variables to the mean over the replicas."""
     if num_replicas() == 1 or not variables:

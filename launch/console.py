@@ -26,8 +26,8 @@ def starting() -> Iterator[None]:
         os.write(terminal, b"interrupted: nothing was run yet.\n")
         os._exit(130)
 
-    earlier = signal.getsignal(signal.SIGINT)
-    if earlier is signal.default_int_handler:
+    # Until `run` has its own.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, interrupted)
     try:
         with held_back():
@@ -37,9 +37,6 @@ def starting() -> Iterator[None]:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    finally:
-        signal.signal(signal.SIGINT, earlier)
-        os.close(terminal)
 
 
 @contextlib.contextmanager

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 from types import MappingProxyType
@@ -10,11 +11,14 @@ from advrush_tf.files import (
     expanded,
     json_copy,
     parse_json,
+    read_arrays,
     read_json,
     replacing,
+    write_arrays,
     write_json,
     write_text,
 )
+from support.bits import flip_faults, header_bits, random_bits, same
 
 
 def test_a_tilde_is_the_home_folder(monkeypatch):
@@ -81,8 +85,45 @@ def test_a_name_may_be_as_long_as_names_can_be(tmp_path):
 
 def test_json_is_written_and_read(tmp_path):
     value = {"a": [1, [2.5, None]], "b": {"c": "x", "d": []}, "e": True}
-    write_json(tmp_path / "a.json", value)
-    assert json.loads((tmp_path / "a.json").read_text()) == value
+    path = tmp_path / "a.json"
+    write_json(path, value)
+    written = json.loads(path.read_text())
+    canonical = json.dumps(value, sort_keys=True).encode()
+    digest = hashlib.sha256(canonical).hexdigest()
+    assert written == value | {"checksum": f"sha256:{digest}"}
+    assert read_json(path) == value
+    # However it is laid out; without a checksum, as it is.
+    path.write_text(json.dumps(written))
+    assert read_json(path) == value
+    path.write_text(json.dumps(value | {"e": False}))
+    assert read_json(path) == value | {"e": False}
+
+
+def test_flipped_bits_of_json_are_noticed_or_harmless(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"accuracy": 0.0625, "n": [1, -20], "e": True, "x": "1e5 \u00e9"})
+    # A checksum whose name is damaged is one more entry beside the right ones.
+    names = ("accuracy", "n", "e", "x")
+    bits = range(0, 8 * path.stat().st_size, 5)
+    faults = flip_faults(path, lambda path: [read_json(path)[n] for n in names], bits)
+    assert not any(faults)
+
+
+def test_flipped_bits_of_arrays_are_noticed_or_harmless(tmp_path):
+    path, rng = tmp_path / "a.npz", np.random.default_rng(0)
+    arrays = {
+        "images": rng.random((20, 3)).astype(np.float32),
+        "notes": np.asarray('{"epoch": 3}'),
+    }
+    write_arrays(path, **arrays)
+    assert same(read_arrays(path), arrays)
+    bits = [*header_bits(path)[::5], *random_bits(path, 200)]
+    assert not any(flip_faults(path, read_arrays, bits))
+
+
+def test_arrays_that_cannot_be_read_are_not_damaged(tmp_path):
+    with pytest.raises(IsADirectoryError):
+        read_arrays(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -111,3 +111,25 @@ def test_average_makes_copies_equal():
     (first, mean), (second, other) = on_each(chosen, step, parts)
     np.testing.assert_array_equal([first, second], [[1, 2], [3, 6]])
     np.testing.assert_array_equal([mean, other], [[2, 4], [2, 4]])
+
+
+@pytest.mark.parametrize("rows", [(1, 0), (2, 1), (0, 2)])
+def test_a_replica_without_images_gets_one_that_is_dropped(rows):
+    chosen, images = strategy(2), _random(2, 4, 4, 1)
+
+    def brightness(x):
+        tf.debugging.assert_positive(tf.shape(x)[0])
+        return tf.reduce_sum(x**2, [1, 2, 3])
+
+    def step(rows):
+        x = tf.constant(images)[:rows]
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            found = replication.even_if_empty(brightness, x)
+        return found, tape.gradient(found, x)
+
+    for count, (found, gradient) in zip(
+        rows, on_each(chosen, step, _rows_of(chosen, rows)), strict=True
+    ):
+        np.testing.assert_allclose(found, (images[:count] ** 2).sum((1, 2, 3)))
+        np.testing.assert_allclose(gradient, 2 * images[:count])

@@ -6,7 +6,6 @@ first epoch; the .keras files hold a network, a search and a fit; outputs.npz ha
 that version computed with them.
 """
 
-import json
 import shutil
 
 import keras
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 
 import advrush_tf
+from advrush_tf.files import read_json
 from advrush_tf.search.history import read_history
 from support.processes import ROOT, launch
 
@@ -110,7 +110,7 @@ def test_a_search_goes_on_as_it_would_have_then(tmp_path):
 
 def test_a_fit_goes_on_as_it_would_have_then(tmp_path):
     workdir = _resumed("fit", tmp_path)
-    history = json.loads((workdir / "fit.json").read_text())["history"]
+    history = read_json(workdir / "fit.json")["history"]
     assert [row["epoch"] for row in history] == [1, 2]
     assert_recorded(history[-1], recorded("resumed_fit/"), 1e-3)
     model = keras.models.load_model(workdir / "model.keras")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from advrush_tf.attacks.base import Attack, BatchedClassifier, Outcome, is_right
-from advrush_tf.files import replacing
+from advrush_tf.files import read_arrays, write_arrays
 
 # In `Progress.broken_by`: by no attack so far, and wrong before any attack.
 ROBUST, CLEAN = -1, -2
@@ -87,33 +87,33 @@ class Progress:
         """
         names = ("attacks", "evaluation", "finished", "seconds", "bad_gradients")
         metadata = json.dumps({name: getattr(self, name) for name in names})
-        with replacing(path) as file:
-            np.savez(
-                file,
-                images=self.images,
-                broken_by=self.broken_by,
-                done=self.done,
-                # The name in files of all versions.
-                notes=np.asarray(metadata),
-            )
+        write_arrays(
+            path,
+            images=self.images,
+            broken_by=self.broken_by,
+            done=self.done,
+            # The name in files of all versions.
+            notes=np.asarray(metadata),
+        )
 
     def restore(self, path: Path) -> None:
         """Takes over a saved state of the same images and attacks.
 
         Raises:
+            OSError: it cannot be read.
             ValueError: it is damaged or of another evaluation.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in ("images", "broken_by", "done")}
-                metadata = json.loads(file["notes"].item())
+            saved = read_arrays(path)
+            arrays = {name: saved[name] for name in ("images", "broken_by", "done")}
+            metadata = json.loads(saved["notes"].item())
             identity = tuple(metadata["attacks"]), metadata["evaluation"]
             numbers = {
                 name: type(getattr(self, name))(metadata[name])
                 for name in ("finished", "seconds", "bad_gradients")
             }
-        except Exception as error:  # A damaged archive raises nearly everything.
-            raise ValueError(f"{path} is damaged ({type(error).__name__})") from None
+        except (ValueError, LookupError, TypeError) as error:
+            raise ValueError(f"{path} is damaged ({error})") from None
         same = all(getattr(self, n).shape == a.shape for n, a in arrays.items())
         if not same or identity != (self.attacks, self.evaluation):
             raise ValueError(f"{path} belongs to another evaluation or attack")

@@ -328,6 +328,9 @@ class AdvRushFitModel(ReplicatedModel):
     def _logits(self, x, training):
         return tf.cast(self.network(x, training=training), self.variable_dtype)
 
+    def _evaluated(self, x):
+        return replication.even_if_empty(lambda x: self._logits(x, False), x)
+
     def _track(self, losses, y, logits, sample_weight):
         self._trackers["loss"].update_state(losses)
         for name, values in logits.items():
@@ -338,14 +341,14 @@ class AdvRushFitModel(ReplicatedModel):
 
     def test_step(self, data):
         x, y, sample_weight = _batch(data)
-        logits = {"accuracy": self._logits(x, False)}
+        logits = {"accuracy": self._evaluated(x)}
         if self.evaluation_attack is not None:
             crafted = self.evaluation_attack.craft(
-                lambda z: log_odds(self._logits(z, False), y),
+                lambda z: log_odds(self._evaluated(z), y),
                 x,
                 _EVALUATION_SEED,
             )
-            logits["robust_accuracy"] = self._logits(crafted, False)
+            logits["robust_accuracy"] = self._evaluated(crafted)
         losses = _weighted(cross_entropy(y, logits["accuracy"]), sample_weight)
         return self._track(losses, y, logits, sample_weight)
 

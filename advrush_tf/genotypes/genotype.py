@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from advrush_tf.files import json_copy, parse_json, write_text
+from advrush_tf.files import json_copy, verified_json, write_json
 from advrush_tf.genotypes.published import PUBLISHED
 from advrush_tf.genotypes.search_space import (
     ALL_PRIMITIVES,
@@ -130,9 +130,9 @@ class Genotype:
             ValueError: If the text is not such an object.
         """
         try:
-            data = parse_json(text)
+            data = verified_json(text)
         except ValueError as error:
-            raise ValueError(f"The genotype is not valid JSON: {error}.") from None
+            raise ValueError(f"The genotype is damaged: {error}.") from None
         if not isinstance(data, dict):
             raise ValueError(
                 f"A genotype is a JSON object with the keys {', '.join(_CELL_KEYS)}, "
@@ -149,7 +149,7 @@ class Genotype:
         return cls(**data)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the JSON text; a crash leaves the old file or the new, whole.
+        """Writes JSON with a checksum; a crash leaves the old file or the new, whole.
 
         Args:
             path: The file to write; its folder must exist.
@@ -157,7 +157,7 @@ class Genotype:
         Raises:
             OSError: If the file cannot be written.
         """
-        write_text(Path(path), self.to_json())
+        write_json(Path(path), self.to_dict())
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Genotype":

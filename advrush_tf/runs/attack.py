@@ -18,6 +18,7 @@ from advrush_tf.attacks.series import Progress
 from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.data.examples import Examples
 from advrush_tf.errors import UserError
+from advrush_tf.files import sha256
 from advrush_tf.runs.attack_settings import AttackSettings
 from advrush_tf.runs.devices import Devices
 from advrush_tf.runs.evaluation import AttackResult, Evaluation
@@ -27,7 +28,7 @@ from advrush_tf.runs.evaluation_report import (
     print_summary,
     write_report,
 )
-from advrush_tf.runs.models import load_classifier, open_classifier, sha256
+from advrush_tf.runs.models import load_classifier, open_classifier
 from advrush_tf.runs.progress import print_line
 from advrush_tf.runs.run import Log, Run
 from advrush_tf.runs.trials import AttackJob, run_sharded
@@ -212,7 +213,7 @@ class _Crafter:
     ) -> AttackJob:
         """A device's shard of an attack."""
         settings = self._run.settings
-        evaluation = settings.to_dict()
+        evaluation = settings.decisive()
         # The file's name alone would let a renamed one pass for another.
         evaluation["trial"] = [source, name, str(epsilon)]
         if settings.test_images:

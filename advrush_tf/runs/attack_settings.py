@@ -63,9 +63,12 @@ class AttackSettings(Settings):
         "",
         "The .keras file of the classifier that is measured.",
         Check(bool, "the path of a .keras file"),
+        decisive=False,
     )
     source_model: tuple[str, ...] = path_setting(
-        (), "Other .keras files: what is crafted on each is measured on all."
+        (),
+        "Other .keras files: what is crafted on each is measured on all.",
+        decisive=False,
     )
     dataset: str = path_setting(
         "cifar10", "As for launch/search.py; what the model was fitted on."
@@ -99,7 +102,9 @@ class AttackSettings(Settings):
         "At other radii it keeps its share of them.",
         gt(0),
     )
-    batch_size: int = setting(128, "Images at a time, on each device.", gt(0))
+    batch_size: int = setting(
+        128, "Images at a time, on each device.", gt(0), decisive=False
+    )
     checks: bool = setting(True, "Probe the model for signs of a wrong evaluation.")
     save_images: bool = setting(False, "Keep and draw the adversarial images.")
     seed: int = setting(0, "Seed of all random numbers.", *SEED)

@@ -4,7 +4,6 @@ A checkpoint is one .npz file without pickled objects, written beside its final 
 and moved there when it is complete and on disk.
 """
 
-import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +14,7 @@ import keras
 import numpy as np
 
 from advrush_tf.errors import UserError
-from advrush_tf.files import replacing
+from advrush_tf.files import read_arrays, write_arrays
 
 _NOTES, _EPOCH = "notes", "epoch"
 _NAME = re.compile(r"epoch_(\d+)\.npz")
@@ -60,8 +59,7 @@ class CheckpointStore:
         for number, old in self._files():
             if number >= epoch:
                 old.replace(old.with_name(f"{old.name}.damaged"))
-        with replacing(path) as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+        write_arrays(path, **arrays)
         for _, old in self._files()[self.keep :]:
             old.unlink()
         return path
@@ -96,12 +94,13 @@ class CheckpointStore:
         """
         variables = dict(_variables(model))
         for epoch, path in self._files():
-            content = _read(path)
             try:
-                arrays, _ = _parse(content, variables)
+                arrays, _ = _read(path, variables)
                 if (number := int(arrays[_EPOCH])) != epoch:
                     raise ValueError(f"it is of epoch {number}")
-            except Exception as e:  # A damaged archive raises nearly everything.
+            except UserError:
+                raise
+            except (ValueError, LookupError, TypeError) as e:
                 warn(f"Checkpoint {path} is damaged ({e}); trying the one before it.")
                 continue
             return epoch
@@ -115,7 +114,7 @@ class CheckpointStore:
             epoch: of a readable checkpoint of such a model.
         """
         variables = dict(_variables(model))
-        arrays, notes = _parse(_read(self.path(epoch)), variables)
+        arrays, notes = _read(self.path(epoch), variables)
         for name, variable in variables.items():
             variable.assign(arrays[name])
         return notes
@@ -142,23 +141,18 @@ def _variables(model: Any) -> Iterator[tuple[str, keras.Variable]]:
             yield f"{group}_{index:04d}", variable
 
 
-def _read(path: Path) -> io.BytesIO:
+def _read(
+    path: Path, variables: dict[str, keras.Variable]
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Reads all arrays and the notes, and verifies the shapes."""
     try:
-        return io.BytesIO(path.read_bytes())
+        arrays = read_arrays(path)
     except OSError as error:
         raise UserError(
             f"Checkpoint {path} cannot be read ({error.strerror}); make it "
             "readable and run the same command to resume."
         ) from None
-
-
-def _parse(
-    content: io.BytesIO, variables: dict[str, keras.Variable]
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Reads all arrays, which also verifies their checksums, and their shapes."""
-    with np.load(content, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in (*variables, _EPOCH)}
-        notes = json.loads(file[_NOTES].item())
+    notes = json.loads(arrays[_NOTES].item())
     for name, variable in variables.items():
         if arrays[name].shape != tuple(variable.shape):
             raise ValueError(f"{name} has shape {arrays[name].shape}")

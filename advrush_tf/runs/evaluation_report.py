@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.figures import attack as figures
-from advrush_tf.files import replacing, write_json, write_text
+from advrush_tf.files import write_arrays, write_json, write_text
 from advrush_tf.runs.evaluation import Evaluation, as_json
 from advrush_tf.runs.models import short_names
 from advrush_tf.runs.table import Table, share_text
@@ -72,8 +72,7 @@ def _keep_images(evaluated: Evaluation, workdir: Path) -> np.ndarray:
         f"{crafted.source}_{crafted.attack}_{crafted.epsilon}": crafted.progress.images
         for crafted in evaluated.crafted
     }
-    with replacing(workdir / IMAGES) as file:
-        np.savez(file, labels=evaluated.y, clean=evaluated.x, **arrays)  # type: ignore
+    write_arrays(workdir / IMAGES, labels=evaluated.y, clean=evaluated.x, **arrays)
     own = [crafted for crafted in evaluated.attacked if not crafted.source]
     last = next((c for c in own[::-1] if (c.progress.broken_by >= 0).any()), own[-1])
     rows = np.argsort(last.progress.broken_by < 0, kind="stable")[:8]

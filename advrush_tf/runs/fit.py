@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.data.examples import ALL, Examples, Shard
@@ -11,7 +12,7 @@ from advrush_tf.data.streaming import reading_examples
 from advrush_tf.errors import UserError
 from advrush_tf.fit.model import AdvRushFitModel
 from advrush_tf.genotypes.genotype import Genotype, get_genotype
-from advrush_tf.nn.cell_network import CellNetwork
+from advrush_tf.nn.cell_network import CellNetwork, Stem
 from advrush_tf.nn.classifier import ImageClassifier
 from advrush_tf.nn.resnet import ResNet18
 from advrush_tf.runs.devices import Devices
@@ -21,10 +22,11 @@ from advrush_tf.runs.fit_record import (
     FiniteLosses,
     FitRecord,
     draw_record,
-    print_summary,
+    print_existing,
     write_report,
 )
 from advrush_tf.runs.fit_settings import FitSettings, NetworkName, Schedule
+from advrush_tf.runs.memory import check_memory, least_bytes
 from advrush_tf.runs.progress import ProgressBar, print_line
 from advrush_tf.runs.run import Log, Run
 from advrush_tf.runs.tensorboard import FitTensorBoard
@@ -55,8 +57,9 @@ def build_network(
     """The network to fit, with initial weights from the seed.
 
     Raises:
-        UserError: the data set's images are too small for it.
+        UserError: the data set's images are too small for it, or the memory is.
     """
+    check_memory(_least_bytes(settings, dataset, genotype))
     keras.utils.set_random_seed(settings.seed)
     common: dict[str, Any] = {
         "num_classes": dataset.num_classes,
@@ -84,6 +87,20 @@ def build_network(
         return CellNetwork(**cells, **common)
     except ValueError as error:
         raise UserError(f"This network cannot be built: {error}.") from None
+
+
+def _least_bytes(
+    settings: FitSettings, dataset: ImageDataset, genotype: Genotype | None
+) -> int:
+    height, width, _ = dataset.image_shape
+    halvings = 3 if settings.stem is Stem.IMAGENET else 0
+    cells = (settings.num_cells, genotype.num_nodes) if genotype else ()
+    return least_bytes(
+        settings.batch_size // tf.distribute.get_strategy().num_replicas_in_sync,
+        height * width // 4**halvings,
+        settings.init_channels,
+        *cells,
+    )
 
 
 def make_model(
@@ -252,7 +269,7 @@ def run_fit(
         run.devices.on_chief(lambda: _record_genotype(genotype, run.workdir))
         for images, examples in data.parts.items():
             run.name_missing_classes(dataset, examples, images)
-        report = run.finished(REPORT, print_summary, "fit")
+        report = run.finished(REPORT, print_existing, "fit")
         report = report or _fit_and_report(model, data, run)
         run.devices.on_chief(lambda: draw_record(report, run.workdir))
         return report

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from advrush_tf.errors import NonFiniteLossError, UserError
 from advrush_tf.figures.fit import draw_curves
-from advrush_tf.files import json_copy, write_json
+from advrush_tf.files import json_copy, sha256, write_json
 from advrush_tf.fit.model import AdvRushFitModel
 from advrush_tf.runs.checkpoints import CheckpointStore
 from advrush_tf.runs.fit_settings import FitSettings, Selection
@@ -33,11 +33,13 @@ class FitRecord:
     Attributes:
         history: a row an epoch, from 1: losses, accuracies, learning rate, seconds.
         best: the row of the best weights.
+        best_sha256: SHA-256 of their file; empty in records of earlier versions.
         seconds: wall time of the finished epochs.
     """
 
     history: list[dict[str, float]] = dataclasses.field(default_factory=list)
     best: dict[str, float] = dataclasses.field(default_factory=dict)
+    best_sha256: str = ""
     seconds: float = 0.0
 
     @classmethod
@@ -126,7 +128,9 @@ class EpochRecorder(keras.callbacks.Callback):
         better = self._record.add(row, self._settings.select_by)
         # Before the checkpoint: an epoch that is repeated writes the same file again.
         if better:
-            save_network(self.model, self._settings, row, self._workdir / BEST)
+            path = self._workdir / BEST
+            save_network(self.model, self._settings, row, path)
+            self._record.best_sha256 = sha256(path)
         self._store.save(self.model, epoch + 1, dataclasses.asdict(self._record))
         self._log(epoch_line(row, self._settings.epochs) + ("  best" if better else ""))
 
@@ -175,20 +179,21 @@ def write_report(
         settings: settings of the fit.
         record: history of the fit.
         workdir: receives fit.json and model_last.keras.
-        store: store of the checkpoints, for best weights whose file is damaged; the
-            model then may have these in the end.
+        store: store of the checkpoints, for best weights whose file is damaged or
+            gone; the model then has these in the end.
         log: receives the lines for the user.
 
     Returns:
         The content of fit.json.
 
     Raises:
-        UserError: the file of the best weights is damaged, and no checkpoint has them.
+        UserError: the file of the best weights is damaged or gone, and no checkpoint
+            has them.
     """
     started = time.perf_counter()
     last = record.history[-1]
     save_network(model, settings, last, workdir / LAST)
-    best = _best_network(model, settings, record.best, workdir / BEST, store, log)
+    best = best_network(model, settings, record, workdir / BEST, store, log)
     results = {"best": _measure(best, test, settings)}
     results["last"] = results["best"]
     if record.best["epoch"] != last["epoch"]:
@@ -206,6 +211,7 @@ def write_report(
             **results,
         },
         "seconds": record.seconds + time.perf_counter() - started,
+        "sha256": {name: sha256(workdir / name) for name in (BEST, LAST)},
     }
     report = json_copy(report)
     write_json(workdir / REPORT, report)
@@ -225,28 +231,70 @@ def draw_record(report: Mapping[str, Any], workdir: Path) -> None:
         draw_curves(report["history"], int(report["best"]["epoch"]), path)
 
 
-def _best_network(
+def best_network(
     model: AdvRushFitModel,
     settings: FitSettings,
-    row: Mapping[str, float],
+    record: FitRecord,
     path: Path,
     store: CheckpointStore,
     log: Callable[[str], None],
 ) -> keras.Model:
-    """Returns the network of the best weights, whose file is made again if need be."""
-    try:
+    """Returns the network of the best weights, whose file is made again if need be.
+
+    Args:
+        model: the fitted model; it has the best weights afterwards if the file is made
+            again.
+        settings: settings of the fit.
+        record: history of the fit.
+        path: the file.
+        store: store of the checkpoints.
+        log: receives a line if the file is made again.
+
+    Raises:
+        UserError: the file is damaged or gone, and no checkpoint has the weights.
+    """
+    if path.is_file() and record.best_sha256 in ("", sha256(path)):
         return load_classifier(path)
-    except UserError as error:
-        epoch = int(row["epoch"])
-        if not store.path(epoch).exists():
-            raise UserError(
-                f"{error} No checkpoint has the weights of epoch {epoch} any more; fit "
-                "again in another --workdir."
-            ) from None
-        log(f"warning: {error} The file is made again from {store.path(epoch)}.")
-    store.load(model, epoch)
-    save_network(model, settings, row, path)
+    epoch = int(record.best["epoch"])
+    other = f"{path} is not the file of the best weights, those of epoch {epoch},"
+    try:
+        store.load(model, epoch)
+    except (ValueError, LookupError):
+        raise UserError(
+            f"{other} and no checkpoint has them any more; copy the file there again, "
+            "or fit again in another --workdir."
+        ) from None
+    log(f"warning: {other} and is made again from {store.path(epoch)}.")
+    save_network(model, settings, record.best, path)
     return load_classifier(path)
+
+
+def check_models(report: Mapping[str, Any], workdir: Path) -> None:
+    """Checks that the models beside a report are those that it is about.
+
+    Args:
+        report: what fit.json holds; those of earlier versions name no checksums.
+        workdir: its folder.
+
+    Raises:
+        UserError: a file of weights is gone, or another one.
+    """
+    for name, checksum in report.get("sha256", {}).items():
+        path = workdir / name
+        if not path.is_file() or sha256(path) != checksum:
+            raise UserError(
+                f"{path} is not the model that {REPORT} reports on. Copy it there "
+                f"again, or delete {workdir / REPORT} and run the same command to make "
+                "both again from the checkpoints."
+            )
+
+
+def print_existing(
+    report: Mapping[str, Any], workdir: Path, log: Callable[[str], None]
+) -> None:
+    """Prints a finished fit as `print_summary` does, see `check_models`."""
+    check_models(report, workdir)
+    print_summary(report, workdir, log)
 
 
 def _measure(

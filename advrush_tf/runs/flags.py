@@ -5,7 +5,7 @@ import enum
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -58,6 +58,7 @@ def run(
             raise UserError(f"unexpected argument '{argv[1]}'; all options are flags.")
         body()
 
+    _end_when_interrupted()
     # Else TensorFlow looks when absl starts, loudly.
     if code := _exit_code(look):
         sys.exit(code)
@@ -65,35 +66,33 @@ def run(
 
 
 def _exit_code(start: Callable[[], None]) -> int:
-    with _noted_interruptions() as interruptions:
-        try:
-            start()
-        except BaseException as error:
-            # Within TensorFlow an interruption becomes another error.
-            return _end(KeyboardInterrupt() if interruptions else error)
+    try:
+        start()
+    except Exception as error:
+        return _end(error)
     return 0
 
 
-@contextlib.contextmanager
-def _noted_interruptions() -> Iterator[list[int]]:
-    """Gives a list that Ctrl-C, besides raising KeyboardInterrupt, adds to."""
-    noted: list[int] = []
+def _end_when_interrupted() -> None:
+    """Lets Ctrl-C end the program at once, with one line, until it has ended anyway.
 
-    def note(number: int, frame: object) -> None:
-        noted.append(number)
-        raise KeyboardInterrupt
+    An exception would become another one within TensorFlow, or be lost in a callback.
+    What runs write survives a sudden end.
+    """
+    terminal = os.dup(2)  # It may be held back later.
 
-    earlier = signal.getsignal(signal.SIGINT)
+    def end(number: int, frame: object) -> None:
+        # Where a progress bar stands, it is erased.
+        erase = "\r\033[K" if os.isatty(terminal) else ""
+        os.write(terminal, f"{erase}interrupted{_kept()}.\n".encode())
+        os._exit(130)
+
     # A program in the background may have been set to ignore it.
-    if earlier is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, note)
-    try:
-        yield noted
-    finally:
-        signal.signal(signal.SIGINT, earlier)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, end)
 
 
-def _end(error: BaseException) -> int:
+def _end(error: Exception) -> int:
     """Prints the line of an error and returns its exit code, or raises a fault."""
     match error:
         case UserError():
@@ -106,9 +105,6 @@ def _end(error: BaseException) -> int:
                 "batch needs less, and what was saved before is kept.",
                 2,
             )
-        case KeyboardInterrupt():
-            print(f"interrupted{_kept()}.", file=sys.stderr)
-            _exit_at_once(130)
         case WorkerLostError():
             _exit_at_once(_failed(f"{error}.", 1))
     raise error
@@ -125,7 +121,7 @@ def _kept() -> str:
 def _exit_at_once(code: int) -> None:
     """Ends the program without an orderly end.
 
-    Threads may wait for a lost worker for ever, or for work that nobody wants any more.
+    Threads may wait for a lost worker for ever.
     """
     with contextlib.suppress(OSError):
         sys.stdout.flush()

@@ -14,7 +14,13 @@ from scipy import stats
 from advrush_tf.figures import architectures as architecture_figures
 from advrush_tf.figures import curvature as curvature_figures
 from advrush_tf.figures import surfaces as surface_figures
-from advrush_tf.files import json_copy, replacing, write_json, write_text
+from advrush_tf.files import (
+    json_copy,
+    read_arrays,
+    write_arrays,
+    write_json,
+    write_text,
+)
 from advrush_tf.landscape.architectures import SampledGenotype
 from advrush_tf.landscape.meter import Curvature
 from advrush_tf.landscape.spectrum import mean_spectra
@@ -56,19 +62,18 @@ class ModelCurvature:
             for part in _PARTS
             for name, array in vars(getattr(self, part)).items()
         }
-        with replacing(path) as file:
-            np.savez(file, right=self.right, **arrays)
+        write_arrays(path, right=self.right, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> "ModelCurvature":
         """Reads what `save` wrote.
 
         Raises:
-            ValueError: the file is damaged.
+            OSError: the file cannot be read.
+            ValueError: it is damaged.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = dict(file)
+            arrays = read_arrays(path)
             parts = {
                 part: kind(
                     **{
@@ -79,7 +84,7 @@ class ModelCurvature:
                 for part, kind in _PARTS.items()
             }
             return cls(arrays["right"], **parts)
-        except Exception as error:  # A damaged archive raises nearly everything.
+        except (ValueError, LookupError) as error:
             raise ValueError(f"{path} is damaged ({error})") from None
 
 

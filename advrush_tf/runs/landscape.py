@@ -15,7 +15,7 @@ from advrush_tf.attacks.base import BatchedClassifier, check_answers, is_right
 from advrush_tf.attacks.sanity_checks import missing_classes, probabilities
 from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.errors import UserError, one_line
-from advrush_tf.files import read_json, write_json
+from advrush_tf.files import read_json, sha256, write_json
 from advrush_tf.genotypes.genotype import Genotype, get_genotype
 from advrush_tf.landscape.architectures import ArchitectureSampler, SampledGenotype
 from advrush_tf.landscape.meter import measure_curvature
@@ -35,7 +35,6 @@ from advrush_tf.runs.models import (
     load_classifier,
     load_supernet,
     open_classifier,
-    sha256,
     short_names,
 )
 from advrush_tf.runs.progress import print_line, progress_bar
@@ -272,7 +271,7 @@ class _Inspection:
             for sample in sampler.draw(count, list(samples)):
                 samples.append(sample)
                 rows = [known.to_dict() for known in samples]
-                write_json(path, rows)
+                write_json(path, {"genotypes": rows})
                 bar.update()
         return samples, sampler.measure(found) if found else None
 
@@ -311,8 +310,9 @@ class _Inspection:
         if not path.exists():
             return []
         try:
-            return [SampledGenotype.from_dict(row) for row in read_json(path)]
-        except (ValueError, TypeError) as error:
+            rows = read_json(path)["genotypes"]
+            return [SampledGenotype.from_dict(row) for row in rows]
+        except (ValueError, LookupError, TypeError) as error:
             raise UserError(
                 f"{path} is damaged ({error}). Delete it to sample anew."
             ) from None

@@ -33,6 +33,7 @@ class LandscapeSettings(Settings):
         "repeated.",
         Check(bool, "one or more models"),
         Check(all_distinct, "different models"),
+        decisive=False,
         repeated=True,
     )
     dataset: str = path_setting(

@@ -1,6 +1,5 @@
 """Models in files: Keras classifiers, and the supernet of a search's workdir."""
 
-import hashlib
 import shutil
 import tempfile
 import zipfile
@@ -13,7 +12,7 @@ import keras
 from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.data.dataset import ImageDataset, load_dataset
 from advrush_tf.errors import UserError, one_line
-from advrush_tf.files import TEMPORARY, read_json, replacing
+from advrush_tf.files import TEMPORARY, check_archive, read_json, replacing, sha256
 from advrush_tf.runs.checkpoints import CheckpointStore
 from advrush_tf.runs.expansion import check_expansion
 from advrush_tf.runs.progress import print_line
@@ -58,6 +57,7 @@ def load_classifier(path: str | Path) -> keras.Model:
         raise UserError(f"{path} is damaged or not a .keras file; save it again.")
     try:
         check_expansion(path)
+        check_archive(path)
         model = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Damage and unknown layers raise nearly everything.
         raise UserError(
@@ -109,12 +109,6 @@ def _check_size(model: keras.Model, dataset: ImageDataset) -> None:
     made_for = tuple(getattr(model, "image_shape", dataset.image_shape))
     if made_for != dataset.image_shape:
         raise ValueError(f"it was made for {made_for}")
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def short_names(paths: Sequence[str]) -> list[str]:

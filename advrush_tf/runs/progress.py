@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from advrush_tf.errors import UserError, one_line
 from advrush_tf.files import read_json
+from advrush_tf.runs.settings import Settings
 
 
 def print_line(line: str) -> None:
@@ -54,6 +55,7 @@ def _lies_in(folder: Path, path: str) -> bool:
 
 def print_existing_summary(
     path: Path,
+    settings: Settings,
     print_summary: Callable[[dict[str, Any], Path, Callable[[str], None]], None],
     log: Callable[[str], None],
     kind: str,
@@ -61,7 +63,8 @@ def print_existing_summary(
     """Shows a finished run again, from the report in its folder.
 
     Args:
-        path: the report, a JSON file.
+        path: the report, a JSON file with the settings of its run.
+        settings: what they must be.
         print_summary: takes a report, its folder and the `log` to print it by.
         log: receives the lines for the user.
         kind: what was run, in a word.
@@ -70,16 +73,24 @@ def print_existing_summary(
         The report.
 
     Raises:
-        UserError: the report is damaged.
+        UserError: the report is damaged, or of a run of other settings.
     """
     try:
         report = read_json(path)
+        different = settings.differences(report["settings"])
         print_summary(report, path.parent, lambda line: None)
+    except UserError:
+        raise
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} is damaged ({one_line(error)}). Delete it and run the same "
             "command to write it anew."
         ) from None
+    if different:
+        raise UserError(
+            f"{path} is of a run with other settings: {'; '.join(different)}. Delete "
+            "it and run the same command to write it anew."
+        )
     log(f"{path.parent} holds a finished {kind}.")
     print_summary(report, path.parent, log)
     return report

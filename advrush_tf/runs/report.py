@@ -8,16 +8,15 @@ from typing import Any
 from advrush_tf.errors import UserError, one_line
 from advrush_tf.figures.genotype import draw_cells
 from advrush_tf.figures.search import draw_alphas, draw_history
-from advrush_tf.files import read_json, write_text
+from advrush_tf.files import read_json, sha256, write_text
 from advrush_tf.genotypes.genotype import Genotype
 from advrush_tf.runs import evaluation_report, inspection
 from advrush_tf.runs.command import read_command
 from advrush_tf.runs.evaluation_report import CURVE, MATRIX, TRIPLES
 from advrush_tf.runs.evaluation_report import RESULTS as EVALUATION
-from advrush_tf.runs.fit_record import CURVES, accuracies, measured
+from advrush_tf.runs.fit_record import CURVES, accuracies, check_models, measured
 from advrush_tf.runs.fit_record import REPORT as FIT
 from advrush_tf.runs.inspection import RESULTS as INSPECTION
-from advrush_tf.runs.models import sha256
 from advrush_tf.runs.report_page import Figure, Measurement, Section, render
 from advrush_tf.runs.table import Table, accuracy_text, mean_text, share_text
 from advrush_tf.search.history import CELLS, SearchHistory, is_search, read_history
@@ -72,6 +71,8 @@ def read_section(workdir: Path) -> Section:
         name = next(name for name in _READERS if (workdir / name).is_file())
         path = workdir / name
         return _READERS[name](workdir, read_json(path))
+    except UserError:
+        raise
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} or a picture beside it is damaged ({one_line(error)}). Run its "
@@ -136,6 +137,7 @@ def _history_figures(history: SearchHistory) -> list[Figure]:
 
 def _fit(workdir: Path, report: Mapping[str, Any]) -> Section:
     settings = report["settings"]
+    check_models(report, workdir)
     return Section(
         "Fit",
         workdir,

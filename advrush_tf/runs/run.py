@@ -1,7 +1,6 @@
 """The frame of all runs: how they begin, resume, are found finished, and fail."""
 
 import contextlib
-import json
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from advrush_tf.attacks.sanity_checks import missing_classes
 from advrush_tf.data.dataset import ImageDataset, load_dataset
 from advrush_tf.data.examples import Examples
 from advrush_tf.errors import UserError
-from advrush_tf.files import json_copy, write_json
+from advrush_tf.files import json_copy, read_json, write_json
 from advrush_tf.runs.checkpoints import CheckpointStore
 from advrush_tf.runs.devices import Devices
 from advrush_tf.runs.lock import locked
@@ -128,7 +127,7 @@ class Run(Generic[_Settings]):
                 f"{worker} does not see what the chief writes to {self.workdir}. Give "
                 "all workers the same --workdir, a folder on storage that they share."
             )
-        if different := differences(json.loads(path.read_text("utf-8")), mine):
+        if different := differences(read_json(path), mine):
             raise UserError(
                 f"{worker} (here) has other settings than the chief (there): "
                 f"{'; '.join(different)}. Start all workers with the same command."
@@ -169,13 +168,15 @@ class Run(Generic[_Settings]):
             last: name of the file that a run writes last; the report if None.
 
         Raises:
-            UserError: the report is damaged.
+            UserError: the report is damaged, or of a run of other settings.
         """
         path, end = self.workdir / report, self.workdir / (last or report)
         # The chief's answer: shared storage may show others a new file later.
         if not self.devices.from_chief(lambda: path.exists() and end.exists()):
             return None
-        return print_existing_summary(path, print_summary, self.log, kind)
+        return print_existing_summary(
+            path, self.settings, print_summary, self.log, kind
+        )
 
     def conclude(self, report: str, write: Callable[[], object]) -> dict[str, Any]:
         """Lets the chief write the report, and returns it.
@@ -185,7 +186,7 @@ class Run(Generic[_Settings]):
             write: writes it.
         """
         self.devices.on_chief(write)
-        return json.loads((self.workdir / report).read_text("utf-8"))
+        return read_json(self.workdir / report)
 
     def restore(self, model: Any, epochs: int) -> tuple[int, dict[str, Any]]:
         """Sets a model to the newest checkpoint, if there is one.

@@ -1,5 +1,7 @@
 """A whole search: from settings to a genotype in a folder, resumable."""
 
+import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ from advrush_tf.data.streaming import reading_examples
 from advrush_tf.errors import UserError, one_line
 from advrush_tf.figures.genotype import draw_cells
 from advrush_tf.figures.search import draw_alphas, draw_history
+from advrush_tf.files import read_json, write_json
 from advrush_tf.genotypes.genotype import Genotype
 from advrush_tf.runs.devices import Devices
+from advrush_tf.runs.memory import check_memory, least_bytes
 from advrush_tf.runs.progress import ProgressBar, print_line
 from advrush_tf.runs.run import Log, Run
 from advrush_tf.runs.search_settings import SearchSettings
@@ -28,6 +32,8 @@ from advrush_tf.version import __version__
 
 # A larger share of skip connections in the normal cell's edges is a collapse.
 _MOST_SKIPS = 0.5
+# In a checkpoint's notes.
+_GENOTYPES = "genotypes"
 EVALUATION_BATCH = 256
 
 
@@ -35,8 +41,19 @@ def build_model(settings: SearchSettings, dataset: ImageDataset) -> AdvRushSearc
     """The search model for a data set, with initial weights from the seed.
 
     Raises:
-        UserError: the data set's images are too small for so many cells.
+        UserError: the data set's images are too small for so many cells, or the
+            memory is.
     """
+    height, width, _ = dataset.image_shape
+    check_memory(
+        least_bytes(
+            settings.batch_size // tf.distribute.get_strategy().num_replicas_in_sync,
+            height * width,
+            settings.init_channels,
+            settings.num_cells,
+            settings.num_nodes,
+        )
+    )
     keras.utils.set_random_seed(settings.seed)
     try:
         return AdvRushSearchModel(
@@ -181,14 +198,14 @@ def _search(
     run: Run[SearchSettings],
 ) -> None:
     settings, devices = run.settings, run.devices
-    epoch, _ = run.restore(model, settings.epochs)
+    epoch, notes = run.restore(model, settings.epochs)
     batches = devices.distribute(
         lambda part: make_pairs(settings, dataset, epoch, part)[0]
     )
     with reading_examples(), ProgressBar(steps) as bar:
         # The checkpoint first: what TensorBoard shows is then never repeated.
         tensorboard = SearchTensorBoard(run.workdir / "tensorboard", settings.to_dict())
-        writers = [bar, EpochRecorder(run), tensorboard]
+        writers = [bar, EpochRecorder(run, notes), tensorboard]
         model.fit(
             batches,
             steps_per_epoch=steps,
@@ -242,12 +259,25 @@ class EpochRecorder(keras.callbacks.Callback):
 
     Args:
         run: the search.
+        notes: of the checkpoint that it goes on from, with the genotypes so far.
     """
 
-    def __init__(self, run: Run[SearchSettings]):
+    def __init__(self, run: Run[SearchSettings], notes: Mapping[str, Any]):
         super().__init__()
         self._run = run
         self._folder = run.workdir / "genotypes"
+        # What `Genotype.to_dict` gives, by the file's name.
+        self._genotypes = dict(notes.get(_GENOTYPES, {}))
+
+    def on_train_begin(self, logs=None):
+        """Writes the genotypes of finished epochs again that are damaged or gone."""
+        self._folder.mkdir(exist_ok=True)
+        for name, genotype in self._genotypes.items():
+            path = self._folder / name
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                if read_json(path) == genotype:
+                    continue
+            write_json(path, genotype)
 
     def on_epoch_end(self, epoch, logs=None):
         finished, run = epoch + 1, self._run
@@ -255,9 +285,10 @@ class EpochRecorder(keras.callbacks.Callback):
         provenance = _provenance(self.model, run.settings, finished)
         provenance["metrics"] = _finite(logs)
         genotype = self.model.genotype(provenance)
-        self._folder.mkdir(exist_ok=True)
-        genotype.save(self._folder / f"epoch_{finished:04d}.json")
-        run.store.save(self.model, finished)
+        name = f"epoch_{finished:04d}.json"
+        genotype.save(self._folder / name)
+        self._genotypes[name] = genotype.to_dict()
+        run.store.save(self.model, finished, {_GENOTYPES: self._genotypes})
         run.log(epoch_line(finished, run.settings.epochs, logs, genotype))
         if warning := collapse_warning(genotype):
             run.log(warning)

@@ -79,6 +79,7 @@ def setting(
     converter: Callable[[Any], Any] = lambda value: value,
     flag: bool = True,
     repeated: bool = False,
+    decisive: bool = True,
 ) -> Any:
     """Declares a field of settings; its flag and its documentation follow from it.
 
@@ -91,6 +92,8 @@ def setting(
             UserError says it itself.
         flag: False for a field that the run fills in.
         repeated: True for a flag that is given once for each value of the field.
+        decisive: False for a field that leaves the outcome as it is, such as the name
+            of a file whose content counts.
     """
 
     def convert(value: Any, field: attrs.Attribute) -> Any:
@@ -105,7 +108,12 @@ def setting(
         for check in (_FINITE, _WHOLE, *checks):
             settings.require(field.name, value is None or check.holds(value), check[1])
 
-    metadata = {"help": help_text, "flag": flag, "repeated": repeated}
+    metadata = {
+        "help": help_text,
+        "flag": flag,
+        "repeated": repeated,
+        "decisive": decisive,
+    }
     return attrs.field(
         default=default,
         converter=attrs.Converter(convert, takes_field=True),
@@ -156,6 +164,26 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """Returns the settings as JSON types, a radius as its text."""
         return json.loads(json.dumps(attrs.asdict(self, value_serializer=_as_text)))
+
+    def decisive(self) -> dict[str, Any]:
+        """Returns the settings that determine the outcome, as JSON types."""
+        fields = attrs.fields_dict(type(self))
+        values = self.to_dict().items()
+        return {n: v for n, v in values if fields[n].metadata["decisive"]}
+
+    def differences(self, there: Mapping[str, Any]) -> list[str]:
+        """Returns a phrase for each difference from a run's recorded settings.
+
+        There is none where all that differs leaves the outcome as it is.
+
+        Args:
+            there: what `to_dict` gave.
+        """
+        here = self.to_dict()
+        free = set(here) - set(self.decisive())
+        if {n for n in {*there, *here} if there.get(n) != here.get(n)} <= free:
+            return []
+        return differences(there, here)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -270,23 +298,25 @@ def record_settings(settings: Settings, workdir: Path) -> None:
         UserError: the folder cannot be used, or holds a run with other settings; the
             message shows the difference.
     """
-    path, wanted = workdir / "settings.json", settings.to_dict()
+    path, environment = workdir / "settings.json", workdir / "environment.json"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if not path.exists():
+            if environment.exists():
+                raise ValueError("it is gone")
             record_command(workdir)
-            write_text(path, json.dumps(wanted, indent=2) + "\n")
+            write_json(path, settings.to_dict())
         recorded = read_json(path)
         if not isinstance(recorded, dict):
             raise ValueError("it holds no settings")
         # Nothing changes, but a folder that cannot be written is noticed now.
         write_text(path, path.read_text())
-        if not (different := differences(recorded, wanted)):
-            write_json(workdir / "environment.json", {"onednn": onednn_is_on()})
+        if not (different := settings.differences(recorded)):
+            write_json(environment, {"onednn": onednn_is_on()})
     except ValueError as error:
         raise UserError(
-            f"{path} is damaged ({error}). Delete it if you know that the folder's "
-            "run had these settings, or give another --workdir."
+            f"{path} is damaged ({error}). Copy it there again, or give another "
+            "--workdir."
         ) from None
     except OSError as error:
         raise unusable(workdir, error) from None

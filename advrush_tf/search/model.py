@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from advrush_tf import replication
 from advrush_tf.errors import NonFiniteLossError
 from advrush_tf.genotypes.genotype import Genotype
 from advrush_tf.genotypes.search_space import PRIMITIVES, check_primitives
@@ -419,7 +420,9 @@ class AdvRushSearchModel(ReplicatedModel):
 
     def test_step(self, data):
         x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
-        losses, hits = example_losses(self(x, training=False), y)
+        x = tf.convert_to_tensor(x)
+        logits = replication.even_if_empty(lambda x: self(x, training=False), x)
+        losses, hits = example_losses(logits, y)
         if weights is not None:
             weights = tf.cast(tf.reshape(weights, [-1]), losses.dtype)
             losses *= weights

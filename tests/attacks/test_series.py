@@ -118,6 +118,9 @@ def test_a_progress_of_other_attacks_or_images_is_refused(tmp_path):
     path.write_bytes(whole[:-40])
     with pytest.raises(ValueError, match="is damaged"):
         Progress(X, ["first"]).restore(path)
+    # A folder cannot be read, whoever asks.
+    with pytest.raises(IsADirectoryError):
+        Progress(X, ["first"]).restore(tmp_path)
     arrays = vars(Progress(X, ["first"]))
     kept = {name: arrays[name] for name in ("images", "broken_by", "done")}
     np.savez(path, notes=np.asarray("{}"), **kept)

@@ -161,8 +161,8 @@ def damaged(**changes):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "not valid JSON"),
-        (small().to_json()[:-20], "not valid JSON"),
+        ("", "is damaged"),
+        (small().to_json()[:-20], "is damaged"),
         ("[1]", "is a JSON object .* not a list"),
         ('{"normal": []}', "lacks normal_concat, reduce, reduce_concat"),
         (damaged(extra=1), "unknown entry extra"),

@@ -1,9 +1,9 @@
-import json
 import time
 
 import numpy as np
 import pytest
 
+from advrush_tf.files import read_json
 from advrush_tf.runs.attack import run_attack
 from advrush_tf.runs.attack_settings import AttackSettings
 from support.attacked import save_linear_model
@@ -88,7 +88,7 @@ def assert_same(one, sharded):
         sharded: the workdir of both shards.
     """
     workdir, expected = one
-    found = json.loads((sharded / "results.json").read_text())
+    found = read_json(sharded / "results.json")
     assert without_times(found) == without_times(expected)
     for path in (workdir / "trials").iterdir():
         for index in range(2):

@@ -1,7 +1,6 @@
 """How runs of all kinds are interrupted, resume, end, are found finished and fail."""
 
 import errno
-import json
 import os
 import re
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from advrush_tf.errors import UserError
+from advrush_tf.files import read_json
 from advrush_tf.genotypes.genotype import Genotype
 from advrush_tf.runs.attack import run_attack
 from advrush_tf.runs.attack_settings import AttackSettings
@@ -142,14 +142,15 @@ class Case(NamedTuple):
 
 
 def read(workdir, kind):
-    """The report, without times, which differ from run to run."""
-    return without_seconds(json.loads((workdir / kind.report).read_text()))
+    """The report, without times, which differ from run to run, also inside models."""
+    return without_times(read_json(workdir / kind.report))
 
 
-def without_seconds(value):
+def without_times(value):
     if isinstance(value, dict):
-        return {k: without_seconds(v) for k, v in value.items() if k != "seconds"}
-    return [without_seconds(v) for v in value] if isinstance(value, list) else value
+        kept = value.keys() - {"seconds", "sha256"}
+        return {name: without_times(value[name]) for name in kept}
+    return [without_times(v) for v in value] if isinstance(value, list) else value
 
 
 def times(workdir):
@@ -242,7 +243,9 @@ def test_other_settings_are_refused(case):
 def test_a_damaged_report_is_noticed(case):
     path = case.workdir / case.kind.report
     text = path.read_bytes()
-    path.write_text("{}")
+    digit = bytearray(text)
+    digit[re.search(rb'": (\d)', text).start(1)] ^= 1
+    path.write_bytes(digit)
     if case.kind.report in case.kind.remade:
         case.run(case.workdir)
     else:
@@ -250,6 +253,16 @@ def test_a_damaged_report_is_noticed(case):
             case.run(case.workdir)
         path.write_bytes(text)
     assert read(case.workdir, case.kind) == case.report
+
+
+def test_settings_that_are_gone_are_not_replaced_by_others(case):
+    path = case.workdir / "settings.json"
+    text = path.read_bytes()
+    path.unlink()
+    with pytest.raises(UserError, match=r"settings.json is damaged \(it is gone\)"):
+        case.run(case.workdir, seed=1)
+    assert not path.exists()
+    path.write_bytes(text)
 
 
 def test_a_damaged_record_is_noticed(case):

@@ -110,17 +110,23 @@ def test_crafting_for_others_as_well_breaks_the_same_images(models, finished, tm
     assert {name: rows[0][0] for name, rows in matrix.items()} == own
 
 
-def test_another_model_of_the_same_name_is_refused(models, finished, tmp_path):
-    shutil.copytree(finished[0], tmp_path / "run")
-    model = tmp_path / "model.keras"
-    shutil.copy(models / "model.keras", model)
-    chosen = settings(tmp_path, source_model=str(models / "other.keras"))
-    recorded = tmp_path / "run" / "settings.json"
-    text = recorded.read_text().replace(str(models / "model.keras"), str(model))
-    recorded.write_text(text)
-    run_attack(chosen, tmp_path / "run", log=lambda line: None)
+def test_the_same_model_elsewhere_goes_on_and_another_there_is_refused(
+    models, finished, tmp_path, monkeypatch
+):
+    probed = Probed([], np.zeros(60, bool))
+    monkeypatch.setattr(attack_module, "check_model", lambda *given: probed)
+    trials = shutil.copytree(finished[0], tmp_path / "run") / "trials"
+    (tmp_path / "run" / "results.json").unlink()
+    written = {path: path.stat().st_mtime_ns for path in trials.iterdir()}
+    model = shutil.copy(models / "model.keras", tmp_path)
+    others = str(models / "." / "other.keras")
+    chosen = settings(tmp_path, source_model=others, batch_size=10)
+    again = run_attack(chosen, tmp_path / "run", log=lambda line: None)
+    assert {path: path.stat().st_mtime_ns for path in trials.iterdir()} == written
+    for name in ("clean", "robust", "seconds"):
+        assert again[name] == finished[1][name]
     shutil.copy(models / "other.keras", model)
-    with pytest.raises(UserError, match="sha256 is"):
+    with pytest.raises(UserError, match=r"model is .* there .* sha256 is"):
         run_attack(chosen, tmp_path / "run")
 
 

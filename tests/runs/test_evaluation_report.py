@@ -1,11 +1,10 @@
-import json
-
 import matplotlib.image
 import numpy as np
 import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from advrush_tf.files import read_json
 from advrush_tf.runs import evaluation_report
 from advrush_tf.runs.evaluation_report import markdown, print_summary, write_report
 from advrush_tf.statistics import wilson
@@ -21,7 +20,7 @@ def written(tmp_path_factory):
 
 def test_results_and_table_are_files(written):
     workdir, results, lines = written
-    assert json.loads((workdir / "results.json").read_text()) == results
+    assert read_json(workdir / "results.json") == results
     table = (workdir / "results.md").read_text().strip()
     assert table in "\n".join(lines)
 
@@ -33,7 +32,7 @@ def test_a_figure_that_fails_loses_no_number(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation_report.figures, "draw_robustness_curves", fail)
     with pytest.raises(RuntimeError, match="no font"):
         write_report(evaluation(), tmp_path, print)
-    results = json.loads((tmp_path / "results.json").read_text())
+    results = read_json(tmp_path / "results.json")
     assert results["clean"]["accuracy"] == np.mean(CLEAN)
     # Which marks the end: the next run draws the figures.
     assert not (tmp_path / "results.md").exists()

@@ -1,4 +1,3 @@
-import json
 import shutil
 
 import keras
@@ -7,10 +6,12 @@ import pytest
 
 from advrush_tf.data.dataset import load_dataset
 from advrush_tf.errors import NonFiniteLossError, UserError
+from advrush_tf.files import read_json
 from advrush_tf.genotypes.genotype import get_genotype, random_genotype
 from advrush_tf.nn.resnet import ResNet18
 from advrush_tf.runs import fit as fit_run
 from advrush_tf.runs.recipes import fit_settings
+from advrush_tf.runs.report import read_section
 from support.workdirs import assert_tree
 
 SMALL = {
@@ -40,7 +41,7 @@ def finished(tmp_path_factory):
 
 def test_a_fit_leaves_its_results(finished):
     workdir, report, lines = finished
-    assert json.loads((workdir / "fit.json").read_text()) == report
+    assert read_json(workdir / "fit.json") == report
     assert report["settings"]["epsilon"] == 0.1
     cells = get_genotype("ADVRUSH").to_dict()
     assert report["network"]["genotype"]["normal"] == cells["normal"]
@@ -56,6 +57,15 @@ def test_a_fit_leaves_its_results(finished):
 
 def test_a_finished_run_leaves_these_files(finished):
     assert_tree(finished[0], "fit")
+
+
+def test_another_model_is_not_taken_for_the_best(finished, tmp_path):
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    shutil.copy(workdir / "checkpoints" / "epoch_0003.npz", workdir / "model.keras")
+    with pytest.raises(UserError, match=r"model.keras is not the model that fit.json"):
+        fit_run.run_fit(fit_settings(**SMALL), workdir)
+    with pytest.raises(UserError, match=r"model.keras is not the model that fit.json"):
+        read_section(workdir)
 
 
 def test_the_models_are_what_the_report_says(finished):

@@ -1,25 +1,26 @@
 import numpy as np
 import pytest
-import tensorflow as tf
 from matplotlib.image import imread
 
 from advrush_tf.errors import UserError
+from advrush_tf.files import sha256
 from advrush_tf.fit.model import AdvRushFitModel
 from advrush_tf.fit.objectives import Standard
 from advrush_tf.runs.checkpoints import CheckpointStore
 from advrush_tf.runs.fit_record import (
     FitRecord,
     accuracies,
+    best_network,
+    check_models,
     draw_record,
     epoch_line,
     print_summary,
-    write_report,
 )
 from advrush_tf.runs.fit_settings import Selection
-from advrush_tf.runs.models import load_classifier
+from advrush_tf.runs.models import save_model
 from advrush_tf.runs.recipes import fit_settings
 from advrush_tf.runs.table import accuracy_text
-from support.small_networks import tiny_batch, tiny_network
+from support.small_networks import tiny_network
 
 
 def row(epoch, clean=None, robust=None):
@@ -58,33 +59,43 @@ def test_a_record_survives_its_notes():
 
 
 def test_best_weights_whose_file_is_damaged_come_from_their_checkpoint(tmp_path):
-    model, store = (
-        AdvRushFitModel(tiny_network(), Standard()),
-        CheckpointStore(tmp_path),
-    )
+    model = AdvRushFitModel(tiny_network(), Standard())
     model.compile()
+    store, path, lines = CheckpointStore(tmp_path), tmp_path / "model.keras", []
     best = model.network.get_weights()
     store.save(model, 1)
     model.network.set_weights([0.5 * value for value in best])
     store.save(model, 2)
-    record, path, lines = FitRecord(), tmp_path / "model.keras", []
-    for values in (row(1, 0.5, 0.2), row(2, 0.5, 0.1)):
-        record.add(values, Selection.ROBUST)
-    test = tf.data.Dataset.from_tensor_slices(tiny_batch()).batch(6)
+    record = FitRecord(best=row(1, 0.5, 0.2), best_sha256="of the file that is gone")
     settings = fit_settings(dataset="digits", eval_steps=1)
-    given = (test, settings, record, tmp_path, store, lines.append)
-    path.write_bytes(b"PK damaged")
-    write_report(model, *given)
-    assert "model.keras is damaged" in lines[0]
-    assert "made again from" in lines[0]
-    for file, scale in ((path, 1.0), (tmp_path / "model_last.keras", 0.5)):
-        weights = load_classifier(file).get_weights()
-        for value, wanted in zip(weights, best, strict=True):
-            np.testing.assert_array_equal(value, np.float32(scale) * wanted)
-    store.path(1).unlink()
-    path.unlink()
-    with pytest.raises(UserError, match=r"No checkpoint has the weights of epoch 1"):
-        write_report(model, *given)
+    given = model, settings, record, path, store, lines.append
+    # No file, and another one that is whole.
+    for damage in (lambda: None, lambda: save_model(tiny_network(), path)):
+        damage()
+        store.load(model, 2)
+        for value, wanted in zip(best_network(*given).get_weights(), best, strict=True):
+            np.testing.assert_array_equal(value, wanted)
+        assert "those of epoch 1, and is made again from" in lines.pop()
+    for damage in (lambda: store.path(1).write_bytes(b"PK"), store.path(1).unlink):
+        damage()
+        with pytest.raises(UserError, match=r"epoch 1, and no checkpoint has them any"):
+            best_network(*given)
+    record.best_sha256 = sha256(path)
+    best_network(*given)
+    assert not lines
+
+
+def test_models_that_are_not_those_of_a_report_are_refused(tmp_path):
+    path, other = tmp_path / "model.keras", tmp_path / "model_last.keras"
+    path.write_bytes(b"1")
+    other.write_bytes(b"2")
+    report = {"sha256": {file.name: sha256(file) for file in (path, other)}}
+    check_models(report, tmp_path)
+    for damage in (lambda: other.replace(path), path.unlink):
+        damage()
+        with pytest.raises(UserError, match=r"model\.keras is not the model that fit"):
+            check_models(report, tmp_path)
+    check_models({}, tmp_path)
 
 
 def test_curves_that_are_missing_are_drawn_from_the_report(tmp_path):

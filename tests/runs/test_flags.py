@@ -1,6 +1,7 @@
 import functools
 import os
 import signal
+import subprocess
 import sys
 
 import attrs
@@ -19,6 +20,13 @@ from advrush_tf.runs.flags import (
     run,
 )
 from advrush_tf.runs.settings import RADIUS, Precision, Settings, gt, setting
+from support.processes import ROOT
+
+
+@pytest.fixture(autouse=True)
+def _interruptible(monkeypatch):
+    """Leaves Ctrl-C to pytest."""
+    monkeypatch.setattr(signal, "signal", lambda *given: None)
 
 
 @pytest.fixture
@@ -255,48 +263,41 @@ def test_errors_are_one_line_and_a_code(monkeypatch, capsys, error, code, line):
     assert _ending(monkeypatch, capsys, _raising(error)) == (code, line)
 
 
-class Ended(BaseException):
-    """Takes the place of a process' end."""
+# An exception in a callback is lost; one while the interpreter ends is shown.
+INTERRUPTED = f"""
+import atexit, os, sys, weakref
+from advrush_tf.runs.flags import define_workdir, run
 
+def interrupt(*given):
+    os.kill(os.getpid(), {signal.SIGINT:d})
 
-def _interrupting(then):
-    def body():
-        try:
-            os.kill(os.getpid(), signal.SIGINT)
-        except KeyboardInterrupt:
-            raise then from None
+class Callback:
+    __del__ = interrupt
 
-    return body
+define_workdir("runs/x")
+{{where}}
+run(lambda: Callback() and None)
+"""
 
 
 @pytest.mark.parametrize(
-    "then",
-    # What TensorFlow makes of an exception in a callback, and what we make of that.
-    [
-        KeyboardInterrupt(),
-        tf.errors.UnknownError(None, None, "x"),
-        UserError("Damaged"),
-    ],
-    ids=lambda error: type(error).__name__,
+    "where", ["", "atexit.register(interrupt); Callback = list"], ids=["in it", "after"]
 )
-def test_an_interruption_is_one_line_and_code_130(
-    values, monkeypatch, capsys, tmp_path, then
-):
-    def end(code):
-        raise Ended(code)
-
-    monkeypatch.setattr(os, "_exit", end)
-    monkeypatch.setattr(sys, "argv", ["program", f"--workdir={tmp_path}"])
-    # Tests that a shell has started in the background ignore the signal.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    define_workdir("runs/x")
-    with pytest.raises(Ended, match="130"):
-        run(_interrupting(then))
-    assert capsys.readouterr().err == (
-        f"interrupted: what was saved in {tmp_path} is kept, and the same command goes "
-        "on there.\n"
+def test_an_interruption_is_one_line_and_code_130(tmp_path, where):
+    program = [sys.executable, "-c", INTERRUPTED.format(where=where)]
+    result = subprocess.run(
+        [*program, f"--workdir={tmp_path}"],
+        cwd=ROOT,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
     )
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert result.returncode == 130
+    assert result.stderr.splitlines()[-1] == (
+        f"interrupted: what was saved in {tmp_path} is kept, and the same command goes "
+        "on there."
+    )
+    assert "Exception" not in result.stderr
 
 
 @pytest.mark.parametrize(

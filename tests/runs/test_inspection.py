@@ -1,10 +1,9 @@
-import json
-
 import numpy as np
 import pytest
 from scipy import stats
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from advrush_tf.files import read_json
 from advrush_tf.genotypes.genotype import random_genotype
 from advrush_tf.landscape.architectures import SampledGenotype
 from advrush_tf.runs import inspection
@@ -49,6 +48,8 @@ def test_a_damaged_file_is_said_to_be(tmp_path, kept):
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(ValueError, match=r"model_0\.npz is damaged"):
         ModelCurvature.load(path)
+    with pytest.raises(IsADirectoryError):
+        ModelCurvature.load(tmp_path)
 
 
 def test_the_interval_of_a_mean_is_near_the_normal_one():
@@ -102,7 +103,7 @@ def written(tmp_path_factory):
 
 def test_results_and_table_are_files(written):
     workdir, results, text = written
-    assert json.loads((workdir / "inspection.json").read_text()) == results
+    assert read_json(workdir / "inspection.json") == results
     assert (workdir / "inspection.md").read_text().strip() in text
     for name in ("curvature", "spectra", "eigenvalues", "surfaces", "cuts"):
         assert str(workdir / f"{name}.png") in text
@@ -115,7 +116,7 @@ def test_a_figure_that_fails_loses_no_number(tmp_path, monkeypatch):
     monkeypatch.setattr(inspection.curvature_figures, "draw_curvature", fail)
     with pytest.raises(RuntimeError, match="no font"):
         _write(tmp_path, [])
-    assert set(json.loads((tmp_path / "inspection.json").read_text())["models"])
+    assert set(read_json(tmp_path / "inspection.json")["models"])
     # Which marks the end: the next run draws the figures.
     assert not (tmp_path / "inspection.md").exists()
 

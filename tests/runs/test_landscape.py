@@ -1,5 +1,4 @@
 import hashlib
-import json
 import os
 import shutil
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 
 from advrush_tf.errors import UserError
+from advrush_tf.files import read_json, write_json
 from advrush_tf.runs import landscape as landscape_run
 from advrush_tf.runs.landscape_settings import LandscapeSettings
 from advrush_tf.runs.search import run_search
@@ -88,7 +88,7 @@ def finished(settings, search, tmp_path_factory):
 
 def test_an_inspection_leaves_its_results(finished, search):
     workdir, results, lines = finished
-    assert results == json.loads((workdir / "inspection.json").read_text())
+    assert results == read_json(workdir / "inspection.json")
     names = list(results["models"])
     assert [name.split("/")[-1] for name in names] == ["model.keras", search.name]
     figures = {path.stem for path in workdir.glob("*.png")}
@@ -111,7 +111,7 @@ def test_a_finished_run_leaves_these_files(finished):
 def test_the_hashes_are_those_of_the_files_that_were_read(finished, search, classifier):
     files = classifier, search / "checkpoints" / "epoch_0002.npz"
     expected = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
-    recorded = json.loads((finished[0] / "settings.json").read_text())
+    recorded = read_json(finished[0] / "settings.json")
     assert recorded["sha256"] == expected
 
 
@@ -137,8 +137,8 @@ def test_genotypes_sampled_before_an_interruption_are_not_sampled_again(
     finished, settings, tmp_path, monkeypatch
 ):
     folder = shutil.copytree(finished[0] / "measured", tmp_path / "measured")
-    rows = json.loads((folder / "sampled.json").read_text())
-    (folder / "sampled.json").write_text(json.dumps(rows[:2]))
+    rows = read_json(folder / "sampled.json")["genotypes"]
+    write_json(folder / "sampled.json", {"genotypes": rows[:2]})
     measure, seeds = landscape_run.ArchitectureSampler.measure, []
 
     def measured(self, genotype, seed=None):

@@ -12,6 +12,8 @@ from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.errors import UserError
 from advrush_tf.runs import models as model_files
 from advrush_tf.runs.models import load_classifier, open_classifier, save_model
+from support.attacked import save_linear_model
+from support.bits import flip_faults, header_bits, random_bits
 from support.small_networks import tiny_batch, tiny_network
 
 
@@ -68,6 +70,13 @@ def test_a_failed_write_leaves_the_earlier_file(
             save_model(tiny_network(1), path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["best.keras"]
+
+
+def test_flipped_bits_of_a_model_are_noticed_or_harmless(tmp_path):
+    path = save_linear_model(tmp_path / "model.keras", images=1)
+    bits = [*header_bits(path)[::120], *random_bits(path, 20)]
+    faults = flip_faults(path, lambda path: load_classifier(path).get_weights(), bits)
+    assert not list(filter(None, faults))
 
 
 def test_the_temporary_folder_goes_in_any_case(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from advrush_tf.errors import UserError
+from advrush_tf.files import write_json
 from advrush_tf.runs import progress as running
 from advrush_tf.runs.progress import (
     ProgressBar,
@@ -16,6 +17,7 @@ from advrush_tf.runs.progress import (
     print_line,
     write_failure,
 )
+from advrush_tf.runs.settings import Settings
 from support.small_networks import tiny_batch
 
 
@@ -185,12 +187,14 @@ def test_a_finished_run_is_told_again_and_a_damaged_report_named(tmp_path):
     def tell(report, workdir, say):
         say(f"{report['score']} in {workdir.name}")
 
-    path.write_text('{"score": 7}')
-    assert print_existing_summary(path, tell, lines.append, "game") == {"score": 7}
+    settings, content = Settings(), {"score": 7, "settings": {}}
+    write_json(path, content)
+    given = path, settings, tell, lines.append, "game"
+    assert print_existing_summary(*given) == content
     expected = [f"{tmp_path} holds a finished game.", f"7 in {tmp_path.name}"]
     assert lines == expected
     for damage in ("no json", "{}"):
         path.write_text(damage)
         with pytest.raises(UserError, match=r"report.json is damaged .* Delete it"):
-            print_existing_summary(path, tell, lines.append, "game")
+            print_existing_summary(*given)
     assert lines == expected

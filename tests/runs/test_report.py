@@ -4,6 +4,7 @@ import json
 import pytest
 
 from advrush_tf.errors import UserError
+from advrush_tf.files import read_json, write_json
 from advrush_tf.runs import evaluation_report, fit_record, inspection
 from advrush_tf.runs.report import read_section
 from advrush_tf.runs.table import accuracy_text
@@ -213,7 +214,9 @@ def test_a_damaged_report_is_named(tmp_path, name, text):
 
 def test_a_search_without_all_settings_is_named(tmp_path):
     path = make_search(tmp_path, epochs=1) / "genotypes" / "epoch_0001.json"
-    path.write_text(path.read_text().replace('"num_cells"', '"num_cell"'))
+    genotype = read_json(path)
+    del genotype["provenance"]["settings"]["num_cells"]
+    write_json(path, genotype)
     with pytest.raises(UserError, match=r"genotypes or .* damaged .*'num_cells'"):
         read_section(tmp_path)
 

@@ -1,7 +1,6 @@
 """The frame of all runs."""
 
 import errno
-import json
 from types import SimpleNamespace
 
 import attrs
@@ -11,6 +10,7 @@ import pytest
 from advrush_tf.data.array_examples import ArrayExamples
 from advrush_tf.data.dataset import load_dataset
 from advrush_tf.errors import UserError
+from advrush_tf.files import read_json, write_json
 from advrush_tf.runs import run as run_module
 from advrush_tf.runs.run import Run, explained_writes
 from advrush_tf.runs.settings import Settings, setting
@@ -34,7 +34,7 @@ def test_a_workdir_is_taken_by_open_and_then_refuses_other_settings(tmp_path):
     with Run(Small(), workdir) as run:
         assert not workdir.exists()
         run.open()
-    assert json.loads((workdir / "settings.json").read_text()) == {"size": 3}
+    assert read_json(workdir / "settings.json") == {"size": 3}
     with (
         pytest.raises(UserError, match="size is 3 there and 4 here"),
         Run(Small(4), workdir) as run,
@@ -82,7 +82,8 @@ def test_other_errors_pass_through(tmp_path):
 
 
 def test_a_finished_run_is_shown_again(tmp_path):
-    lines = []
+    lines, path = [], tmp_path / "report.json"
+    content = {"score": 7, "settings": {"size": 3}}
 
     def print_summary(report, folder, log):
         log(f"{report['score']} in {folder}")
@@ -90,14 +91,19 @@ def test_a_finished_run_is_shown_again(tmp_path):
     with Run(Small(), tmp_path, log=lines.append) as run:
         run.open()
         assert run.finished("report.json", print_summary, "game") is None
-        (tmp_path / "report.json").write_text('{"score": 7}')
+        write_json(path, content)
         assert run.finished("report.json", print_summary, "game", "end") is None
-        assert run.finished("report.json", print_summary, "game") == {"score": 7}
+        assert run.finished("report.json", print_summary, "game") == content
     assert lines == [f"{tmp_path} holds a finished game.", f"7 in {tmp_path}"]
-    for damaged in ("{", "[]", "{}"):
-        (tmp_path / "report.json").write_text(damaged)
+    one_digit = path.read_text().replace("7", "8", 1)
+    for damaged in ("{", "[]", "{}", one_digit):
+        path.write_text(damaged)
         with pytest.raises(UserError, match=r"report\.json is damaged .* Delete it"):
             run.finished("report.json", print_summary, "game")
+    write_json(path, {"score": 7, "settings": {"size": 4}})
+    with pytest.raises(UserError, match=r"settings: size is 4 there and 3 here"):
+        run.finished("report.json", print_summary, "game")
+    assert len(lines) == 2
 
 
 def test_a_run_is_restored_from_its_newest_checkpoint(tmp_path):
@@ -170,7 +176,8 @@ def test_workers_restore_the_checkpoint_that_the_chief_found_and_read_its_report
         run.open()
         for epoch in (1, 2):
             run.store.save(model, epoch, {"best": epoch})
-    (tmp_path / "late.json").write_text("{}")
+    late = {"settings": Small().to_dict()}
+    write_json(tmp_path / "late.json", late)
 
     def resume(devices):
         with Run(Small(), tmp_path, devices, lambda line: None) as run:
@@ -184,4 +191,4 @@ def test_workers_restore_the_checkpoint_that_the_chief_found_and_read_its_report
             )
             return run.restore(model, 5), found, report
 
-    assert on_two_workers(resume) == [((2, {"best": 2}), {}, 0)] * 2
+    assert on_two_workers(resume) == [((2, {"best": 2}), late, 0)] * 2

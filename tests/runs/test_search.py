@@ -1,10 +1,13 @@
+import json
 import os
+import shutil
 
 import numpy as np
 import pytest
 
 from advrush_tf.data.dataset import load_dataset
 from advrush_tf.errors import NonFiniteLossError, UserError
+from advrush_tf.files import read_arrays
 from advrush_tf.genotypes.genotype import Genotype, get_genotype
 from advrush_tf.runs import search as search_run
 from advrush_tf.runs.run import Run
@@ -73,10 +76,24 @@ def test_the_genotypes_of_epochs_hold_their_metrics(finished):
     np.testing.assert_allclose(history.metrics["entropy"], ends, rtol=1e-4)
 
 
+def test_damaged_genotypes_of_epochs_are_written_again(finished, tmp_path):
+    folder = shutil.copytree(finished[0] / "genotypes", tmp_path / "genotypes")
+    whole = {path: path.read_bytes() for path in folder.iterdir()}
+    newest = read_arrays(finished[0] / "checkpoints" / "epoch_0003.npz")
+    notes = json.loads(newest["notes"].item())
+    one, another, _ = sorted(whole)
+    one.unlink()
+    another.write_bytes(whole[another].replace(b"epoch", b"epoc", 1))
+    run = Run(SearchSettings(**SMALL), tmp_path, log=lambda line: None)
+    search_run.EpochRecorder(run, notes).on_train_begin()
+    assert {path: path.read_bytes() for path in folder.iterdir()} == whole
+
+
 def test_a_metric_that_is_not_finite_is_left_out(tmp_path):
     run = Run(SearchSettings(**SMALL), tmp_path, log=lambda line: None)
-    recorder = search_run.EpochRecorder(run)
+    recorder = search_run.EpochRecorder(run, {})
     recorder.set_model(tiny_compiled())
+    recorder.on_train_begin()
     logs = dict.fromkeys(LOGGED, 0.5)
     recorder.on_epoch_end(0, {**logs, "val_loss": np.inf})
     genotype = Genotype.load(tmp_path / "genotypes" / "epoch_0001.json")

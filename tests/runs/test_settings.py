@@ -8,6 +8,7 @@ import pytest
 
 from advrush_tf.environment import onednn_is_on
 from advrush_tf.errors import UserError
+from advrush_tf.files import read_json
 from advrush_tf.runs import settings as settings_module
 from advrush_tf.runs.attack_settings import AttackSettings
 from advrush_tf.runs.fit_settings import FitSettings
@@ -30,16 +31,38 @@ def test_settings_are_recorded_once_and_compared(tmp_path):
     settings = SearchSettings(dataset="digits")
     record_settings(settings, tmp_path / "new" / "run")
     record_settings(settings, tmp_path / "new" / "run")
-    recorded = json.loads((tmp_path / "new" / "run" / "settings.json").read_text())
+    recorded = read_json(tmp_path / "new" / "run" / "settings.json")
     assert recorded == settings.to_dict()
     assert recorded["penalty"] == "norm"
-    environment = json.loads(
-        (tmp_path / "new" / "run" / "environment.json").read_text()
-    )
+    environment = read_json(tmp_path / "new" / "run" / "environment.json")
     assert environment == {"onednn": onednn_is_on()}
     other = SearchSettings(dataset="digits", gamma=0.5)
     with pytest.raises(UserError, match=r"gamma is 0\.01 there and 0\.5 here"):
         record_settings(other, tmp_path / "new" / "run")
+
+
+def test_settings_that_are_gone_are_not_written_anew(tmp_path):
+    record_settings(SearchSettings(seed=1), tmp_path)
+    (tmp_path / "settings.json").unlink()
+    with pytest.raises(UserError, match=r"settings\.json is damaged \(it is gone\)"):
+        record_settings(SearchSettings(seed=2), tmp_path)
+    assert not (tmp_path / "settings.json").exists()
+
+
+def test_names_of_files_and_batches_of_an_evaluation_are_not_compared(tmp_path):
+    settings = AttackSettings(model="a.keras", source_model=("b",), sha256=("1", "2"))
+    record_settings(settings, tmp_path)
+    again = attrs.evolve(
+        settings, model="./a.keras", source_model=("c/../b",), batch_size=7
+    )
+    record_settings(again, tmp_path)
+    assert read_json(tmp_path / "settings.json") == settings.to_dict()
+    # Where something counts, all that differs is named.
+    other = attrs.evolve(again, sha256=("1", "3"))
+    with pytest.raises(UserError, match=r"batch_size is 128 there.*sha256 is "):
+        record_settings(other, tmp_path)
+    record_settings(LandscapeSettings(model=("a",)), tmp_path / "inspection")
+    record_settings(LandscapeSettings(model=("./a",)), tmp_path / "inspection")
 
 
 def test_unusable_workdirs_are_refused(tmp_path):

@@ -6,8 +6,9 @@ import pytest
 
 from advrush_tf.data.dataset import load_dataset
 from advrush_tf.errors import UserError
+from advrush_tf.files import read_json, sha256, write_json
 from advrush_tf.runs.checkpoints import CheckpointStore
-from advrush_tf.runs.models import load_supernet, read_search_settings, sha256
+from advrush_tf.runs.models import load_supernet, read_search_settings
 from advrush_tf.runs.search import build_model, compile_model, draw_search
 from advrush_tf.runs.search_settings import SearchSettings
 from advrush_tf.runs.settings import Precision, record_settings
@@ -106,8 +107,7 @@ def test_checkpoints_that_all_are_damaged_are_refused(copy):
 
 def test_checkpoints_of_another_search_are_refused(copy):
     path = copy / "settings.json"
-    settings = json.loads(path.read_text())
-    path.write_text(json.dumps({**settings, "init_channels": 3}))
+    write_json(path, read_json(path) | {"init_channels": 3})
     with pytest.raises(UserError, match="no readable checkpoint of this search"):
         load_supernet(copy, log=lambda line: None)
 

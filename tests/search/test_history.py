@@ -1,9 +1,8 @@
-import json
-
 import numpy as np
 import pytest
 
 from advrush_tf.errors import UserError
+from advrush_tf.files import read_json, write_json
 from advrush_tf.search.history import SearchHistory, is_search, read_history
 from support.workdirs import EPOCHS, METRICS, PRIMITIVES, make_search
 
@@ -21,10 +20,10 @@ def history(workdir):
 def _change(workdir, epoch, /, **changes):
     """Replaces entries of an epoch's provenance, or takes them out where None."""
     path = workdir / "genotypes" / f"epoch_{epoch:04d}.json"
-    genotype = json.loads(path.read_text())
+    genotype = read_json(path)
     provenance = genotype["provenance"] | changes
     genotype["provenance"] = {n: v for n, v in provenance.items() if v is not None}
-    path.write_text(json.dumps(genotype))
+    write_json(path, genotype)
 
 
 def _with_weights(rows):

@@ -1,13 +1,14 @@
-"""Bad flags, bad files and interruptions, by table: each must end in one line.
+"""Bad flags, bad files, flipped bits and interruptions, by table.
 
 Run by hand, for half an hour: `PYTHONPATH=.:tests python -m support.reliability`, with
-the names of tables (flags, files, hostile, kills) for these alone. It ends with the
-counts of cases tried and held, and with code 1 if one did not hold.
+the names of tables (flags, files, hostile, bits, kills) for these alone. It ends with
+the counts of cases tried and held, and with code 1 if one did not hold.
 """
 
 import itertools
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -16,11 +17,13 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
+from advrush_tf.files import read_arrays, read_json, write_json
+from advrush_tf.runs.models import load_classifier
+from support.bits import flip_faults, header_bits, random_bits
 from support.processes import ROOT, launch
 from support.workdirs import make_search
 
@@ -187,12 +190,12 @@ def _changed_search(key, value):
     def prepare(folder):
         make_search(folder / "run")
         path = folder / "run" / "genotypes" / "epoch_0002.json"
-        genotype = json.loads(path.read_text())
+        genotype = read_json(path)
         if value is None:
             del genotype["provenance"][key]
         else:
             genotype["provenance"][key] = value
-        path.write_text(json.dumps(genotype))
+        write_json(path, genotype)
 
     return prepare
 
@@ -209,9 +212,6 @@ def _counted_set(count):
         (target / source.name).write_text(json.dumps(info))
 
     return prepare
-
-
-TABLES = {"flags": flag_cases, "files": file_cases, "hostile": hostile_cases}
 
 
 def fault_of(ending):
@@ -236,27 +236,106 @@ def tried(case, scratch):
     return launch(case.launcher, *case.arguments, folder=folder, seconds=_SECONDS)
 
 
+def case_faults(cases, scratch):
+    """Yields for each case what was wrong, None if nothing was."""
+
+    def fault(case):
+        found = fault_of(tried(case, scratch))
+        return found and f"{case.launcher}: {case.name}: {found}"
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        yield from threads.map(fault, cases)
+
+
+_SMALL = ["--dataset=digits", "--init_channels=1", "--num_cells=1"]
+_SEARCH = [
+    *(*_SMALL, "--num_nodes=1", "--primitives=none,skip_connect,sep_conv_3x3"),
+    *("--stem_multiplier=1", "--epochs=2", "--warmup_epochs=1", "--batch_size=256"),
+]
+_IMAGES = ["--dataset=digits", "--model=fit/model.keras", "--epsilon=1/20"]
+# One small run of each kind, the files that it reads back, and how.
+_RUNS = {
+    "search": (
+        _SEARCH,
+        {
+            "settings.json": read_json,
+            "genotype.json": read_json,
+            "genotypes/epoch_0001.json": read_json,
+            "checkpoints/epoch_0002.npz": read_arrays,
+        },
+    ),
+    "fit": (
+        [
+            *(*_SMALL, "--genotype=search/genotype.json", "--epochs=1"),
+            *("--objective=standard", "--eval_steps=1", "--test_images=20"),
+        ],
+        {
+            "fit.json": read_json,
+            "genotype.json": read_json,
+            "checkpoints/epoch_0001.npz": read_arrays,
+            "model.keras": lambda path: load_classifier(path).get_weights(),
+        },
+    ),
+    "attack": (
+        [*_IMAGES, "--attacks=fgsm", "--test_images=20", "--nochecks"],
+        {"results.json": read_json, "trials/0_fgsm_1of20.npz": read_arrays},
+    ),
+    "landscape": (
+        [
+            *(*_IMAGES, "--model=search", "--test_images=2", "--lanczos_steps=2"),
+            *("--top=1", "--surface_points=3", "--cut_points=4", "--path_epochs=0"),
+            *("--sample_genotypes=4", "--sample_images=4"),
+            "--sample_curvature_images=2",
+        ],
+        {
+            "inspection.json": read_json,
+            "measured/sampled.json": read_json,
+            "measured/model_0.npz": read_arrays,
+        },
+    ),
+}
+# Of a checkpoint's many arrays.
+_MOST_HEADER_BITS = 10_000
+
+
+def bit_faults(scratch):
+    """Yields for each flipped bit what was wrong, None if nothing was.
+
+    Of every file that a run reads back, the bits of headers and 2,000 drawn at random:
+    each is noticed, or the same is read.
+    """
+    for name, (flags, files) in _RUNS.items():
+        ending = launch(name, *flags, f"--workdir={name}", folder=scratch)
+        assert ending.returncode == 0, ending.stderr
+        for file, read in files.items():
+            path, bits = scratch / name / file, []
+            if zipfile.is_zipfile(path):
+                bits = header_bits(path)
+                if len(bits) > _MOST_HEADER_BITS:
+                    bits = random.Random(0).sample(bits, _MOST_HEADER_BITS)
+            yield from flip_faults(path, read, [*bits, *random_bits(path, 2000)])
+
+
 def kill_faults(scratch):
     """Yields for each interruption of a search what was wrong, None if nothing was.
 
     Ctrl-C at any moment is one line and code 130; SIGKILL at any moment leaves a folder
     in which the same command ends with the same genotype.
     """
-    flags = [*_BASE["search"], "--epochs=2", "--warmup_epochs=1", "--batch_size=256"]
-    seconds = _duration(_start(flags, scratch / "whole"))
+    seconds = _duration(_start(_SEARCH, scratch / "whole"))
     whole = _found(scratch / "whole")
     for number in range(6):
         workdir = scratch / f"killed_{number}"
         moment = seconds * (number + 1) / 7
         for which in (signal.SIGINT, signal.SIGKILL):
-            process = _start(flags, workdir)
+            process = _start(_SEARCH, workdir)
             time.sleep(moment)
             process.send_signal(which)
             errors = process.communicate()[1]
             ended = (process.returncode, len(errors.splitlines()))
             good = which == signal.SIGKILL or ended in ((130, 1), (0, 0))
             yield None if good else f"{which.name} after {moment:.1f} s: {errors[:300]}"
-        errors = (again := _start(flags, workdir)).communicate()[1]
+        errors = (again := _start(_SEARCH, workdir)).communicate()[1]
         same = again.returncode == 0 and _found(workdir) == whole
         yield None if same else f"not resumed after {moment:.1f} s: {errors[:300]}"
 
@@ -280,30 +359,37 @@ def _duration(process):
 
 def _found(workdir):
     (last,) = sorted((workdir / "checkpoints").glob("*_0002.npz"))
-    with np.load(last) as file:
-        return {name: file[name].tobytes() for name in file.files}
+    return {name: array.tobytes() for name, array in read_arrays(last).items()}
+
+
+# Each takes an empty folder and yields for each case what was wrong, or None.
+TABLES = {
+    "flags": lambda scratch: case_faults(flag_cases(), scratch),
+    "files": lambda scratch: case_faults(file_cases(), scratch),
+    "hostile": lambda scratch: case_faults(hostile_cases(), scratch),
+    "bits": bit_faults,
+    "kills": kill_faults,
+}
 
 
 def main():
     """Tries the tables that the command line names, all by default."""
-    names = sys.argv[1:] or [*TABLES, "kills"]
-    held, count = 0, 0
-    with tempfile.TemporaryDirectory() as scratch:
-        for name in names:
-            faults = []
-            if name == "kills":
-                faults = [(str(fault), fault) for fault in kill_faults(Path(scratch))]
-            for case in TABLES.get(name, list)():
-                fault = fault_of(tried(case, scratch))
-                faults.append((f"{case.launcher}: {case.name}", fault))
-            for label, fault in faults:
+    total, bad = 0, 0
+    for name in sys.argv[1:] or TABLES:
+        started, count, faults = time.monotonic(), 0, 0
+        with tempfile.TemporaryDirectory() as scratch:
+            for fault in TABLES[name](Path(scratch)):
+                count += 1
                 if fault:
-                    print(f"{label}: {fault}", flush=True)
-            good = sum(fault is None for _, fault in faults)
-            print(f"{name}: {len(faults)} tried, {good} held", flush=True)
-            held, count = held + good, count + len(faults)
-    print(f"all: {count} tried, {held} held")
-    sys.exit(held != count)
+                    faults += 1
+                    print(fault, flush=True)
+        seconds = time.monotonic() - started
+        print(
+            f"{name}: {count} tried, {count - faults} held, {seconds:.0f} s", flush=True
+        )
+        total, bad = total + count, bad + faults
+    print(f"all: {total} tried, {total - bad} held")
+    sys.exit(bad > 0)
 
 
 if __name__ == "__main__":

@@ -156,6 +156,26 @@ def test_ten_steps_of_a_fit_are_those_of_one_replica():
     _assert_same(history, expected_history, variables, expected)
 
 
+def test_a_batch_may_have_fewer_images_than_replicas():
+    """In float32, where some kernels fail without images."""
+    x, y = random_batch(0, 3)
+    with strategy(2).scope():
+        keras.utils.set_random_seed(0)
+        edges = (("sep_conv_3x3", 0), ("skip_connect", 1))
+        network = CellNetwork(Genotype(edges, (2,), edges, (2,)), 3, (8, 8, 3), 2, 1)
+        attack = SignAscent(0.1, 0.05, 1)
+        model = AdvRushFitModel(network, TRADES(), evaluation_attack=attack)
+        model.compile()
+    parts = ((x[rows], y[rows]) for rows in (slice(2), slice(2, 3)))
+    batches = (pieces(model.distribute_strategy, *part) for part in parts)
+    found = _evaluate(model, batches, 2)
+    logits = np.asarray(network(x, training=False), np.float64)
+    losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(3), y]
+    assert found["loss"] == pytest.approx(losses.mean(), rel=1e-5)
+    assert found["accuracy"] == pytest.approx((logits.argmax(1) == y).mean())
+    assert 0 <= found["robust_accuracy"] <= found["accuracy"]
+
+
 def _statistics_after_one_step(chosen, model, x, y):
     step = tf.function(chosen.run, autograph=False)
     step(SearchSteps(model, {}).update_weights, pieces(chosen, x, y))
