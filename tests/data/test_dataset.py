@@ -244,7 +244,9 @@ def test_a_size_that_cannot_be_had_is_refused(imagenet_like, monkeypatch):
     with pytest.raises(UserError, match=r"--image_size is 65, .* 64x64 pixels; give a"):
         data.load_dataset(folder, image_size=65)
     monkeypatch.setattr(data, "_LARGEST_IN_MEMORY", 0)
-    with pytest.raises(UserError, match=r"--image_size is 32, .* streamed in their own"):
+    with pytest.raises(
+        UserError, match=r"--image_size is 32, .* streamed in their own"
+    ):
         data.load_dataset(folder, image_size=32)
 
 
