@@ -33,6 +33,10 @@ _STAGES = "stages.json"
 _TOLERANCE = 0.05
 # Channels of three networks, between which sizes are interpolated.
 _SAMPLED = (2, 4, 6)
+_COUNTS: dict[Match, Callable[[keras.Model], int]] = {
+    Match.PARAMETERS: lambda network: count_parameters(network.trainable_variables),
+    Match.MULTIPLY_ADDS: multiply_adds,
+}
 _FAILURES = (
     UserError,
     NonFiniteLossError,
@@ -217,7 +221,8 @@ class Plan:
             channels = self._matching(genotype, self._settings.match, wanted)
         folder.mkdir(parents=True, exist_ok=True)
         genotype.save(folder / GENOTYPE)
-        sizes = {name: self._size(genotype, channels, name) for name in Match}
+        network = self._network(genotype, channels)
+        sizes = {name: count(network) for name, count in _COUNTS.items()}
         write_json(folder / NETWORK, {"init_channels": channels, **sizes})
 
     def _chosen(self, entry: str, seed: int) -> Genotype:
@@ -247,18 +252,17 @@ class Plan:
 
     def _matching(self, genotype: Genotype, match: Match, wanted: int) -> int:
         return matching_channels(
-            lambda channels: self._size(genotype, channels, match), wanted, match
+            lambda channels: _COUNTS[match](self._network(genotype, channels)),
+            wanted,
+            match,
         )
 
-    def _size(self, genotype: Genotype, channels: int, match: Match) -> int:
+    def _network(self, genotype: Genotype, channels: int) -> keras.Model:
         # An auxiliary head is left out after the fit.
         settings = attrs.evolve(
             self._given, init_channels=channels, auxiliary_weight=0.0
         )
-        network = build_network(settings, self._dataset, genotype)
-        if match is Match.PARAMETERS:
-            return count_parameters(network.trainable_variables)
-        return multiply_adds(network)
+        return build_network(settings, self._dataset, genotype)
 
     def _fit(
         self, objective: str, network: Path, seed: int, folder: Path, log: Log

@@ -66,7 +66,16 @@ def _objectives(names: tuple[str, ...]) -> tuple[ObjectiveName, ...]:
 
 
 def _stage(name: str) -> Any:
-    return setting(attrs.Factory(dict), f"Settings of each {name}.", flag=False)
+    """Declares the settings of a stage, of which those that change it are kept."""
+    fields = attrs.fields_dict(STAGES[name]).values()
+    # None is what a fit's recipe says.
+    unchanged = {f.name: None if name == "fit" else f.default for f in fields}
+
+    def changed(given: Mapping[str, Any]) -> dict[str, Any]:
+        return {n: v for n, v in given.items() if v not in (None, unchanged.get(n))}
+
+    words = f"Settings of each {name}."
+    return setting(attrs.Factory(dict), words, converter=changed, flag=False)
 
 
 @attrs.frozen

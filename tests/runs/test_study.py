@@ -99,6 +99,7 @@ def stubs(monkeypatch):
         ("landscape", landscape),
     ):
         monkeypatch.setattr(study, f"run_{name}", stage)
+    monkeypatch.setattr(study, "check_study", lambda settings, dataset: None)
     return ran
 
 
