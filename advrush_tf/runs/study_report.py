@@ -268,7 +268,7 @@ def _conclusions(results: Mapping[str, Any]) -> list[str]:
 
 
 def tables(results: Mapping[str, Any]) -> list[Table]:
-    """Returns the means, differences, curvatures, searches and single runs.
+    """Returns the means, differences, rank correlations, cells and single runs.
 
     Args:
         results: what `as_json` gives.
@@ -277,23 +277,28 @@ def tables(results: Mapping[str, Any]) -> list[Table]:
     return [
         _mean_table(results["means"], attacks),
         _difference_table(results),
-        _curvature_table(results),
+        _correlation_table(results),
         _search_table(results),
         _run_table(results["runs"], attacks),
     ]
 
 
 def _mean_table(means: Sequence[Mapping[str, Any]], attacks: Sequence[str]) -> Table:
+    accuracies = ("clean", *attacks, "robust")
     return Table(
         "Means over the seeds, with Student's 95 % intervals",
-        ("entry", "objective", "seeds", *_spaced(_SIZES), "clean", *attacks, "robust"),
+        (
+            *("entry", "objective", "seeds", *_spaced(_SIZES)),
+            *(*accuracies, *_spaced(_CURVATURES)),
+        ),
         [
             (
                 row["entry"],
                 row["objective"],
                 str(row["clean"]["count"]),
                 *(f"{row[name]['mean']:,.0f}" for name in _SIZES),
-                *(_interval(row.get(n), ".2%") for n in ("clean", *attacks, "robust")),
+                *(_interval(row.get(name), ".2%") for name in accuracies),
+                *(_interval(row.get(name), ".3g") for name in _CURVATURES),
             )
             for row in means
         ],
@@ -313,11 +318,20 @@ def _spaced(names: Sequence[str]) -> list[str]:
 
 
 def _difference_table(results: Mapping[str, Any]) -> Table:
+    first, means = results["entries"][0], results["means"]
+    sizes = {
+        (row["objective"], row["entry"]): [
+            f"{row[name]['mean']:,.0f}" for name in _SIZES[1:]
+        ]
+        for row in means
+    }
     return Table(
-        f"{results['entries'][0]} less each other entry, paired by seed, with "
-        "bootstrap 95 % intervals and exact permutation tests; "
-        f"{results['comparisons']} comparisons",
-        ("entry", "objective", "quantity", "seeds", "difference", "p", "seeds needed"),
+        f"{first} less each other entry, paired by seed, with bootstrap 95 % intervals "
+        f"and exact permutation tests; {results['comparisons']} comparisons",
+        (
+            *("entry", "objective", "quantity", "seeds", "difference", "p"),
+            *("seeds needed", *(f"{n}, {first} / entry" for n in _spaced(_SIZES[1:]))),
+        ),
         [
             (
                 *(row[name] for name in ("entry", "objective", "quantity")),
@@ -325,34 +339,36 @@ def _difference_table(results: Mapping[str, Any]) -> Table:
                 _interval(row, "+.2%"),
                 f"{row['p']:.3g}",
                 str(row["seeds_needed"] or "more than 1,000"),
+                *map(
+                    " / ".join,
+                    zip(
+                        sizes[row["objective"], first],
+                        sizes[row["objective"], row["entry"]],
+                        strict=True,
+                    ),
+                ),
             )
             for row in results["differences"]
         ],
     )
 
 
-def _curvature_table(results: Mapping[str, Any]) -> Table:
-    rows = [
-        (
-            row["entry"],
-            row["objective"],
-            *(_interval(row.get(name), ".3g") for name in _CURVATURES),
-            _interval(row["robust"], ".2%"),
-        )
-        for row in results["means"]
-    ]
-    rows += [
-        (
-            f"rank correlation of {row['quantity'].replace('_', ' ')}",
-            row["objective"],
-            *("", ""),
-            f"{row['rho']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f}), "
-            f"{row['count']} networks",
-        )
-        for row in results["rank_correlations"]
-    ]
-    head = ("entry", "objective", *_spaced(_CURVATURES), "robust")
-    return Table("Curvature beside robust accuracy, with 95 % intervals", head, rows)
+def _correlation_table(results: Mapping[str, Any]) -> Table:
+    return Table(
+        "Rank correlation of curvature with robust accuracy, over entries and seeds, "
+        "with bootstrap 95 % intervals",
+        ("curvature", "objective", "Spearman's rho", "networks"),
+        [
+            (
+                row["quantity"].replace("_", " "),
+                row["objective"],
+                f"{row['rho']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f})",
+                str(row["count"]),
+            )
+            for row in results["rank_correlations"]
+        ]
+        or [("none is defined", "", "", "")],
+    )
 
 
 def _search_table(results: Mapping[str, Any]) -> Table:
