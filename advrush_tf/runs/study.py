@@ -1,6 +1,5 @@
 """A whole study: searches, fits and attacks of several entries with several seeds."""
 
-import gc
 import statistics
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -361,7 +360,6 @@ class _Progress:
             self._log(self._line(stage))
         # Graphs would add up from stage to stage.
         keras.backend.clear_session()
-        gc.collect()
 
     def _is_done(self, stage: Stage) -> bool:
         report = self._workdir / stage.name / stage.report

@@ -100,6 +100,7 @@ def stubs(monkeypatch):
         monkeypatch.setattr(study, f"run_{name}", stage)
     monkeypatch.setattr(study, "check_study", lambda settings, dataset: None)
     monkeypatch.setattr(study.Run, "load_dataset", lambda *names: None)
+    monkeypatch.setattr(study.keras.backend, "clear_session", lambda: None)
     # A network is its channels and the letters of its operations.
     monkeypatch.setattr(
         study,
