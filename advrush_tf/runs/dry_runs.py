@@ -145,11 +145,16 @@ def study_dry_run(
         count = seeds * len(settings.entries)
         log(f"\n{count} x fit by {objective}, as of ADVRUSH")
         fit = settings.fit_settings(objective, "ADVRUSH", 0)
-        total += count * fit_dry_run(fit, data_dir, log)
+        seconds = fit_dry_run(fit, data_dir, log)
+        total += count * seconds
+    if settings.select > 1:
+        drawn = len(settings.entries) - len(settings.fixed)
+        share = settings.select_epochs / fit.epochs
+        total += drawn * seeds * settings.select * seconds * share
     log(f"\nall of these    {total / 3600:.2f} h")
     log(
-        "not in it       attacks, curvature and short fits: the first of each says how "
-        "long the others take"
+        "not in it       attacks and curvature: the first of each says how long the "
+        "others take"
     )
 
 
