@@ -9,13 +9,30 @@ from advrush_tf import environment as environment
 
 _SCRIPT = Path(__file__).resolve().parent.parent / "testdata" / "make_imagenet_like.py"
 
+_OFF = "disable_meta_optimizer"
+
 
 def pytest_configure():
     """Divides the processor, for the tests of strategies."""
     # Not above: the environment must be set before TensorFlow is imported.
+    import tensorflow as tf
+
     from support import replicas
 
     replicas.divide_processor()
+    # A quarter of the time that a graph takes to its first numbers. What the optimiser
+    # makes of graphs is tested in the processes that tests start.
+    tf.config.optimizer.set_experimental_options({_OFF: True})
+
+
+@pytest.fixture(scope="module")
+def optimised_graphs():
+    """Optimises graphs as launchers do, to compare with theirs bit for bit."""
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options({_OFF: False})
+    yield
+    tf.config.optimizer.set_experimental_options({_OFF: True})
 
 
 @pytest.fixture(scope="session")

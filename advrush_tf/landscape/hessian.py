@@ -1,24 +1,18 @@
-"""Products with the Hessian of the loss in the image, and where they would be wrong.
+"""Products with the Hessian of the loss in the image."""
 
-TensorFlow's second derivative of some operations is silently wrong.
-"""
-
-from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
 
 from advrush_tf.attacks.base import LogitsFn, as_logits_fn
-from advrush_tf.landscape.cross_entropy import cross_entropies
+from advrush_tf.losses import exact_cross_entropy
+from advrush_tf.nn.second_derivatives import check_second_derivatives
 from advrush_tf.search.penalty import (
     LossesFn,
     check_model_images,
     checked_losses,
     input_gradient,
 )
-
-# The derivative of each counts as one that depends on nothing.
-_CONSTANT = ("ResizeBilinearGrad", "ScaleAndTranslateGrad")
 
 
 def hessian_vector_product(
@@ -27,7 +21,6 @@ def hessian_vector_product(
     """Hessian of each example's cross-entropy in its image, times a vector.
 
     Exact; for piecewise linear networks, the Hessian of the current linear region.
-    Wrong for the networks that `check_second_derivatives` and `CurvatureMeter` refuse.
 
     Args:
         model_fn: a Keras classifier of images in [0, 1], or a function from images in
@@ -41,11 +34,13 @@ def hessian_vector_product(
 
     Raises:
         ValueError: images or labels are not as above, the model gives probabilities,
-            or a derivative is lost on the way.
+            a derivative is lost on the way, or TensorFlow's is wrong (see
+            `advrush_tf.nn.second_derivatives`).
     """
     check_model_images(model_fn, x)
     logits_fn, x = as_logits_fn(model_fn), tf.convert_to_tensor(x)
-    return hessian_products(logits_fn, x, y, v, checked_losses(cross_entropies))
+    check_second_derivatives(model_fn, logits_fn, x)
+    return hessian_products(logits_fn, x, y, v, checked_losses)
 
 
 def hessian_products(
@@ -53,7 +48,7 @@ def hessian_products(
     x: tf.Tensor,
     y: tf.Tensor,
     v: tf.Tensor,
-    losses_fn: LossesFn = cross_entropies,
+    losses_fn: LossesFn = exact_cross_entropy,
 ) -> tf.Tensor:
     """As `hessian_vector_product`, of images and labels that are known to be right.
 
@@ -87,55 +82,3 @@ def require_connected(derivative: tf.Tensor | None) -> tf.Tensor:
             "recomputes its cells is to be given itself, not compiled by tf.function"
         )
     return derivative
-
-
-def check_second_derivatives(graph: tf.Graph) -> None:
-    """Raises if a graph contains a wrong second derivative.
-
-    Args:
-        graph: in which a gradient was differentiated once more.
-
-    Raises:
-        ValueError: it has an operation whose second derivative is wrong, by name.
-    """
-    nodes = list(_nodes(graph))
-    stopped = {node.name for node in nodes if node.op == "StopGradient"}
-    for node in nodes:
-        if _is_pooling_in_place(node):
-            raise ValueError(
-                "the model has a max pooling with stride 1 and padding 'same', whose "
-                "second derivative is wrong in TensorFlow; use "
-                "advrush_tf.nn.kernels.max_pool_3x3 instead"
-            )
-        if node.op == "SquaredDifference" and stopped & set(_inputs(node)):
-            # As tf.nn.moments does, whose first derivative is right all the same.
-            raise ValueError(
-                "the model has a variance whose gradient is stopped at the mean, as "
-                "LayerNormalization and GroupNormalization of Keras have, so that "
-                "TensorFlow's second derivative is wrong"
-            )
-        if node.op in _CONSTANT:
-            raise ValueError(
-                f"the model resizes images, and TensorFlow takes {node.op} for a "
-                "constant, so that its second derivative is wrong"
-            )
-
-
-def _nodes(graph: tf.Graph) -> Iterator[tf.compat.v1.NodeDef]:
-    definition = graph.as_graph_def()
-    yield from definition.node
-    for function in definition.library.function:
-        yield from function.node_def
-
-
-def _inputs(node: tf.compat.v1.NodeDef) -> list[str]:
-    return [name.partition(":")[0] for name in node.input]
-
-
-def _is_pooling_in_place(node: tf.compat.v1.NodeDef) -> bool:
-    """True if TensorFlow's CPU kernel overwrites an input before its last read."""
-    return (
-        node.op == "MaxPoolGradGrad"
-        and max(node.attr["strides"].list.i) == 1
-        and node.attr["padding"].s == b"SAME"
-    )

@@ -16,13 +16,10 @@ import tensorflow as tf
 from advrush_tf.attacks.base import LogitsFn, as_logits_fn
 from advrush_tf.errors import NonFiniteLossError
 from advrush_tf.inputs import check_logits, image_array, label_array
-from advrush_tf.landscape.cross_entropy import cross_entropies
-from advrush_tf.landscape.hessian import (
-    check_second_derivatives,
-    hessian_products,
-    require_connected,
-)
+from advrush_tf.landscape.hessian import hessian_products, require_connected
 from advrush_tf.landscape.lanczos import Ritz, lanczos, ritz, trace
+from advrush_tf.losses import exact_cross_entropy
+from advrush_tf.nn.second_derivatives import refuse_wrong_derivatives
 from advrush_tf.search.penalty import gradient_changes, input_gradient
 
 # AdvRush's h, 1.5 in CIFAR-10 images normalised by standard deviations of 0.247.
@@ -284,30 +281,17 @@ def _compiled(logits_fn: LogitsFn, h: float) -> tuple[Any, Callable]:
 
         def losses(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
             seen.append(outputs)
-            return cross_entropies(labels, outputs)
+            return exact_cross_entropy(labels, outputs)
 
         gradient = require_connected(input_gradient(logits, x, y, losses))
         gradient = tf.reshape(gradient, [x.shape[0], -1])
         norms = tf.norm(gradient, axis=1)
         return norms, gradient_changes(logits, x, y, h), seen[0]
 
-    def check_graph() -> None:
-        if not tf.executing_eagerly():
-            check_second_derivatives(tf.compat.v1.get_default_graph())
-
     @tf.function(autograph=False)
     def product(x: tf.Tensor, y: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
-        try:
-            products = hessian_products(logits, x, y, v)
-        except LookupError as error:
-            raise ValueError(
-                f"TensorFlow cannot differentiate the model twice: {error}"
-            ) from None
-        except ValueError:
-            check_graph()  # It names the operation, if it is a known one.
-            raise
-        check_graph()
-        return products
+        with refuse_wrong_derivatives():
+            return hessian_products(logits, x, y, v)
 
     return slopes, product
 

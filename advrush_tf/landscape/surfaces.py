@@ -16,7 +16,6 @@ from advrush_tf.attacks.losses import log_odds
 from advrush_tf.attacks.pgd import SignAscent, Start, usual_step_size
 from advrush_tf.attacks.randomness import seeds_of, uniform
 from advrush_tf.inputs import check_logits, image_array, label_array
-from advrush_tf.landscape.cross_entropy import cross_entropies
 from advrush_tf.losses import cross_entropy
 from advrush_tf.search.penalty import input_gradient
 
@@ -97,7 +96,7 @@ def loss_surface(
     logits_fn = as_logits_fn(model)
 
     def directions(images, labels, indices):
-        gradient = input_gradient(logits_fn, images, labels, cross_entropies)
+        gradient = input_gradient(logits_fn, images, labels)
         sign = steepest(Norm.LINF, gradient)
         return tf.stack([sign, _random_signs(seed, indices, images.shape[1:])], 1)
 

@@ -12,6 +12,9 @@ import tensorflow as tf
 
 from advrush_tf.nn.constants import constant
 
+# Name, in graphs, of the max pooling whose second derivative is ours.
+OUR_POOLING = "twice_differentiable_max_pool"
+
 _ONE = [1, 1, 1, 1]
 
 
@@ -142,7 +145,7 @@ def _max_pool(x: tf.Tensor, stride: int, padding: str) -> tf.Tensor:
 
     @tf.custom_gradient
     def pool(x):
-        y = tf.nn.max_pool2d(x, 3, stride, padding)
+        y = tf.nn.max_pool2d(x, 3, stride, padding, name=OUR_POOLING)
         return y, lambda dy: pool_gradient(dy, x, y)
 
     @tf.custom_gradient

@@ -168,6 +168,10 @@ class Devices:
         except UserError as error:
             refusal = error
         refused = self.gather(int(refusal is not None))
+        if any(refused):
+            # A worker that left at once could cut off others that do not know yet.
+            with contextlib.suppress(*_LOST):
+                self.gather(0)
         if refusal:
             raise refusal
         if any(refused):

@@ -30,6 +30,8 @@ from advrush_tf.inputs import (
     check_logits,
     check_pixels,
 )
+from advrush_tf.losses import exact_cross_entropy
+from advrush_tf.nn.second_derivatives import check_second_derivatives
 
 LossesFn = Callable[..., tf.Tensor]
 
@@ -48,7 +50,7 @@ def input_gradient(
     model_fn: Callable[[tf.Tensor], tf.Tensor],
     x: tf.Tensor,
     y: tf.Tensor,
-    losses_fn: LossesFn = tf.nn.sparse_softmax_cross_entropy_with_logits,
+    losses_fn: LossesFn = exact_cross_entropy,
 ) -> tf.Tensor:
     """Gradient of each example's cross-entropy in the example's image.
 
@@ -97,7 +99,7 @@ def gradient_changes(
     y: tf.Tensor,
     h: float,
     squared: bool = False,
-    losses_fn: LossesFn = tf.nn.sparse_softmax_cross_entropy_with_logits,
+    losses_fn: LossesFn = exact_cross_entropy,
 ) -> tf.Tensor:
     """As `curvature_penalty`, of images and labels that are known to be right.
 
@@ -128,9 +130,7 @@ def curvature_penalty(
     """The norm of the change of each example's input gradient along its sign.
 
     Differentiable: called inside a `tf.GradientTape`, its gradient in the model's
-    variables is exact (the probe's direction counts as constant), but for the models
-    that `landscape.hessian.check_second_derivatives` refuses: with LayerNormalization,
-    for example, TensorFlow's second derivative is wrong, and nothing is said here.
+    variables is exact (the probe's direction counts as constant).
 
     Args:
         model_fn: a Keras model of images in [0, 1], which is called with
@@ -148,14 +148,26 @@ def curvature_penalty(
         `x`: the difference and its norm are so whatever the model's arithmetic.
 
     Raises:
-        ValueError: images or labels are not as above, or the model gives probabilities.
+        ValueError: images or labels are not as above, or the model gives probabilities;
+            where the penalty is differentiated, TensorFlow's derivative of the model is
+            wrong (see `advrush_tf.nn.second_derivatives`).
     """
     check_model_images(model_fn, x)
     x = tf.convert_to_tensor(x)
     if x.dtype.size < tf.float32.size:
         x = tf.cast(x, tf.float32)
-    losses_fn = checked_losses(tf.nn.sparse_softmax_cross_entropy_with_logits)
-    return gradient_changes(_inference_form(model_fn), x, y, h, squared, losses_fn)
+    logits_fn = _inference_form(model_fn)
+    values = gradient_changes(logits_fn, x, y, h, squared, checked_losses)
+
+    @tf.custom_gradient
+    def refused_if_wrong(values):
+        def gradient(dy):
+            check_second_derivatives(model_fn, logits_fn, x)
+            return dy
+
+        return tf.identity(values), gradient
+
+    return refused_if_wrong(values)
 
 
 def check_model_images(model_fn: Any, x: Any) -> None:
@@ -166,14 +178,10 @@ def check_model_images(model_fn: Any, x: Any) -> None:
         check_pixels(x)
 
 
-def checked_losses(losses_fn: LossesFn) -> LossesFn:
-    """Returns the losses that first check the logits, and labels of any form."""
-
-    def losses(labels, logits):
-        check_logits(logits)
-        return losses_fn(as_labels(labels, logits.shape[-1]), logits)
-
-    return losses
+def checked_losses(labels: Any, logits: tf.Tensor) -> tf.Tensor:
+    """Exact cross-entropies of logits that are checked, for labels of any form."""
+    check_logits(logits)
+    return exact_cross_entropy(as_labels(labels, logits.shape[-1]), logits)
 
 
 def _inference_form(model_fn):

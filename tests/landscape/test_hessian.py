@@ -1,20 +1,29 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from advrush_tf.landscape.hessian import hessian_vector_product
 from advrush_tf.landscape.meter import CurvatureMeter
 from advrush_tf.nn.kernels import max_pool_3x3
+from advrush_tf.search.penalty import curvature_penalty
 
 layers = keras.layers
 
 
-def _measure(layer):
+X = np.random.default_rng(0).random((2, 6, 6, 2), np.float32)
+Y = np.array([0, 1])
+
+
+def _model(layer):
     keras.utils.set_random_seed(0)
     inputs = keras.Input((6, 6, 2))
     outputs = layers.Dense(3)(layers.Flatten()(layer(inputs)))
-    model = keras.Model(inputs, outputs)
-    x = np.random.default_rng(0).random((2, 6, 6, 2), np.float32)
-    return CurvatureMeter(model, 2, top=1, steps=3).measure(x, np.array([0, 1]))
+    return keras.Model(inputs, outputs)
+
+
+def _measure(layer):
+    return CurvatureMeter(_model(layer), 2, top=1, steps=3).measure(X, Y)
 
 
 @pytest.mark.parametrize(
@@ -30,6 +39,14 @@ def _measure(layer):
 def test_wrong_second_derivatives_are_refused(layer, words):
     with pytest.raises(ValueError, match=words):
         _measure(layer)
+    model = _model(layer)
+    with pytest.raises(ValueError, match=words):
+        hessian_vector_product(model, X, Y, X)
+    with tf.GradientTape() as tape:
+        # The value takes first derivatives alone.
+        penalty = curvature_penalty(model, X, Y)
+    with pytest.raises(ValueError, match=words):
+        tape.gradient(penalty, model.trainable_variables)
 
 
 @pytest.mark.parametrize(
@@ -45,9 +62,13 @@ def test_right_ones_are_not(layer):
     assert (_measure(layer).eigenvalues != 0).all()
 
 
-def test_the_pooling_of_the_search_is_right():
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_pooling_of_the_search_is_right(compiled):
     class Pooling(layers.Layer):
         def call(self, x):
             return max_pool_3x3(x, 1)
 
-    assert (_measure(Pooling()).eigenvalues > 0).all()
+    model = _model(Pooling())
+    function = tf.function(lambda x: model(x, training=False))
+    meter = CurvatureMeter(function if compiled else model, 2, top=1, steps=3)
+    assert (meter.measure(X, Y).eigenvalues > 0).all()

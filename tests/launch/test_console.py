@@ -38,9 +38,11 @@ def test_standard_error_is_held_back_and_shown_where_the_body_fails(last, expect
 
 
 STARTING = """
-import os, sys
+import os, signal
 import console
 
+# Shells make what they start in the background ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with console.starting():
     os.write(2, b"held\\n")
     {last}

@@ -1,9 +1,8 @@
 import lzma
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
@@ -31,17 +30,8 @@ def _convert(tmp_path, checkpoint, genotype=None, **settings):
     return model, output, "\n".join(lines)
 
 
-def _logits_in_a_new_process(folder, output, x, training=False):
-    np.save(folder / "x.npy", x)
-    program = (
-        "import keras, numpy, advrush_tf\n"
-        f"model = keras.models.load_model({str(output)!r})\n"
-        f"x = numpy.load({str(folder / 'x.npy')!r})\n"
-        f"y = model(x, training={training})\n"
-        f"numpy.save({str(folder / 'y.npy')!r}, y)\n"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
-    return np.load(folder / "y.npy")
+def _logits(output, x, training=False):
+    return keras.models.load_model(output)(x, training=training).numpy()
 
 
 @pytest.mark.parametrize(
@@ -57,7 +47,7 @@ def test_evaluation_network_gives_the_official_logits(tmp_path, path, name, case
     assert isinstance(model, CellNetwork)
     assert model.genotype == get_genotype(name)
     x = np.transpose(data["x"], (0, 2, 3, 1)).astype(np.float32)
-    logits = _logits_in_a_new_process(tmp_path, output, x)
+    logits = _logits(output, x)
     np.testing.assert_array_equal(logits, model(x, training=False))
     assert np.abs(logits - data["logits_eval_initial"]).max() < 1e-4
     assert "4 channels, 5 cells, 10 classes" in report
@@ -79,7 +69,7 @@ def test_a_network_with_rectangular_convolutions_is_converted(tmp_path, monkeypa
     model, output, _ = _convert(tmp_path, EVALUATION, "AmoebaNet", image_size=16)
     assert model.genotype == get_genotype("AmoebaNet")
     x = np.transpose(data["x"], (0, 2, 3, 1))
-    logits = _logits_in_a_new_process(tmp_path, output, x)
+    logits = _logits(output, x)
     np.testing.assert_allclose(logits, data["logits_eval_initial"], atol=1e-5)
 
 
@@ -89,7 +79,7 @@ def test_supernet_gives_the_official_logits(tmp_path, search_file):
     model, output, report = _convert(tmp_path, search_file, **settings)
     assert isinstance(model, AdvRushSearchModel)
     x = np.transpose(data["x_weight"][0], (0, 2, 3, 1)).astype(np.float32)
-    logits = _logits_in_a_new_process(tmp_path, output, x, training=True)
+    logits = _logits(output, x, training=True)
     assert np.abs(logits - data["A/logits_w"][0]).max() < 1e-4
     assert "search supernet, 2 channels, 5 cells, 10 classes" in report
     assert "model.genotype()" in report

@@ -287,6 +287,8 @@ def test_an_interruption_is_one_line_and_code_130(
 
     monkeypatch.setattr(os, "_exit", end)
     monkeypatch.setattr(sys, "argv", ["program", f"--workdir={tmp_path}"])
+    # Tests that a shell has started in the background ignore the signal.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     define_workdir("runs/x")
     with pytest.raises(Ended, match="130"):
         run(_interrupting(then))

@@ -12,7 +12,7 @@ from advrush_tf.runs.trials import AttackJob, run_sharded
 from support.attacked import Endless, fitted
 from support.meetings import Worker, on_two_workers
 
-ATTACKS = {"pgd": PGD(epsilon=0.1, steps=2), "again": PGD(epsilon=0.15, steps=3)}
+ATTACKS = {"pgd": PGD(epsilon=0.1, steps=1), "again": PGD(epsilon=0.15, steps=2)}
 NAMES = ("/CPU:0", "/CPU:1")
 
 

@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 
+from advrush_tf.genotypes.genotype import Genotype
 from support.processes import (
     assert_is_one_error_of,
     assert_same_last_checkpoint,
@@ -19,11 +20,16 @@ SEARCH = {
     **{"gamma": 1.0, "clip_norm": 0.1},
 }
 FIT = {
-    **{"dataset": "digits", "genotype": "ADVRUSH", "epochs": 2, "batch_size": 256},
+    **{"dataset": "digits", "epochs": 2, "batch_size": 256},
     **{"init_channels": 2, "num_cells": 1, "precision": "float64", "drop_path": 0.2},
     **{"epsilon": 0.1, "attack_steps": 2, "eval_steps": 2, "test_images": 50},
     **{"validation_portion": 0.1, "auxiliary_weight": 0},
 }
+
+
+# One edge has drop path, the other has none.
+EDGES = (("sep_conv_3x3", 0), ("skip_connect", 1))
+GENOTYPE = Genotype(EDGES, (2,), EDGES, (2,))
 
 
 def _run(name, settings, workdir):
@@ -83,12 +89,6 @@ def test_a_killed_worker_ends_the_search_which_resumes_exactly(searched, tmp_pat
     assert_same_last_checkpoint(searched[0], tmp_path)
 
 
-def test_a_search_with_statistics_per_worker_runs(tmp_path):
-    changes = {"epochs": 1, "warmup_epochs": 1, "sync_batch_norm": False}
-    (printed, _), _ = _run("search", SEARCH | changes, tmp_path)
-    assert "Genotype" in printed
-
-
 def test_workers_with_other_settings_refuse(tmp_path):
     refusals = (
         "Worker 1 has refused the run; its output says why",
@@ -102,8 +102,11 @@ def test_workers_with_other_settings_refuse(tmp_path):
 
 
 def test_a_fit_on_two_workers_is_that_of_one_process(tmp_path):
-    (printed, _), (silent, _) = _run("fit", FIT, tmp_path / "workers")
-    flags = [f"--{name}={value}" for name, value in FIT.items()]
+    genotype = tmp_path / "genotype.json"
+    GENOTYPE.save(genotype)
+    settings = FIT | {"genotype": genotype}
+    (printed, _), (silent, _) = _run("fit", settings, tmp_path / "workers")
+    flags = [f"--{name}={value}" for name, value in settings.items()]
     alone = launch("fit", *flags, f"--workdir={tmp_path / 'alone'}")
     assert alone.returncode == 0, alone.stderr
     _assert_close_checkpoints(tmp_path / "alone", tmp_path / "workers")

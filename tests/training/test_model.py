@@ -21,10 +21,10 @@ STEPS, BATCH = 5, 8
 TOLERANCE = {"rtol": 1e-8, "atol": 1e-12}
 
 
-def _search_model(num_cells=1, penalty_batch=None, **options):
+def _search_model(penalty_batch=None, **options):
     keras.utils.set_random_seed(0)
     model = AdvRushSearchModel(
-        *(3, (8, 8, 3), 2, num_cells, 1, 1),
+        *(3, (8, 8, 3), 2, 1, 1, 1),
         primitives=PRIMITIVES,
         dtype="float64",
         **options,
@@ -77,10 +77,10 @@ def _numbers(model):
 
 
 @functools.cache
-def _searched(replicas, num_cells, **options):
+def _searched(replicas, **options):
     chosen = strategy(replicas)
     with chosen.scope():
-        model = _search_model(num_cells, **options)
+        model = _search_model(**options)
     sizes = [BATCH] * 2 * STEPS
     pairs = zip(*(_batches(chosen, seed, sizes) for seed in (0, 1)), strict=True)
     history = _run(model, pairs)
@@ -89,8 +89,8 @@ def _searched(replicas, num_cells, **options):
 
 
 def test_ten_steps_of_a_search_are_those_of_one_replica():
-    model, history, variables = _searched(2, 2)
-    _, expected_history, expected = _searched(1, 2)
+    model, history, variables = _searched(2)
+    _, expected_history, expected = _searched(1)
     assert model.distribute_strategy.num_replicas_in_sync == 2
     assert expected_history[1]["penalty"] > 0.01
     _assert_same(history, expected_history, variables, expected)
@@ -106,25 +106,25 @@ def _assert_same(history, expected_history, variables, expected):
 
 
 def test_cells_are_recomputed_and_the_penalty_cut_on_replicas_too():
-    _, history, variables = _searched(2, 1, recompute_cells=True, penalty_batch=2)
-    _, expected_history, expected = _searched(1, 1)
+    _, history, variables = _searched(2, recompute_cells=True, penalty_batch=2)
+    _, expected_history, expected = _searched(1)
     _assert_same(history, expected_history, variables, expected)
 
 
 def test_a_search_moved_what_is_compared():
-    before = [v.numpy() for v in _search_model(2).supernet.trainable_variables]
-    model, _, _ = _searched(1, 2)
+    before = [v.numpy() for v in _search_model().supernet.trainable_variables]
+    model, _, _ = _searched(1)
     after = model.supernet.trainable_variables
     for first, last in zip(before, after, strict=True):
         assert np.abs(first - last.numpy()).max() > 1e-4
 
 
-def _fit_model(num_cells):
+def _fit_model():
     keras.utils.set_random_seed(0)
     edges = (("sep_conv_3x3", 0), ("max_pool_3x3", 1))
     genotype = Genotype(edges, (2,), (("skip_connect", 0), ("dil_conv_3x3", 1)), (2,))
     network = CellNetwork(
-        *(genotype, 3, (8, 8, 3), 2, num_cells), drop_path=0.3, seed=3, dtype="float64"
+        *(genotype, 3, (8, 8, 3), 2, 1), drop_path=0.3, seed=3, dtype="float64"
     )
     model = AdvRushFitModel(
         network,
@@ -139,10 +139,10 @@ def _fit_model(num_cells):
 
 
 @functools.cache
-def _fitted(replicas, num_cells):
+def _fitted(replicas):
     chosen = strategy(replicas)
     with chosen.scope():
-        model = _fit_model(num_cells)
+        model = _fit_model()
     history = _run(model, _batches(chosen, 0, [BATCH] * 2 * STEPS))
     history.append(_evaluate(model, _batches(chosen, 2, [BATCH, 3]), 2))
     return history, _numbers(model)
@@ -150,8 +150,8 @@ def _fitted(replicas, num_cells):
 
 def test_ten_steps_of_a_fit_are_those_of_one_replica():
     """Random starts, dropped paths, perturbed and averaged weights included."""
-    history, variables = _fitted(4, 1)
-    expected_history, expected = _fitted(1, 1)
+    history, variables = _fitted(2)
+    expected_history, expected = _fitted(1)
     assert 0 < expected_history[2]["robust_accuracy"] < 1
     _assert_same(history, expected_history, variables, expected)
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from advrush_tf.landscape.cross_entropy import cross_entropies
+from advrush_tf.losses import exact_cross_entropy
 
 # Undecided, sure and right, sure and wrong, sure between two, beyond float32's range.
 LOGITS = np.array(
@@ -34,7 +34,7 @@ def test_both_derivatives_are_exact_to_their_own_size(dtype, tolerance, compiled
             outer.watch(logits)
             with tf.GradientTape() as inner:
                 inner.watch(logits)
-                losses = cross_entropies(LABELS, logits)
+                losses = exact_cross_entropy(LABELS, logits)
             slopes = inner.gradient(losses, logits)
         return losses, slopes, outer.batch_jacobian(slopes, logits)
 
