@@ -247,7 +247,7 @@ def test_the_time_left_is_that_of_finished_runs():
     assert study.duration(7200) == "2.0 h"
 
 
-def test_a_killed_study_ends_as_one_that_was_not(toy, tmp_path):
+def test_a_killed_study_ends_as_one_that_was_not(toy, tmp_path, optimised_graphs):
     """By SIGKILL in the attack."""
     settings, killed = toy(entries=("random",)), tmp_path / "killed"
     scratch = tmp_path / "scratch"
