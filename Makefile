@@ -15,7 +15,8 @@ LANDSCAPE_FLAGS ?= --dataset=digits --epsilon=0.1 --sample_genotypes=40
 
 STUDY_FLAGS ?= --dataset=digits --epsilon=0.1 --objectives=fgsm_rs --seeds=3 \
 	--search_epochs=6 --search_warmup_epochs=2 --search_init_channels=4 \
-	--search_num_cells=3 --search_batch_size=64 --search_alpha_learning_rate=3e-3 \
+	--search_num_cells=3 --search_num_nodes=2 --search_batch_size=64 \
+	--search_alpha_learning_rate=3e-3 \
 	--fit_init_channels=8 --fit_num_cells=3 --fit_epochs=10 --fit_batch_size=64 \
 	--fit_validation_portion=0.1 --fit_robust_eval_every=5 --attack_test_images=100 \
 	--landscape_test_images=16 --landscape_surface_points=3 --landscape_cut_points=4
