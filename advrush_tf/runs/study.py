@@ -1,11 +1,9 @@
 """A whole study: searches, fits and attacks of several entries with several seeds."""
 
-import statistics
-import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import attrs
 import keras
@@ -13,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.data.dataset import ImageDataset
-from advrush_tf.errors import NonFiniteLossError, UserError, one_line
-from advrush_tf.files import read_json, write_json
+from advrush_tf.errors import UserError
+from advrush_tf.files import write_json
 from advrush_tf.genotypes.genotype import Genotype, random_genotype
 from advrush_tf.runs import evaluation_report, fit_record, inspection
 from advrush_tf.runs.attack import run_attack
@@ -24,11 +22,12 @@ from advrush_tf.runs.profiling import count_parameters, multiply_adds
 from advrush_tf.runs.progress import print_line
 from advrush_tf.runs.run import Log, Run
 from advrush_tf.runs.search import build_model, make_pairs, run_search
-from advrush_tf.runs.study_report import Row, print_summary, write_results
+from advrush_tf.runs.study_progress import Progress, Stage, read_report
+from advrush_tf.runs.study_report import print_summary, write_results
+from advrush_tf.runs.study_results import Row
 from advrush_tf.runs.study_settings import Drawn, Match, StudySettings, folder_name
 
-NETWORK, GENOTYPE, LOG = "network.json", "genotype.json", "log.txt"
-_STAGES = "stages.json"
+NETWORK, GENOTYPE = "network.json", "genotype.json"
 _TOLERANCE = 0.05
 # Channels of three networks, between which sizes are interpolated.
 _SAMPLED = (2, 4, 6)
@@ -36,12 +35,6 @@ _COUNTS: dict[Match, Callable[[keras.Model], int]] = {
     Match.PARAMETERS: lambda network: count_parameters(network.trainable_variables),
     Match.MULTIPLY_ADDS: multiply_adds,
 }
-_FAILURES = (
-    UserError,
-    NonFiniteLossError,
-    MemoryError,
-    tf.errors.ResourceExhaustedError,
-)
 
 
 def run_study(
@@ -72,7 +65,7 @@ def run_study(
         check_study(settings, dataset)
         run.open()
         plan = Plan(settings, run.workdir, dataset, data_dir)
-        progress = _Progress(plan.stages, run)
+        progress = Progress(plan.stages, run)
         for seed in range(settings.seeds):
             for stage in plan.of_seed(seed):
                 progress.run(stage)
@@ -98,24 +91,6 @@ def check_study(settings: StudySettings, dataset: ImageDataset) -> None:
         for genotype in genotypes or [random_genotype(0)]:
             build_network(fit, dataset, genotype)
         FitData(fit, dataset)
-
-
-class Stage(NamedTuple):
-    """One run of a study.
-
-    Attributes:
-        name: its folder's path in that of the study.
-        kind: shared by runs that take about as long.
-        report: the file that it writes last.
-        needs: names of the stages whose results it reads.
-        run: runs it in a folder; `log` receives the lines.
-    """
-
-    name: str
-    kind: str
-    report: str
-    needs: Sequence[str]
-    run: Callable[[Path, Log], Any]
 
 
 class Plan:
@@ -285,21 +260,6 @@ def _base(entry: str, seed: int) -> str:
     return f"{folder_name(entry)}/seed_{seed}"
 
 
-def read_report(path: Path) -> Any:
-    """Returns the content of a stage's JSON file.
-
-    Raises:
-        UserError: it is damaged.
-    """
-    try:
-        return read_json(path)
-    except ValueError as error:
-        raise UserError(
-            f"{path} is damaged ({one_line(error)}). Delete its folder and run the "
-            "same command to make it anew."
-        ) from None
-
-
 def read_network(folder: Path) -> Any:
     """Returns the channels and the sizes of a network that is fitted."""
     return read_report(folder / NETWORK)
@@ -330,81 +290,3 @@ def matching_channels(
             f"nearest, with {found[best]:+.1%}. Give more --fit_init_channels."
         )
     return best
-
-
-class _Progress:
-    """Runs stages, keeps their seconds, and logs a line on each with the time left."""
-
-    def __init__(self, stages: Sequence[Stage], run: Run[StudySettings]):
-        self._stages, self._workdir, self._log = stages, run.workdir, run.log
-        self._path = run.workdir / _STAGES
-        self._seconds = read_report(self._path) if self._path.exists() else {}
-        self.failures: dict[str, str] = {}
-
-    def run(self, stage: Stage) -> None:
-        """Runs a stage unless it is done or needs one that failed."""
-        if self._is_done(stage):
-            return
-        if failed := [name for name in stage.needs if name in self.failures]:
-            self.failures[stage.name] = f"it needs {failed[0]}"
-            return
-        started, folder = time.monotonic(), self._workdir / stage.name
-        try:
-            stage.run(folder, partial(_append, folder / LOG))
-        except _FAILURES as error:
-            self.failures[stage.name] = one_line(error)
-            self._log(f"FAILED {stage.name}: {one_line(error)}")
-        else:
-            self._seconds[stage.name] = round(time.monotonic() - started, 1)
-            write_json(self._path, self._seconds)
-            self._log(self._line(stage))
-        # Graphs would add up from stage to stage.
-        keras.backend.clear_session()
-
-    def _is_done(self, stage: Stage) -> bool:
-        report = self._workdir / stage.name / stage.report
-        return stage.name in self._seconds and report.exists()
-
-    def _line(self, stage: Stage) -> str:
-        left = [s for s in self._stages if not self._is_done(s)]
-        left = [s for s in left if s.name not in self.failures]
-        done = len(self._stages) - len(left)
-        took = duration(self._seconds[stage.name])
-        return (
-            f"[{done}/{len(self._stages)}] {stage.name} took {took}; "
-            f"{time_left([s.kind for s in left], self._times())}"
-        )
-
-    def _times(self) -> dict[str, list[float]]:
-        """The seconds of finished stages by kind."""
-        times: dict[str, list[float]] = {}
-        for stage in self._stages:
-            if stage.name in self._seconds:
-                times.setdefault(stage.kind, []).append(self._seconds[stage.name])
-        return times
-
-
-def _append(path: Path, line: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(f"{line}\n")
-
-
-def time_left(kinds: Collection[str], times: dict[str, list[float]]) -> str:
-    """Returns in words how long stages will take, as far as it is known.
-
-    Args:
-        kinds: of the stages.
-        times: the seconds of finished stages by kind.
-    """
-    known = [statistics.mean(times[kind]) for kind in kinds if kind in times]
-    unknown = len(kinds) - len(known)
-    more = f" and {unknown} runs of new kinds" if unknown else ""
-    return f"{duration(sum(known))}{more} left"
-
-
-def duration(seconds: float) -> str:
-    """Returns seconds in a unit that suits them."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -8,7 +8,7 @@ import pytest
 from advrush_tf.errors import NonFiniteLossError, UserError
 from advrush_tf.genotypes.genotype import Genotype, random_genotype
 from advrush_tf.nn.cell_network import CellNetwork
-from advrush_tf.runs import study
+from advrush_tf.runs import study, study_progress
 from advrush_tf.runs.profiling import count_parameters, multiply_adds
 from advrush_tf.runs.report import read_section
 from advrush_tf.runs.study_settings import StudySettings
@@ -100,7 +100,7 @@ def stubs(monkeypatch):
         monkeypatch.setattr(study, f"run_{name}", stage)
     monkeypatch.setattr(study, "check_study", lambda settings, dataset: None)
     monkeypatch.setattr(study.Run, "load_dataset", lambda *names: None)
-    monkeypatch.setattr(study.keras.backend, "clear_session", lambda: None)
+    monkeypatch.setattr(study_progress.keras.backend, "clear_session", lambda: None)
     # A network is its channels and the letters of its operations.
     monkeypatch.setattr(
         study,
@@ -240,11 +240,10 @@ def test_sizes_that_cannot_be_matched_are_named():
 
 def test_the_time_left_is_that_of_finished_runs():
     times = {"fit": [60.0, 120.0], "attack": [30.0]}
-    assert study.time_left(["fit", "attack"], times) == "2 min left"
-    assert (
-        study.time_left(["fit", "other"], times) == "90 s and 1 runs of new kinds left"
-    )
-    assert study.duration(7200) == "2.0 h"
+    assert study_progress.time_left(["fit", "attack"], times) == "2 min left"
+    left = study_progress.time_left(["fit", "other"], times)
+    assert left == "90 s and 1 runs of new kinds left"
+    assert study_progress.duration(7200) == "2.0 h"
 
 
 def test_a_killed_study_ends_as_one_that_was_not(toy, tmp_path, optimised_graphs):
