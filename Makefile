@@ -13,6 +13,14 @@ ATTACK_FLAGS ?= --dataset=digits --epsilon=0.1 --attacks=fgsm,pgd20,autoattack \
 
 LANDSCAPE_FLAGS ?= --dataset=digits --epsilon=0.1 --sample_genotypes=40
 
+STUDY_FLAGS ?= --dataset=digits --epsilon=0.1 --objectives=fgsm_rs --seeds=3 \
+	--search_epochs=6 --search_warmup_epochs=2 --search_init_channels=4 \
+	--search_num_cells=3 --search_num_nodes=2 --search_batch_size=64 \
+	--search_alpha_learning_rate=3e-3 \
+	--fit_init_channels=8 --fit_num_cells=3 --fit_epochs=10 --fit_batch_size=64 \
+	--fit_validation_portion=0.1 --fit_robust_eval_every=5 --attack_test_images=100 \
+	--landscape_test_images=16 --landscape_surface_points=3 --landscape_cut_points=4
+
 # Most tests trace graphs, for which a process uses one core.
 TEST_PROCESSES ?= 2
 
@@ -23,7 +31,7 @@ VENV := .venv
 VENV_PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
-.PHONY: search attack report test lint
+.PHONY: search attack report study test lint
 
 search: $(INSTALLED)
 	$(VENV_PYTHON) launch/search.py $(SEARCH_FLAGS) --workdir=$(SEARCH_WORKDIR)
@@ -49,6 +57,10 @@ report: attack
 		--run=$(SEARCH_WORKDIR) --run=$(SEARCH_WORKDIR)_standard \
 		--run=$(SEARCH_WORKDIR)_pgd --run=$(SEARCH_WORKDIR)_attack \
 		--workdir=$(SEARCH_WORKDIR)_landscape --report=$(SEARCH_WORKDIR)_report.html
+
+# Compares searches with and without the penalty and random cells, with three seeds.
+study: $(INSTALLED)
+	$(VENV_PYTHON) launch/study.py $(STUDY_FLAGS) --workdir=$(SEARCH_WORKDIR)_study
 
 test: $(INSTALLED)
 	$(VENV_PYTHON) -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile

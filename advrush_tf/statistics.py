@@ -1,4 +1,4 @@
-"""Statistics of results: proportions with intervals, rank correlation."""
+"""Statistics of results: proportions, means, paired differences, rank correlation."""
 
 import dataclasses
 import math
@@ -11,6 +11,9 @@ from scipy import stats
 _FEWEST = 4  # pairs
 _RESAMPLES = 9999
 _BATCH = 500  # resamples at a time, which bounds the memory
+_LEVEL = 0.05  # of all tests together
+_POWER = 0.8
+_MOST_PAIRS = 1000
 
 
 def wilson(successes: int, total: int) -> tuple[float, float]:
@@ -54,6 +57,118 @@ def accuracy_per_class(
         count / total if total else None
         for count, total in zip(rights, totals, strict=True)
     ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Mean:
+    """A mean with its 95 % interval.
+
+    Attributes:
+        mean: of the values.
+        low, high: Student's interval; None for a single value.
+        count: number of values.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    count: int
+
+
+def mean_interval(values: Sequence[float] | np.ndarray) -> Mean:
+    """Returns the mean of independent values, such as of seeds, with its interval.
+
+    Args:
+        values: one or more, finite.
+    """
+    values = np.asarray(values, np.float64)
+    count, mean = len(values), float(values.mean())
+    if count < 2:
+        return Mean(mean, None, None, count)
+    reach = float(stats.t.ppf(0.975, count - 1) * stats.sem(values))
+    return Mean(mean, mean - reach, mean + reach, count)
+
+
+@dataclasses.dataclass(frozen=True)
+class PairedDifference:
+    """The difference of paired values, such as of two architectures over seeds.
+
+    Attributes:
+        mean: mean of the differences.
+        low, high: its 95 % bootstrap interval over the pairs, by percentiles; of few
+            pairs it is too narrow. None for a single pair.
+        p: of the permutation test that flips the sign of each difference, two-sided and
+            exact up to 16 pairs. With n pairs it is never less than 2 / 2**n.
+        deviation: standard deviation of the differences; None for a single pair.
+        count: number of pairs.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    p: float
+    deviation: float | None
+    count: int
+
+
+def paired_difference(
+    x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, seed: int = 0
+) -> PairedDifference:
+    """Compares paired values by their differences, x - y.
+
+    Args:
+        x, y: (pairs,), one pair or more, finite.
+        seed: of the resamples.
+
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 13
+    and 15.
+    """
+    differences = np.asarray(x, np.float64) - np.asarray(y, np.float64)
+    count, mean = len(differences), float(differences.mean())
+    if count < 2:
+        return PairedDifference(mean, None, None, 1.0, None, count)
+    rng = np.random.default_rng(seed)
+    found = stats.bootstrap(
+        (differences,), np.mean, n_resamples=_RESAMPLES, method="percentile", rng=rng
+    ).confidence_interval
+    test = stats.permutation_test(
+        (differences, np.zeros(count)),
+        lambda x, y, axis: np.mean(x - y, axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=2**16,
+        rng=rng,
+    )
+    deviation = float(differences.std(ddof=1))
+    low, high = float(found.low), float(found.high)
+    return PairedDifference(mean, low, high, float(test.pvalue), deviation, count)
+
+
+def pairs_needed(mean: float, deviation: float, comparisons: int = 1) -> int | None:
+    """Returns how many pairs would probably show a mean difference.
+
+    That many give a paired t-test a power of 80 % at the level 5 %, divided among the
+    comparisons (Bonferroni), and let the permutation test reach that level at all.
+
+    Args:
+        mean: of the differences.
+        deviation: their standard deviation, 0 or more.
+        comparisons: number of tests.
+
+    Returns:
+        The number of pairs; None for more than 1,000.
+    """
+    level = _LEVEL / comparisons
+    fewest = max(math.ceil(math.log2(2 / level)), 2)
+    if mean == 0:
+        return None
+    pairs = np.arange(fewest, _MOST_PAIRS + 1)
+    with np.errstate(divide="ignore"):
+        effect = np.minimum(np.divide(abs(mean), deviation), 1e3)
+    bound = stats.t.ppf(1 - level / 2, pairs - 1)
+    powers = stats.nct.sf(bound, pairs - 1, effect * np.sqrt(pairs))
+    enough = pairs[np.nan_to_num(powers, nan=1.0) >= _POWER]
+    return int(enough[0]) if enough.size else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,9 @@ from scipy import stats
 from advrush_tf.statistics import (
     RankCorrelation,
     accuracy_per_class,
+    mean_interval,
+    paired_difference,
+    pairs_needed,
     rank_correlation,
     wilson,
 )
@@ -156,3 +159,70 @@ def test_it_reads_as_a_line():
     assert str(RankCorrelation(-0.5, -0.7, -0.25, 40)) == (
         "rho = -0.50 [-0.70, -0.25], n = 40"
     )
+
+
+def test_a_mean_has_students_interval():
+    found = mean_interval([0.1, 0.2, 0.4])
+    # By hand: 4.302653 of t's table times sqrt(7/300) / sqrt(3).
+    reach = 4.302653 * (7 / 300 / 3) ** 0.5
+    numbers = found.low, found.mean, found.high
+    assert numbers == pytest.approx((0.7 / 3 - reach, 0.7 / 3, 0.7 / 3 + reach))
+    values = np.random.default_rng(0).normal(size=9)
+    scale = values.std(ddof=1) / 3
+    interval = stats.t.interval(0.95, 8, values.mean(), scale)
+    found = mean_interval(values)
+    assert (found.low, found.high, found.count) == pytest.approx((*interval, 9))
+    assert mean_interval([0.5]).low is None
+
+
+@pytest.mark.parametrize(
+    ("differences", "p"),
+    [
+        ([1, 2, 3], 2 / 8),
+        # Of the sums 6, 4, 2, 0 and their opposites, six are as far from 0 as 2.
+        ([1, -2, 3], 6 / 8),
+        ([1, 1, 1, 1, 1, 1], 2 / 64),
+        ([0, 0], 1),
+        ([5], 1),
+    ],
+)
+def test_the_permutation_test_counts_signs(differences, p):
+    found = paired_difference(differences, np.zeros(len(differences)))
+    assert found.p == pytest.approx(p)
+    assert found.mean == pytest.approx(np.mean(differences))
+
+
+def test_of_ranks_the_permutation_test_is_wilcoxons():
+    ranks = np.array([1, -2, 3, 4, -5, 6, 7, 8])
+    exact = stats.wilcoxon(ranks, method="exact").pvalue
+    assert paired_difference(ranks, np.zeros(8)).p == pytest.approx(exact)
+
+
+def test_the_bootstrap_interval_of_a_difference():
+    # Means of two draws of 0 and 1 are 0 and 1 in a quarter of the cases each.
+    found = paired_difference([0.5, 1.5], [0.5, 0.5])
+    assert (found.low, found.high, found.deviation) == (0, 1, pytest.approx(0.5**0.5))
+    x, y = np.random.default_rng(1).normal(size=(2, 40))
+    found = paired_difference(x, y)
+    reach = stats.norm.ppf(0.975) * (x - y).std() / 40**0.5
+    assert found.low == pytest.approx(found.mean - reach, abs=0.05)
+    assert found.high == pytest.approx(found.mean + reach, abs=0.05)
+    assert paired_difference(x, y) == found
+
+
+@pytest.mark.parametrize(
+    ("mean", "deviation", "comparisons", "pairs"),
+    [
+        # Cohen, Statistical Power Analysis (1988): of effects 1, 0.5 and 0.2.
+        (1, 1, 1, 10),
+        (-0.5, 1, 1, 34),
+        (0.2, 1, 1, 199),
+        # The permutation test reaches 0.05 with 2 / 2**6, and 0.05 / 4 with 2 / 2**8.
+        (1, 0, 1, 6),
+        (1, 1e-3, 4, 8),
+        (0, 1, 1, None),
+        (0.01, 1, 1, None),
+    ],
+)
+def test_the_pairs_that_a_difference_needs(mean, deviation, comparisons, pairs):
+    assert pairs_needed(mean, deviation, comparisons) == pairs

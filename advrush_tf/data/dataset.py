@@ -53,6 +53,7 @@ class ImageDataset:
         num_classes: Number of classes.
         class_names: One name per class.
         test_split: tfds name of the split that `test` is.
+        resampled: True if the images were made smaller than the set's own.
     """
 
     name: str
@@ -61,6 +62,7 @@ class ImageDataset:
     num_classes: int
     class_names: tuple[str, ...]
     test_split: str = "test"
+    resampled: bool = False
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -91,7 +93,8 @@ class ImageDataset:
 
     @functools.cached_property
     def _moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        return _KNOWN_MOMENTS.get(self.name) or self.train.moments()
+        known = None if self.resampled else _KNOWN_MOMENTS.get(self.name)
+        return known or self.train.moments()
 
     def augmentation(self, augment: bool, cutout: int = 0) -> Augmenting:
         """Returns the augmentation of training images.
@@ -129,12 +132,13 @@ def load_dataset(
         data_dir: tfds' folder of prepared data sets; by default tfds' own, which
             honours the environment variable TFDS_DATA_DIR.
         image_size: Side in pixels of the images of a set in which they have many
-            sizes, by default 224; of another set that which they have.
+            sizes, by default 224. Those of a set in memory are averaged over areas
+            to squares of that side, and are otherwise what they are.
 
     Raises:
         UserError: If the data set is unknown, cannot be had, is damaged, is not
             an image classification set, does not fit in memory, or if its images
-            have another size.
+            cannot have that size.
     """
     with _quiet_absl():
         builder = open_builder(name, data_dir)
@@ -145,12 +149,20 @@ def load_dataset(
         count = sum(_count(builder, split) for split in splits)
         needed = _COPIES_IN_MEMORY * count * int(np.prod(shape))
         streamed = varying or needed > _LARGEST_IN_MEMORY
+        resampled = not varying and shape != image.shape
+        if streamed and resampled:
+            raise UserError(
+                f"--image_size is {image_size}, but the images of data set "
+                f"{builder.name} are streamed in their own size; leave it out."
+            )
         if not streamed:
             require_memory(f"Data set {builder.name}", needed)
-        read = functools.partial(_streamed, shape=shape) if streamed else _read
-        train, test = (read(builder, split) for split in splits)
+        read = _streamed if streamed else _read
+        train, test = (read(builder, split, shape) for split in splits)
     names = tuple(label.names)
-    return ImageDataset(builder.name, train, test, label.num_classes, names, splits[1])
+    return ImageDataset(
+        builder.name, train, test, label.num_classes, names, splits[1], resampled
+    )
 
 
 def _image_shape(
@@ -160,12 +172,14 @@ def _image_shape(
     if height is None or width is None or channels is None:
         size = image_size or _USUAL_SIZE
         return size, size, CHANNELS
-    if image_size not in (None, height) or image_size not in (None, width):
+    if image_size is None:
+        return height, width, channels
+    if image_size > min(height, width):
         raise UserError(
             f"--image_size is {image_size}, but the images of data set {name} have "
-            f"{height}x{width} pixels; leave it out."
+            f"{height}x{width} pixels; give a smaller one, or leave it out."
         )
-    return height, width, channels
+    return image_size, image_size, channels
 
 
 @contextlib.contextmanager
@@ -231,17 +245,18 @@ def _streamed(builder: Any, split: str, shape: tuple[int, int, int]) -> Examples
     )
 
 
-def _read(builder: Any, split: str) -> Examples:
-    """Reads one split, in the order of its files."""
-    image, label = image_and_label(builder)
+def _read(builder: Any, split: str, shape: tuple[int, int, int]) -> Examples:
+    """Reads one split, in the order of its files, its images in one shape."""
+    _, label = image_and_label(builder)
     count = builder.info.splits[split].num_examples
-    images = np.empty((count, *image.shape), np.uint8)
+    images = np.empty((count, *shape), np.uint8)
     labels = np.empty(count, np.int32)
     start = 0
     with _naming_damage(builder, builder.info.splits[split].filepaths):
         for batch_images, batch_labels in _batches(builder, split):
             end = start + len(batch_labels)
-            images[start:end], labels[start:end] = batch_images, batch_labels
+            images[start:end] = _resampled(batch_images, shape)
+            labels[start:end] = batch_labels
             start = end
     if not count or labels.min() < 0 or labels.max() >= label.num_classes:
         raise UserError(
@@ -249,6 +264,13 @@ def _read(builder: Any, split: str) -> Examples:
             f"outside 0 to {label.num_classes - 1}; use a fully labelled set."
         )
     return ArrayExamples(images, labels)
+
+
+def _resampled(images: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Returns the images with each pixel the mean of the area that it covers."""
+    if images.shape[1:] == tuple(shape):
+        return images
+    return np.rint(tf.image.resize(images, shape[:2], "area")).astype(np.uint8)
 
 
 def _batches(builder: Any, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:

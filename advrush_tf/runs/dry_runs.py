@@ -1,4 +1,4 @@
-"""The cost of a search or a fit, measured on a few of its steps."""
+"""The cost of a search, a fit or a study, measured on a few of its steps."""
 
 from collections.abc import Callable
 
@@ -18,19 +18,23 @@ from advrush_tf.runs.profiling import (
 )
 from advrush_tf.runs.progress import print_line
 from advrush_tf.runs.search_settings import SearchSettings
+from advrush_tf.runs.study_settings import Drawn, StudySettings
 
 
 def search_dry_run(
     settings: SearchSettings,
     data_dir: str | None = None,
     log: Callable[[str], None] = print_line,
-) -> None:
+) -> float:
     """Says what a search would cost, measured on a few steps, and writes nothing.
 
     Args:
         settings: of what is to be run.
         data_dir: tfds' folder of prepared data sets.
         log: receives the lines for the user.
+
+    Returns:
+        The total time in seconds.
 
     Raises:
         UserError: the input is at fault.
@@ -65,19 +69,23 @@ def search_dry_run(
     total += settings.epochs * seconds * int(validation.cardinality())
     total += sum(cost.trace_seconds + cost.first_seconds for cost in costs.values())
     log(f"total           {total / 3600:.2f} h for {settings.epochs} epochs of {steps}")
+    return total
 
 
 def fit_dry_run(
     settings: FitSettings,
     data_dir: str | None = None,
     log: Callable[[str], None] = print_line,
-) -> None:
+) -> float:
     """Says what a fit would cost, measured on a few steps, and writes nothing.
 
     Args:
         settings: of what is to be run.
         data_dir: tfds' folder of prepared data sets.
         log: receives the lines for the user.
+
+    Returns:
+        The total time in seconds.
 
     Raises:
         UserError: the input is at fault.
@@ -108,6 +116,46 @@ def fit_dry_run(
     total += cost.trace_seconds + cost.first_seconds
     epochs = f"{settings.epochs} epochs of {data.steps_per_epoch}"
     log(f"total           {total / 3600:.2f} h for {epochs}")
+    return total
+
+
+def study_dry_run(
+    settings: StudySettings,
+    data_dir: str | None = None,
+    log: Callable[[str], None] = print_line,
+) -> None:
+    """Says what a study would cost, measured on a few steps, and writes nothing.
+
+    Args:
+        settings: of what is to be run.
+        data_dir: tfds' folder of prepared data sets.
+        log: receives the lines for the user.
+
+    Raises:
+        UserError: the input is at fault.
+    """
+    total, seeds = 0.0, settings.seeds
+    for entry in settings.entries:
+        if entry in (Drawn.ADVRUSH, Drawn.DARTS):
+            count = seeds * settings.select
+            log(f"\n{count} x search of {entry}")
+            search = settings.search_settings(entry, 0)
+            total += count * search_dry_run(search, data_dir, log)
+    for objective in settings.objectives:
+        count = seeds * len(settings.entries)
+        log(f"\n{count} x fit by {objective}, as of ADVRUSH")
+        fit = settings.fit_settings(objective, "ADVRUSH", 0)
+        seconds = fit_dry_run(fit, data_dir, log)
+        total += count * seconds
+    if settings.select > 1:
+        drawn = len(settings.entries) - len(settings.fixed)
+        share = settings.select_epochs / fit.epochs
+        total += drawn * seeds * settings.select * seconds * share
+    log(f"\nall of these    {total / 3600:.2f} h")
+    log(
+        "not in it       attacks and curvature: the first of each says how long the "
+        "others take"
+    )
 
 
 def _kernels() -> str:

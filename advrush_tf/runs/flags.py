@@ -5,7 +5,7 @@ import enum
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -239,34 +239,40 @@ def define_dry_run(run: str) -> flags.FlagHolder[bool]:
 
 
 def define_settings(
-    kind: type[Settings], defaults: Mapping[str, str] | None = None
+    kind: type[Settings],
+    defaults: Mapping[str, str] | None = None,
+    prefix: str = "",
+    without: Collection[str] = (),
 ) -> Callable[[], dict[str, Any]]:
     """Defines the flags of settings: one for each field, with its default and help.
 
     Args:
         kind: the class of the settings.
         defaults: by name, the defaults in words of fields that are None unless given.
+        prefix: what the flags' names begin with.
+        without: names of fields that get no flag.
 
     Returns:
-        A function that gives the values of the flags, by name.
+        A function that gives the values of the flags, by the fields' names.
     """
-    fields = flag_fields(kind)
+    fields = [field for field in flag_fields(kind) if field.name not in without]
     for field in fields:
         words = (defaults or {}).get(field.name)
         default = field.default if words is None else None
         note = "" if words is None else f" By default {words}."
-        _define(field, default, field.metadata["help"] + note)
+        help_text = field.metadata["help"] + note
+        _define(field, prefix + field.name, default, help_text)
 
     def values() -> dict[str, Any]:
-        given = {field.name: flags.FLAGS[field.name].value for field in fields}
+        given = {field.name: flags.FLAGS[prefix + field.name].value for field in fields}
         return {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
 
     return values
 
 
-def _define(field: attrs.Attribute, default: Any, help_text: str) -> None:
+def _define(field: attrs.Attribute, name: str, default: Any, help_text: str) -> None:
     """Defines the flag of one field, by the type of its values."""
-    name, kind = field.name, value_type(field)
+    kind = value_type(field)
     default = list(default) if isinstance(default, tuple) else default
     if field.metadata["repeated"]:
         flags.DEFINE_multi_string(name, default, help_text)

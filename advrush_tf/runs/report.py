@@ -1,4 +1,4 @@
-"""One page on searches, fits, evaluations and inspections, complete in itself."""
+"""One page on searches, fits, evaluations, inspections and studies."""
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ from advrush_tf.figures.genotype import draw_cells
 from advrush_tf.figures.search import draw_alphas, draw_history
 from advrush_tf.files import read_json, sha256, write_text
 from advrush_tf.genotypes.genotype import Genotype
-from advrush_tf.runs import evaluation_report, inspection
+from advrush_tf.runs import evaluation_report, inspection, study_report
 from advrush_tf.runs.command import read_command
 from advrush_tf.runs.evaluation_report import CURVE, MATRIX, TRIPLES
 from advrush_tf.runs.evaluation_report import RESULTS as EVALUATION
@@ -18,6 +18,8 @@ from advrush_tf.runs.fit_record import CURVES, accuracies, check_models, measure
 from advrush_tf.runs.fit_record import REPORT as FIT
 from advrush_tf.runs.inspection import RESULTS as INSPECTION
 from advrush_tf.runs.report_page import Figure, Measurement, Section, render
+from advrush_tf.runs.study_report import FIGURE as SEEDS
+from advrush_tf.runs.study_report import RESULTS as STUDY
 from advrush_tf.runs.table import Table, accuracy_text, mean_text, share_text
 from advrush_tf.search.history import CELLS, SearchHistory, is_search, read_history
 
@@ -34,6 +36,7 @@ _CAPTIONS = {
     "cuts.png": "Loss along each model's own attack",
     "architectures.png": "Random genotypes with the weights of one supernet: robust "
     "accuracy over the top eigenvalue",
+    SEEDS: "Accuracy of each entry's seeds, with mean and 95 % interval",
 }
 
 
@@ -41,8 +44,8 @@ def write_html(workdirs: Sequence[Path], path: Path) -> None:
     """Writes a report that needs no other file and no network.
 
     Args:
-        workdirs: folders of searches, fits, evaluations and inspections, in the order
-            of the page.
+        workdirs: folders of searches, fits, evaluations, inspections and studies, in
+            the order of the page.
         path: the HTML file, replaced if it exists.
 
     Raises:
@@ -86,7 +89,7 @@ def check_workdir(workdir: Path) -> None:
         raise UserError(
             f"{workdir} holds nothing to report. Give the --workdir of a search with a "
             f"finished epoch (genotypes/), of a finished fit ({FIT}), evaluation "
-            f"({EVALUATION}) or inspection ({INSPECTION})."
+            f"({EVALUATION}), inspection ({INSPECTION}) or study ({STUDY})."
         )
 
 
@@ -260,10 +263,27 @@ def _images(models: Mapping[str, Any]) -> int:
     return max(found["images"] for found in models.values())
 
 
+def _study(workdir: Path, results: Mapping[str, Any]) -> Section:
+    settings = results["settings"]
+    return Section(
+        "Study",
+        workdir,
+        f"{', '.join(results['entries'])} on {settings['dataset']}, {results['seeds']} "
+        f"seeds; {' '.join(results['conclusions'])}",
+        read_command(workdir),
+        settings,
+        _library(results),
+        _pictures(workdir, [SEEDS]),
+        study_report.tables(results),
+        study_report.warnings(results),
+    )
+
+
 _READERS: Mapping[str, Callable[[Path, Mapping[str, Any]], Section]] = {
     FIT: _fit,
     EVALUATION: _evaluation,
     INSPECTION: _inspection,
+    STUDY: _study,
 }
 
 

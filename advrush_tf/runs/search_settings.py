@@ -24,7 +24,10 @@ from advrush_tf.runs.settings import (
 )
 from advrush_tf.search.penalty import Penalty
 
-IMAGE_SIZE = "Side of the images in pixels, where they have many sizes; then 224."
+IMAGE_SIZE = (
+    "Side of the images in pixels: the set's own unless given, 224 where they have "
+    "many sizes; to make them smaller, areas are averaged."
+)
 SYNC_BATCH_NORM = (
     "With several replicas, normalise by the statistics of the whole batch; otherwise "
     "each by those of its part of it, which is faster."

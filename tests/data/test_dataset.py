@@ -223,10 +223,30 @@ def test_the_usual_size_is_224(imagenet_like):
     assert data.load_dataset(str(imagenet_like[0])).image_shape == (224, 224, 3)
 
 
-def test_another_size_than_the_images_have_is_refused(imagenet_like):
+def test_images_in_memory_are_averaged_over_areas():
+    whole, small = (data.load_dataset("digits", image_size=size) for size in (8, 4))
+    assert not whole.resampled and small.image_shape == (4, 4, 1)
+    means = whole.test.images.reshape(-1, 4, 2, 4, 2, 1).mean((2, 4))
+    np.testing.assert_array_equal(small.test.images, np.rint(means))
+    np.testing.assert_array_equal(small.test.labels, whole.test.labels)
+    # The averages vary less than the pixels.
+    assert small.std < whole.std
+
+
+def test_known_moments_are_those_of_the_whole_size():
+    images = ArrayExamples(np.zeros((1, 16, 16, 3), np.uint8), np.zeros(1, int))
+    small = data.ImageDataset("cifar10", images, images, 1, ("a",), resampled=True)
+    assert small.mean == (0, 0, 0)
+
+
+def test_a_size_that_cannot_be_had_is_refused(imagenet_like, monkeypatch):
     folder = str(imagenet_like[1])
-    assert data.load_dataset(folder, image_size=64).image_shape == (64, 64, 3)
-    with pytest.raises(UserError, match=r"--image_size is 32, .* 64x64 pixels; leave"):
+    with pytest.raises(UserError, match=r"--image_size is 65, .* 64x64 pixels; give a"):
+        data.load_dataset(folder, image_size=65)
+    monkeypatch.setattr(data, "_LARGEST_IN_MEMORY", 0)
+    with pytest.raises(
+        UserError, match=r"--image_size is 32, .* streamed in their own"
+    ):
         data.load_dataset(folder, image_size=32)
 
 

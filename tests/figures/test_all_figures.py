@@ -18,6 +18,7 @@ from advrush_tf.figures.attack import (
 from advrush_tf.figures.curvature import draw_counts, draw_curvature, draw_spectra
 from advrush_tf.figures.fit import draw_curves
 from advrush_tf.figures.search import draw_alphas, draw_history
+from advrush_tf.figures.study import draw_study
 from advrush_tf.figures.surfaces import draw_cuts, draw_surfaces
 from advrush_tf.genotypes.genotype import random_genotype
 from advrush_tf.landscape.architectures import SampledGenotype
@@ -42,6 +43,15 @@ SAMPLES = [
 ROWS = [
     {"epoch": epoch, "loss": 2 / epoch, "learning_rate": 0.1, "val_accuracy": 0.5}
     for epoch in (1, 2, 3)
+]
+SEEDS = [
+    {"entry": entry, "objective": "pgd", "clean": 0.8 + seed / 9, "robust": seed / 9}
+    for entry in ("advrush", "runs/of_a_long_name/$/genotype.json")
+    for seed in range(3)
+]
+MEAN = {"mean": 0.5, "low": 0.4, "high": 0.6}
+MEANS = [
+    {"entry": "advrush", "objective": "pgd", "clean": MEAN, "robust": MEAN},
 ]
 POINTS = [(0.9, 0.85, 0.93), (0.5, 0.4, 0.6), (0.1, 0.0, 0.2)]
 EPSILONS = [0, 4 / 255, 8 / 255]
@@ -120,6 +130,10 @@ FIGURES = {
     "cuts": (
         lambda history, path: draw_cuts(CUTS, "8/255", path),
         {"step, in multiples of epsilon = 8/255", "loss, nats"},
+    ),
+    "study": (
+        lambda history, path: draw_study(SEEDS, MEANS, path),
+        {"clean accuracy, pgd", "robust accuracy, pgd"},
     ),
     "architectures": (
         lambda history, path: draw_architectures(

@@ -7,6 +7,7 @@ from advrush_tf.runs import dry_runs
 from advrush_tf.runs.profiling import StepCost
 from advrush_tf.runs.recipes import fit_settings
 from advrush_tf.runs.search_settings import SearchSettings
+from advrush_tf.runs.study_settings import StudySettings
 
 SEARCH = {
     "dataset": "digits",
@@ -104,3 +105,16 @@ def test_a_fits_total_by_hand(monkeypatch):
         lines["total"].split()
         == f"total {seconds / 3600:.2f} h for 3 epochs of 5".split()
     )
+
+
+def test_the_cost_of_a_study_is_that_of_its_searches_and_fits(monkeypatch):
+    monkeypatch.setattr(dry_runs, "search_dry_run", lambda *given: 3600)
+    monkeypatch.setattr(dry_runs, "fit_dry_run", lambda *given: 360)
+    lines = []
+    settings = StudySettings(
+        entries=("advrush", "ADVRUSH"), seeds=2, select=3, fit={"epochs": 9}
+    )
+    dry_runs.study_dry_run(settings, log=lines.append)
+    assert lines[0] == "\n6 x search of advrush"
+    # Two objectives, for two entries with two seeds each; six fits of a third's length.
+    assert "\nall of these    7.00 h" in lines

@@ -24,6 +24,7 @@ from advrush_tf.runs.settings import (
     setting,
     settings_table,
 )
+from advrush_tf.runs.study_settings import StudySettings
 from advrush_tf.search.penalty import Penalty
 
 
@@ -190,6 +191,8 @@ flag is written `--name=value`, a switch `--name` or `--noname`, a list with com
 number may be a fraction such as 8/255. `--help` of a launcher also lists the values of
 a choice, and the flags that say where a run works: folders and devices. The recipes of
 a fit, where defaults differ between them, are in the [guide](guide.md#fit-a-genotype).
+`launch/study.py` also has the flags of the other launchers, after `search_`, `fit_`,
+`attack_` or `landscape_`, but for those that it sets itself.
 
 This page follows from the declarations: `python tests/runs/test_settings.py` writes it.
 """
@@ -198,6 +201,7 @@ RUNS = {
     "launch/fit.py": (FitSettings, recipe_defaults()),
     "launch/attack.py": (AttackSettings, None),
     "launch/landscape.py": (LandscapeSettings, None),
+    "launch/study.py": (StudySettings, None),
 }
 
 

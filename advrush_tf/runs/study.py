@@ -1,0 +1,292 @@
+"""A whole study: searches, fits and attacks of several entries with several seeds."""
+
+from collections.abc import Callable, Iterator
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+import keras
+import numpy as np
+import tensorflow as tf
+
+from advrush_tf.data.dataset import ImageDataset
+from advrush_tf.errors import UserError
+from advrush_tf.files import write_json
+from advrush_tf.genotypes.genotype import Genotype, random_genotype
+from advrush_tf.runs import evaluation_report, fit_record, inspection
+from advrush_tf.runs.attack import run_attack
+from advrush_tf.runs.fit import FitData, build_network, run_fit
+from advrush_tf.runs.landscape import run_landscape
+from advrush_tf.runs.profiling import count_parameters, multiply_adds
+from advrush_tf.runs.progress import print_line
+from advrush_tf.runs.run import Log, Run
+from advrush_tf.runs.search import build_model, make_pairs, run_search
+from advrush_tf.runs.study_progress import Progress, Stage, read_report
+from advrush_tf.runs.study_report import print_summary, write_results
+from advrush_tf.runs.study_results import Row
+from advrush_tf.runs.study_settings import Drawn, Match, StudySettings, folder_name
+
+NETWORK, GENOTYPE = "network.json", "genotype.json"
+_TOLERANCE = 0.05
+# Channels of three networks, between which sizes are interpolated.
+_SAMPLED = (2, 4, 6)
+_COUNTS: dict[Match, Callable[[keras.Model], int]] = {
+    Match.PARAMETERS: lambda network: count_parameters(network.trainable_variables),
+    Match.MULTIPLY_ADDS: multiply_adds,
+}
+
+
+def run_study(
+    settings: StudySettings,
+    workdir: str | Path,
+    data_dir: str | None = None,
+    log: Log = print_line,
+) -> dict[str, Any]:
+    """Runs a study, or what is left of the one that `workdir` holds.
+
+    Args:
+        settings: of the study; entries, seeds and objectives may be added later.
+        workdir: folder that receives settings.json, stages.json, study.json, study.md,
+            a figure, tensorboard/ and, below `<entry>/seed_<n>/`, each stage's run.
+        data_dir: tfds' folder of prepared data sets.
+        log: receives the lines for the user.
+
+    Returns:
+        The content of study.json.
+
+    Raises:
+        UserError: the input is at fault; one clear line.
+    """
+    # Each stage traces new functions, of which TensorFlow would warn.
+    tf.get_logger().setLevel("ERROR")
+    with Run(settings, workdir, log=log, data_dir=data_dir) as run:
+        dataset = run.load_dataset(settings.dataset, settings.image_size)
+        check_study(settings, dataset)
+        run.open()
+        plan = Plan(settings, run.workdir, dataset, data_dir)
+        progress = Progress(plan.stages, run)
+        for seed in range(settings.seeds):
+            for stage in plan.of_seed(seed):
+                progress.run(stage)
+            results = write_results(settings, plan.rows, progress.failures, run.workdir)
+        print_summary(results, run.workdir, run.log)
+        return results
+
+
+def check_study(settings: StudySettings, dataset: ImageDataset) -> None:
+    """Checks that the data set can carry all searches and fits.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if {Drawn.ADVRUSH, Drawn.DARTS} & {*settings.entries}:
+        search = settings.search_settings(Drawn.ADVRUSH, 0)
+        build_model(search, dataset)
+        make_pairs(search, dataset)
+    genotypes = [settings.genotype(entry) for entry in settings.fixed]
+    for objective in settings.objectives:
+        fit = settings.fit_settings(objective, "ADVRUSH", 0)
+        fit = fit.for_images(dataset.image_shape)
+        for genotype in genotypes or [random_genotype(0)]:
+            build_network(fit, dataset, genotype)
+        FitData(fit, dataset)
+
+
+class Plan:
+    """The stages of a study.
+
+    Args:
+        settings: of the study.
+        workdir: its folder.
+        dataset: of all stages, to build networks for.
+        data_dir: tfds' folder of prepared data sets.
+    """
+
+    def __init__(
+        self,
+        settings: StudySettings,
+        workdir: Path,
+        dataset: ImageDataset,
+        data_dir: str | None,
+    ):
+        self._settings, self._workdir = settings, workdir
+        self._dataset, self._data_dir = dataset, data_dir
+
+    @cached_property
+    def stages(self) -> list[Stage]:
+        """All stages, seed by seed."""
+        return [s for n in range(self._settings.seeds) for s in self.of_seed(n)]
+
+    def of_seed(self, seed: int) -> list[Stage]:
+        """The stages of a seed, entry by entry."""
+        return [s for e in self._settings.entries for s in self._of_one(e, seed)]
+
+    @property
+    def rows(self) -> list[Row]:
+        """Of each entry, seed and objective the folders of its results."""
+        return [
+            Row(entry, seed, objective, self._workdir / _base(entry, seed))
+            for objective in self._settings.objectives
+            for entry in self._settings.entries
+            for seed in range(self._settings.seeds)
+        ]
+
+    def _of_one(self, entry: str, seed: int) -> Iterator[Stage]:
+        settings, base = self._settings, _base(entry, seed)
+        select = settings.select if entry in list(Drawn) else 0
+        for number in range(select):
+            search = f"{base}/search_{number}"
+            draw = partial(self._search, entry, seed * select + number)
+            yield Stage(search, f"search {entry}", GENOTYPE, (), draw)
+            if select > 1:
+                short = f"{base}/short_{number}"
+                fit = partial(self._short_fit, f"{search}/{GENOTYPE}", seed)
+                yield Stage(short, "short fit", fit_record.REPORT, (search,), fit)
+        network = f"{base}/network"
+        first = f"{_base(settings.entries[0], 0)}/network"
+        needs = {f"{base}/search_0"} if select == 1 else set()
+        needs |= {first} - {network} if settings.match else set()
+        choose = partial(self._choose, entry, seed)
+        yield Stage(network, "network", NETWORK, sorted(needs), choose)
+        for objective in settings.objectives:
+            fit_name = f"{base}/fit_{objective}"
+            model = self._workdir / fit_name / fit_record.BEST
+            for name, report, needed, function in (
+                ("fit", fit_record.REPORT, network, partial(self._fit, objective)),
+                ("attack", evaluation_report.TABLE, fit_name, self._attack),
+                ("landscape", inspection.TABLE, fit_name, self._landscape),
+            ):
+                source = self._workdir / network if name == "fit" else model
+                yield Stage(
+                    f"{base}/{name}_{objective}",
+                    f"{name} {objective}",
+                    report,
+                    (needed,),
+                    partial(function, source, seed),
+                )
+
+    def _search(self, entry: str, seed: int, folder: Path, log: Log) -> None:
+        settings = self._settings.search_settings(entry, seed)
+        if entry != Drawn.RANDOM:
+            run_search(settings, folder, self._data_dir, log=log)
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        drawn = random_genotype(seed, settings.num_nodes, settings.primitives)
+        drawn.save(folder / GENOTYPE)
+
+    def _short_fit(self, genotype: str, seed: int, folder: Path, log: Log) -> None:
+        settings = self._settings.fit_settings(
+            # The last one is adversarial where there is any.
+            sorted(self._settings.objectives, key="standard".__ne__)[-1],
+            str(self._workdir / genotype),
+            seed,
+            epochs=self._settings.select_epochs,
+        )
+        run_fit(settings, folder, self._data_dir, log=log)
+
+    def _choose(self, entry: str, seed: int, folder: Path, log: Log) -> None:
+        """Writes the genotype that is fitted, its channels and its size."""
+        genotype = self._chosen(entry, seed)
+        first = self._workdir / _base(self._settings.entries[0], 0) / "network"
+        channels = self._given.init_channels
+        if self._settings.match and folder != first:
+            wanted = read_network(first)[self._settings.match]
+            channels = self._matching(genotype, self._settings.match, wanted)
+        folder.mkdir(parents=True, exist_ok=True)
+        genotype.save(folder / GENOTYPE)
+        network = self._network(genotype, channels)
+        sizes = {name: count(network) for name, count in _COUNTS.items()}
+        write_json(folder / NETWORK, {"init_channels": channels, **sizes})
+
+    def _chosen(self, entry: str, seed: int) -> Genotype:
+        """The genotype of a fixed entry, or the best that was drawn."""
+        if entry not in list(Drawn):
+            return self._settings.genotype(entry)
+        folder, best = self._workdir / _base(entry, seed), 0
+        if self._settings.select > 1:
+            reports = sorted(folder.glob(f"short_*/{fit_record.REPORT}"))
+            if not reports:
+                raise UserError(f"No short fit in {folder} has come to its end.")
+            accuracies = {
+                int(path.parent.name.removeprefix("short_")): read_report(path)["best"]
+                for path in reports
+            }
+            names = ("val_robust_accuracy", "val_accuracy")
+            best = max(
+                sorted(accuracies),
+                key=lambda n: [accuracies[n][name] for name in names],
+            )
+        return self._settings.genotype(str(folder / f"search_{best}" / GENOTYPE))
+
+    @property
+    def _given(self) -> Any:
+        objective = self._settings.objectives[0]
+        return self._settings.fit_settings(objective, "ADVRUSH", 0)
+
+    def _matching(self, genotype: Genotype, match: Match, wanted: int) -> int:
+        return matching_channels(
+            lambda channels: _COUNTS[match](self._network(genotype, channels)),
+            wanted,
+            match,
+        )
+
+    def _network(self, genotype: Genotype, channels: int) -> keras.Model:
+        # An auxiliary head is left out after the fit.
+        settings = attrs.evolve(
+            self._given, init_channels=channels, auxiliary_weight=0.0
+        )
+        return build_network(settings, self._dataset, genotype)
+
+    def _fit(
+        self, objective: str, network: Path, seed: int, folder: Path, log: Log
+    ) -> None:
+        channels = read_network(network)["init_channels"]
+        settings = self._settings.fit_settings(
+            objective, str(network / GENOTYPE), seed, init_channels=channels
+        )
+        run_fit(settings, folder, self._data_dir, log=log)
+
+    def _attack(self, model: Path, seed: int, folder: Path, log: Log) -> None:
+        settings = self._settings.attack_settings(str(model), seed)
+        run_attack(settings, folder, self._data_dir, log=log)
+
+    def _landscape(self, model: Path, seed: int, folder: Path, log: Log) -> None:
+        settings = self._settings.landscape_settings(str(model), seed)
+        run_landscape(settings, folder, data_dir=self._data_dir, log=log)
+
+
+def _base(entry: str, seed: int) -> str:
+    return f"{folder_name(entry)}/seed_{seed}"
+
+
+def read_network(folder: Path) -> Any:
+    """Returns the channels and the sizes of a network that is fitted."""
+    return read_report(folder / NETWORK)
+
+
+def matching_channels(
+    size: Callable[[int], int], wanted: int, words: str = Match.PARAMETERS
+) -> int:
+    """Returns the channels of the network whose size is nearest to the wanted one.
+
+    Args:
+        size: of the network with so many channels, of which it is a polynomial of the
+            second degree.
+        wanted: the size.
+        words: what the size is.
+
+    Raises:
+        UserError: no network is within 5 % of it.
+    """
+    *higher, constant = np.polyfit(_SAMPLED, [size(n) for n in _SAMPLED], 2)
+    root = max(np.roots([*higher, constant - wanted]).real)
+    near = [max(int(root) + more, 1) for more in (0, 1)]
+    found = {channels: size(channels) / wanted - 1 for channels in near}
+    best = min(near, key=lambda channels: abs(found[channels]))
+    if abs(found[best]) > _TOLERANCE:
+        raise UserError(
+            f"No number of channels gives {wanted:,} {words} to within 5 %: {best} are "
+            f"nearest, with {found[best]:+.1%}. Give more --fit_init_channels."
+        )
+    return best

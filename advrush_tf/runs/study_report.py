@@ -1,0 +1,258 @@
+"""The files of a study: its results, tables, figure and TensorBoard."""
+
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorboard.plugins.hparams import api as hp
+
+from advrush_tf.figures.study import draw_study
+from advrush_tf.files import write_json, write_text
+from advrush_tf.runs.run import Log
+from advrush_tf.runs.study_results import COMPARED, CURVATURES, Row, as_json
+from advrush_tf.runs.study_settings import StudySettings
+from advrush_tf.runs.table import Table
+from advrush_tf.runs.tensorboard import event_writer
+
+RESULTS, TABLE, FIGURE = "study.json", "study.md", "study.png"
+_SIZES = ("init_channels", "parameters", "multiply_adds")
+
+
+def tables(results: Mapping[str, Any]) -> list[Table]:
+    """Returns the means, differences, rank correlations, cells and single runs.
+
+    Args:
+        results: what `as_json` gives.
+    """
+    attacks = list(dict.fromkeys(n for run in results["runs"] for n in run["attacks"]))
+    return [
+        _mean_table(results["means"], attacks),
+        _difference_table(results),
+        _correlation_table(results),
+        _search_table(results),
+        _run_table(results["runs"], attacks),
+    ]
+
+
+def _mean_table(means: Sequence[Mapping[str, Any]], attacks: Sequence[str]) -> Table:
+    accuracies = ("clean", *attacks, "robust")
+    return Table(
+        "Means over the seeds, with Student's 95 % intervals",
+        (
+            *("entry", "objective", "seeds", *_spaced(_SIZES)),
+            *(*accuracies, *_spaced(CURVATURES)),
+        ),
+        [
+            (
+                row["entry"],
+                row["objective"],
+                str(row["clean"]["count"]),
+                *(f"{row[name]['mean']:,.0f}" for name in _SIZES),
+                *(_interval(row.get(name), ".2%") for name in accuracies),
+                *(_interval(row.get(name), ".3g") for name in CURVATURES),
+            )
+            for row in means
+        ],
+    )
+
+
+def _interval(number: Mapping[str, Any] | None, form: str) -> str:
+    if number is None:
+        return ""
+    if number["low"] is None:
+        return f"{number['mean']:{form}}"
+    return "{mean:{f}} ({low:{f}} to {high:{f}})".format(f=form, **number)
+
+
+def _spaced(names: Sequence[str]) -> list[str]:
+    return [name.replace("_", " ").removeprefix("init ") for name in names]
+
+
+def _difference_table(results: Mapping[str, Any]) -> Table:
+    first, means = results["entries"][0], results["means"]
+    sizes = {
+        (row["objective"], row["entry"]): [
+            f"{row[name]['mean']:,.0f}" for name in _SIZES[1:]
+        ]
+        for row in means
+    }
+    return Table(
+        f"{first} less each other entry, paired by seed, with bootstrap 95 % intervals "
+        f"and exact permutation tests; {results['comparisons']} comparisons",
+        (
+            *("entry", "objective", "quantity", "seeds", "difference", "p"),
+            *("seeds needed", *(f"{n}, {first} / entry" for n in _spaced(_SIZES[1:]))),
+        ),
+        [
+            (
+                *(row[name] for name in ("entry", "objective", "quantity")),
+                str(row["count"]),
+                _interval(row, "+.2%"),
+                f"{row['p']:.3g}",
+                str(row["seeds_needed"] or "more than 1,000"),
+                *map(
+                    " / ".join,
+                    zip(
+                        sizes[row["objective"], first],
+                        sizes[row["objective"], row["entry"]],
+                        strict=True,
+                    ),
+                ),
+            )
+            for row in results["differences"]
+        ],
+    )
+
+
+def _correlation_table(results: Mapping[str, Any]) -> Table:
+    return Table(
+        "Rank correlation of curvature with robust accuracy, over entries and seeds, "
+        "with bootstrap 95 % intervals",
+        ("curvature", "objective", "Spearman's rho", "networks"),
+        [
+            (
+                row["quantity"].replace("_", " "),
+                row["objective"],
+                f"{row['rho']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f})",
+                str(row["count"]),
+            )
+            for row in results["rank_correlations"]
+        ]
+        or [("none is defined", "", "", "")],
+    )
+
+
+def _search_table(results: Mapping[str, Any]) -> Table:
+    first = results["entries"][0]
+    return Table(
+        "The fitted cells",
+        (
+            "entry",
+            "seed",
+            "entropy, nats",
+            f"edges other than {first}'s",
+            "normal cell",
+        ),
+        [
+            (
+                row["entry"],
+                str(row["seed"]),
+                ", ".join(f"{value:.4f}" for value in row["entropies"])
+                + (f" of {row['largest_entropy']:.4f}" if row["entropies"] else ""),
+                ""
+                if row["other_edges"] is None
+                else f"{row['other_edges']} of {row['edges']}",
+                ", ".join(f"{n} {op}" for op, n in row["operations"]["normal"].items()),
+            )
+            for row in results["searches"]
+        ],
+    )
+
+
+def _run_table(runs: Sequence[Mapping[str, Any]], attacks: Sequence[str]) -> Table:
+    return Table(
+        "Every fitted network",
+        (
+            *("entry", "seed", "objective", *_spaced(_SIZES)),
+            *("images", "clean", *attacks, "robust", *_spaced(CURVATURES)),
+        ),
+        [
+            (
+                *(run["entry"], str(run["seed"]), run["objective"]),
+                *(f"{run[name]:,}" for name in (*_SIZES, "images")),
+                f"{run['clean']:.2%}",
+                *(f"{run['attacks'].get(n, math.nan):.2%}" for n in attacks),
+                f"{run['robust']:.2%}",
+                *(f"{run[name]:.3g}" if name in run else "" for name in CURVATURES),
+            )
+            for run in runs
+        ],
+    )
+
+
+def warnings(results: Mapping[str, Any]) -> list[str]:
+    """Returns the stages that failed, with their reasons."""
+    return [f"{name} failed: {why}" for name, why in results["failures"].items()]
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """Returns the results as Markdown.
+
+    Args:
+        results: what `as_json` gives.
+    """
+    settings = results["settings"]
+    size = settings["image_size"]
+    at = f" at {size}x{size}" if size else ""
+    parts = [
+        f"# {', '.join(results['entries'])} on {settings['dataset']}{at}",
+        *results["conclusions"],
+        *(table.markdown() for table in tables(results)),
+        *(f"**Warning** {warning}" for warning in warnings(results)),
+    ]
+    return "\n\n".join(parts)
+
+
+def write_results(
+    settings: StudySettings,
+    rows: Sequence[Row],
+    failures: Mapping[str, str],
+    workdir: Path,
+) -> dict[str, Any]:
+    """Writes what is known so far.
+
+    Args:
+        settings, rows, failures: see `as_json`.
+        workdir: receives the files.
+
+    Returns:
+        The content of study.json.
+
+    Raises:
+        OSError: a file could not be written.
+    """
+    results = as_json(settings, rows, failures)
+    write_json(workdir / RESULTS, results)
+    table = markdown(results)
+    folder = workdir / "tensorboard"
+    # Each time all of it is written anew.
+    shutil.rmtree(folder, ignore_errors=True)
+    if results["runs"]:
+        picture = draw_study(results["runs"], results["means"], workdir / FIGURE)
+        _write_tensorboard(results, table, picture, folder)
+    write_text(workdir / TABLE, table + "\n")
+    return results
+
+
+def _write_tensorboard(
+    results: Mapping[str, Any], table: str, picture: np.ndarray, folder: Path
+) -> None:
+    with event_writer(folder):
+        tf.summary.text("study", table)
+        tf.summary.image("study", picture[np.newaxis])
+    names = ("entry", "seed", "objective", *_SIZES)
+    for number, run in enumerate(results["runs"]):
+        with event_writer(folder / f"run_{number:03d}"):
+            hp.hparams({name: run[name] for name in names})
+            for name in (*COMPARED, *CURVATURES):
+                if name in run:
+                    tf.summary.scalar(name, run[name])
+
+
+def print_summary(results: Mapping[str, Any], workdir: Path, log: Log) -> None:
+    """Prints the results and the paths of their files.
+
+    Args:
+        results: what study.json holds.
+        workdir: folder of the study.
+        log: receives the lines.
+    """
+    log(f"\n{markdown(results)}\n")
+    log(f"Results      {workdir / RESULTS}, {workdir / TABLE}")
+    if results["runs"]:
+        log(f"Figure       {workdir / FIGURE}")
+    log(f"\nNext: tensorboard --logdir {workdir / 'tensorboard'}")

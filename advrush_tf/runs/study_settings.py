@@ -1,0 +1,224 @@
+"""The settings of a study: what is compared, and how all its runs are made."""
+
+import enum
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from advrush_tf.attacks.geometry import Radius
+from advrush_tf.errors import UserError
+from advrush_tf.fit.objectives import ObjectiveName
+from advrush_tf.genotypes.genotype import NAMED, Genotype, get_genotype
+from advrush_tf.runs.attack_settings import AttackSettings
+from advrush_tf.runs.fit_settings import FitSettings
+from advrush_tf.runs.landscape_settings import LandscapeSettings
+from advrush_tf.runs.recipes import fit_settings
+from advrush_tf.runs.search_settings import IMAGE_SIZE, SearchSettings
+from advrush_tf.runs.settings import (
+    RADIUS,
+    Check,
+    Settings,
+    all_distinct,
+    gt,
+    le,
+    path_setting,
+    setting,
+)
+
+
+class Drawn(enum.StrEnum):
+    """An entry whose cells differ from seed to seed."""
+
+    ADVRUSH = "advrush"
+    DARTS = "darts"
+    RANDOM = "random"
+
+
+class Match(enum.StrEnum):
+    """What the fitted networks are made equal in, by their channels."""
+
+    PARAMETERS = "parameters"
+    MULTIPLY_ADDS = "multiply_adds"
+
+
+# The stages of a study, whose settings have flags that begin with the stage's name.
+STAGES: Mapping[str, type[Settings]] = {
+    "search": SearchSettings,
+    "fit": FitSettings,
+    "attack": AttackSettings,
+    "landscape": LandscapeSettings,
+}
+# What the study itself says to its stages, or never uses.
+OWN = frozenset(
+    {
+        *("dataset", "image_size", "epsilon", "seed", "attacks", "model"),
+        *("genotype", "objective", "network", "source_model", "sample_genotypes"),
+        *("path_epochs", "sample_images", "sample_curvature_images"),
+    }
+)
+_OBJECTIVES = f"of {', '.join(ObjectiveName)}"
+_SOME = Check(bool, "one or more")
+
+
+def _objectives(names: tuple[str, ...]) -> tuple[ObjectiveName, ...]:
+    return tuple(map(ObjectiveName, names))
+
+
+def _stage(name: str) -> Any:
+    """Declares the settings of a stage, of which those that change it are kept."""
+    fields = attrs.fields_dict(STAGES[name]).values()
+    # None is what a fit's recipe says.
+    unchanged = {f.name: None if name == "fit" else f.default for f in fields}
+
+    def changed(given: Mapping[str, Any]) -> dict[str, Any]:
+        return {n: v for n, v in given.items() if v not in (None, unchanged.get(n))}
+
+    words = f"Settings of each {name}."
+    return setting(attrs.Factory(dict), words, converter=changed, flag=False)
+
+
+@attrs.frozen
+class StudySettings(Settings):
+    """Everything that determines a study's outcome.
+
+    Raises:
+        UserError: a value is out of range, or values contradict one another.
+    """
+
+    entries: tuple[str, ...] = setting(
+        tuple(Drawn),
+        "What is compared, the first with all others: advrush (searched with the "
+        "penalty), darts (the same without it), random cells, published names, paths "
+        "of genotype.json files.",
+        _SOME,
+        Check(all_distinct, "entries named once each"),
+    )
+    seeds: int = setting(3, "Number of seeds, from 0.", gt(0), le(10**4))
+    objectives: tuple[str, ...] = setting(
+        ("standard", "fgsm_rs"),
+        f"What each network is fitted by, {_OBJECTIVES}.",
+        Check(bool, f"one or more {_OBJECTIVES}"),
+        Check(all_distinct, "objectives named once each"),
+        converter=_objectives,
+    )
+    attacks: tuple[str, ...] = setting(
+        ("fgsm", "pgd20", "autoattack"), "As for launch/attack.py.", _SOME
+    )
+    dataset: str = path_setting("cifar10", "As for launch/search.py.")
+    image_size: int | None = setting(None, IMAGE_SIZE, gt(0))
+    epsilon: Radius = setting(
+        "8/255",
+        "Radius of all perturbations in [0, 1] units, such as 8/255.",
+        RADIUS,
+        converter=Radius,
+    )
+    select: int = setting(
+        1,
+        "Searches, or random cells, for each seed, of which the one whose short fit is "
+        "most robust on held-out images is kept.",
+        gt(0),
+        le(1000),
+    )
+    select_epochs: int = setting(3, "Length of those short fits.", gt(0))
+    match: Match | None = setting(
+        None,
+        "Give each network so many channels that its parameters or multiply-adds are "
+        "within 5 % of those of the first entry's first seed.",
+    )
+    search: Mapping[str, Any] = _stage("search")
+    fit: Mapping[str, Any] = _stage("fit")
+    attack: Mapping[str, Any] = _stage("attack")
+    landscape: Mapping[str, Any] = _stage("landscape")
+
+    def check(self) -> None:
+        for entry in self.fixed:
+            self.genotype(entry)
+        folders = [folder_name(entry) for entry in self.entries]
+        self.require("entries", all_distinct(folders), "entries of different names")
+        for objective in self.objectives:
+            self.fit_settings(objective, "ADVRUSH", 0)
+        self.attack_settings("model.keras", 0)
+        self.landscape_settings("model.keras", 0)
+        search = self.search_settings(Drawn.ADVRUSH, 0)
+        plain = search.gamma == 0 or search.warmup_epochs == search.epochs
+        self.require(
+            "entries",
+            not (plain and Drawn.ADVRUSH in self.entries),
+            "without advrush, as no epoch has the penalty: --search_gamma is "
+            f"{search.gamma:g} and --search_warmup_epochs {search.warmup_epochs}",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns what must not change as JSON types; entries and seeds are added to.
+
+        All are compared with the first entry, and their sizes follow from its own.
+        """
+        values = super().to_dict()
+        added = {name: values.pop(name) for name in ("entries", "seeds", "objectives")}
+        return {"first_entry": added["entries"][0], **values}
+
+    @property
+    def fixed(self) -> list[str]:
+        """The entries whose cells are the same with all seeds."""
+        return [entry for entry in self.entries if entry not in list(Drawn)]
+
+    @staticmethod
+    def genotype(entry: str) -> Genotype:
+        """Returns the genotype that an entry names.
+
+        Raises:
+            UserError: there is none.
+        """
+        try:
+            return get_genotype(entry)
+        except ValueError as error:
+            raise UserError(
+                f"--entries: {error} Entries are also {', '.join(Drawn)}."
+            ) from None
+
+    def search_settings(self, entry: str, seed: int) -> SearchSettings:
+        """Returns the settings of an entry's search."""
+        given = {**self.search, **self._common(seed)}
+        if entry == Drawn.DARTS:
+            given["gamma"] = 0.0
+        return _made("search", SearchSettings, given)
+
+    def fit_settings(
+        self, objective: str, genotype: str, seed: int, **changes: Any
+    ) -> FitSettings:
+        """Returns the settings of a fit, some of them changed."""
+        given = {**self.fit, **self._common(seed), "epsilon": str(self.epsilon)}
+        given |= {"objective": objective, "genotype": genotype, **changes}
+        return _made("fit", fit_settings, given)
+
+    def attack_settings(self, model: str, seed: int) -> AttackSettings:
+        """Returns the settings of an evaluation."""
+        given = {**self.attack, **self._common(seed), "epsilon": str(self.epsilon)}
+        given |= {"attacks": self.attacks, "model": model}
+        return _made("attack", AttackSettings, given)
+
+    def landscape_settings(self, model: str, seed: int) -> LandscapeSettings:
+        """Returns the settings of a measurement of curvature."""
+        given = {**self.landscape, **self._common(seed), "epsilon": str(self.epsilon)}
+        return _made("landscape", LandscapeSettings, given | {"model": (model,)})
+
+    def _common(self, seed: int) -> dict[str, Any]:
+        return {"dataset": self.dataset, "image_size": self.image_size, "seed": seed}
+
+
+def _made(stage: str, make: Any, given: Mapping[str, Any]) -> Any:
+    """Makes the settings of a stage; an error names the study's flag."""
+    try:
+        return make(**given)
+    except UserError as error:
+        name = str(error).partition(" ")[0].strip("-:")
+        flag = f"--{name}" if name in OWN else f"--{stage}_{name}"
+        raise UserError(str(error).replace(f"--{name}", flag, 1)) from None
+
+
+def folder_name(entry: str) -> str:
+    """Returns the name of an entry's folder: that of a path has no slashes."""
+    if entry in list(Drawn) or entry in NAMED:
+        return entry
+    return entry.removesuffix(".json").strip("./").replace("/", "_")

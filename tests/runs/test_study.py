@@ -1,0 +1,265 @@
+"""A study whose stages are stubs, and one whole study at toy size."""
+
+import json
+
+import attrs
+import pytest
+
+from advrush_tf.errors import NonFiniteLossError, UserError
+from advrush_tf.genotypes.genotype import Genotype, random_genotype
+from advrush_tf.nn.cell_network import CellNetwork
+from advrush_tf.runs import study, study_progress
+from advrush_tf.runs.profiling import count_parameters, multiply_adds
+from advrush_tf.runs.report import read_section
+from advrush_tf.runs.study_settings import StudySettings
+from support.processes import kill_while_writing
+
+TOY = {
+    "entries": ("random", "genotype.json"),
+    "seeds": 1,
+    "objectives": ("fgsm_rs",),
+    "attacks": ("fgsm",),
+    "dataset": "digits",
+    "image_size": 4,
+    "epsilon": "1/10",
+}
+STAGES = {
+    "search": {"num_nodes": 1, "init_channels": 1, "num_cells": 1},
+    "fit": {
+        **{"epochs": 1, "batch_size": 256, "init_channels": 2, "num_cells": 1},
+        **{"eval_steps": 1, "test_images": 20, "validation_portion": 0.1},
+    },
+    "attack": {"test_images": 20, "checks": False},
+    "landscape": {
+        **{"test_images": 2, "batch_size": 2, "top": 1, "lanczos_steps": 2},
+        **{"surface_points": 3, "cut_points": 4},
+    },
+}
+
+
+@pytest.fixture
+def toy(tmp_path):
+    """Settings whose second entry is a file; `changes` replace some."""
+    edges, path = [("sep_conv_3x3", 0), ("skip_connect", 1)], tmp_path / "own.json"
+    Genotype(edges, [2], edges, [2]).save(path)
+
+    def make(**changes):
+        values = {**TOY, "entries": ("random", str(path)), **STAGES, **changes}
+        return StudySettings(**values)
+
+    return make
+
+
+@pytest.fixture
+def stubs(monkeypatch):
+    """Stages that write what others read; returns the settings that they ran with."""
+    ran = []
+
+    def search(settings, folder, data_dir, log):
+        ran.append(settings)
+        folder.mkdir(parents=True)
+        drawn = random_genotype(100 + settings.seed, settings.num_nodes)
+        drawn.save(folder / "genotype.json")
+
+    def fit(settings, folder, data_dir, log):
+        ran.append(settings)
+        log("a line")
+        # The second candidate of each seed is the best.
+        robust = "search_1" in settings.genotype
+        row = {"val_robust_accuracy": robust, "val_accuracy": 0.5}
+        (folder / "fit.json").write_text(json.dumps({"best": row}))
+
+    def attack(settings, folder, data_dir, log):
+        ran.append(settings)
+        folder.mkdir(parents=True)
+        robust = 0.2 + 0.1 * settings.seed + 0.3 * ("random" in settings.model)
+        results = {
+            "images": 20,
+            "clean": {"accuracy": 0.9},
+            "robust": {"accuracy": robust},
+            "attacks": [{"attack": "fgsm", "accuracy": robust}],
+            "warnings": [],
+        }
+        (folder / "results.json").write_text(json.dumps(results))
+        (folder / "results.md").write_text("")
+
+    def landscape(settings, folder, data_dir, log):
+        ran.append(settings)
+        folder.mkdir(parents=True)
+        number = {"mean": 1 + settings.seed - ("random" in settings.model[0])}
+        model = {"curvature": {"penalty": number, "top_eigenvalue": number}}
+        (folder / "inspection.json").write_text(json.dumps({"models": {"m": model}}))
+        (folder / "inspection.md").write_text("")
+
+    for name, stage in (
+        ("search", search),
+        ("fit", fit),
+        ("attack", attack),
+        ("landscape", landscape),
+    ):
+        monkeypatch.setattr(study, f"run_{name}", stage)
+    monkeypatch.setattr(study, "check_study", lambda settings, dataset: None)
+    monkeypatch.setattr(study.Run, "load_dataset", lambda *names: None)
+    monkeypatch.setattr(study_progress.keras.backend, "clear_session", lambda: None)
+    # A network is its channels and the letters of its operations.
+    monkeypatch.setattr(
+        study,
+        "build_network",
+        lambda settings, dataset, genotype: (settings.init_channels, str(genotype)),
+    )
+    counts = dict.fromkeys(
+        study.Match, lambda network: network[0] ** 2 * len(network[1])
+    )
+    monkeypatch.setattr(study, "_COUNTS", counts)
+    return ran
+
+
+def run(settings, workdir):
+    lines = []
+    return study.run_study(settings, workdir, log=lines.append), lines
+
+
+def test_an_entry_or_a_seed_only_adds_runs(toy, stubs, tmp_path):
+    workdir = tmp_path / "study"
+    first, _ = run(toy(), workdir)
+    assert len(stubs) == 6
+    entries = (*toy().entries, "darts")
+    changed = toy(entries=entries, seeds=2)
+    results, lines = run(changed, workdir)
+    # Two searches and a fit, an attack and a landscape for each of six networks.
+    assert len(stubs) == 2 + 3 * 6
+    assert len({str(settings) for settings in stubs}) == len(stubs)
+    assert [row for row in results["runs"] if row in first["runs"]] == first["runs"]
+    assert lines[-4].startswith("\n# random, ")
+    count = len(study.Plan(changed, workdir, None, None).stages)
+    assert any(line.startswith(f"[{count}/{count}] ") for line in lines)
+    run(changed, workdir)
+    assert len(stubs) == 2 + 3 * 6
+    with pytest.raises(UserError, match="first_entry is 'random' there and 'darts'"):
+        run(attrs.evolve(changed, entries=entries[::-1]), workdir)
+    with pytest.raises(UserError, match="select is 1 there and 2 here"):
+        run(attrs.evolve(changed, select=2), workdir)
+
+
+def test_the_numbers_of_a_study(toy, stubs, tmp_path):
+    workdir = tmp_path / "study"
+    results, _ = run(toy(seeds=3), workdir)
+    assert results["comparisons"] == 2
+    clean, robust = results["differences"]
+    assert clean["mean"] == 0 and clean["p"] == 1 and clean["seeds_needed"] is None
+    assert robust["mean"] == pytest.approx(0.3)
+    # Three differences of one sign, of eight choices of signs.
+    assert robust["p"] == 0.25
+    # 2 / 2**7 is the first p below 0.05 / 2.
+    assert robust["seeds_needed"] == 7
+    means = {row["entry"]: row for row in results["means"]}
+    assert means["random"]["robust"]["mean"] == pytest.approx(0.6)
+    assert means["random"]["parameters"]["low"] is not None
+    # The random cells have less curvature and more robustness at each seed.
+    assert results["rank_correlations"][0]["count"] == 6
+    assert results["rank_correlations"][0]["rho"] < 0.5
+    assert any("some 7 seeds would show it" in s for s in results["conclusions"])
+    table = (workdir / "study.md").read_text()
+    assert "| random | fgsm_rs | 3 | 2 |" in table
+    assert "| 20 | 90.00% | 70.00% | 70.00% | 2 | 2 |" in table
+    section = read_section(workdir)
+    assert section.kind == "Study" and len(section.figures) == 1
+    assert len(list(workdir.glob("tensorboard/run_*"))) == 6
+
+
+def test_a_failed_run_does_not_end_the_others(toy, stubs, tmp_path, monkeypatch):
+    fit = study.run_fit
+
+    def fail(settings, folder, data_dir, log):
+        if "random" in settings.genotype:
+            raise NonFiniteLossError("loss became nan in epoch 1")
+        fit(settings, folder, data_dir, log)
+
+    monkeypatch.setattr(study, "run_fit", fail)
+    results, lines = run(toy(), tmp_path / "study")
+    assert [row["entry"] for row in results["runs"]] == [toy().entries[1]]
+    assert "loss became nan" in results["failures"]["random/seed_0/fit_fgsm_rs"]
+    assert results["failures"]["random/seed_0/attack_fgsm_rs"].startswith("it needs")
+    assert any(line.startswith("FAILED random/seed_0/fit_fgsm_rs") for line in lines)
+    monkeypatch.setattr(study, "run_fit", fit)
+    results, _ = run(toy(), tmp_path / "study")
+    assert len(results["runs"]) == 2 and not results["failures"]
+
+
+def test_the_most_robust_candidate_is_fitted_in_the_first_entrys_size(
+    toy, stubs, tmp_path
+):
+    workdir = tmp_path / "study"
+    wide = {**STAGES["fit"], "init_channels": 40}
+    entries = ("darts", "random")
+    run(toy(entries=entries, seeds=2, select=2, match="parameters", fit=wide), workdir)
+    for entry in ("darts", "random"):
+        folders = [
+            workdir / entry / "seed_1" / name for name in ("network", "search_1")
+        ]
+        chosen, best = (Genotype.load(path / "genotype.json") for path in folders)
+        assert chosen == best
+        network, first = (
+            json.loads((workdir / name / "network" / "network.json").read_text())
+            for name in (f"{entry}/seed_1", "darts/seed_0")
+        )
+        assert network["parameters"] == pytest.approx(first["parameters"], rel=0.05)
+        assert network["init_channels"] in {
+            s.init_channels for s in stubs if f"/{entry}/seed_1/network" in str(s)
+        }
+    searches = [s for s in stubs if hasattr(s, "warmup_epochs")]
+    assert [s.seed for s in searches] == [0, 1, 2, 3]
+    assert all(s.gamma == 0 for s in searches)
+
+
+@pytest.mark.parametrize("match", study.Match)
+def test_matched_networks_have_the_size_of_the_first(match):
+    count = {
+        study.Match.PARAMETERS: lambda net: count_parameters(net.trainable_variables),
+        study.Match.MULTIPLY_ADDS: multiply_adds,
+    }[match]
+
+    def size(channels, seed=1):
+        genotype = random_genotype(seed, num_nodes=2)
+        return count(CellNetwork(genotype, 10, (8, 8, 1), channels, num_cells=2))
+
+    wanted = size(24, seed=0)
+    channels = study.matching_channels(size, wanted)
+    sizes = {n: size(n) for n in (channels - 1, channels, channels + 1)}
+    errors = {n: abs(sizes[n] / wanted - 1) for n in sizes}
+    assert min(errors, key=errors.get) == channels
+    assert errors[channels] <= 0.05
+
+
+def test_sizes_that_cannot_be_matched_are_named():
+    with pytest.raises(UserError, match=r"gives 300 parameters .* 2 are nearest, with"):
+        study.matching_channels(lambda n: 100 * n**2, 300)
+    with pytest.raises(UserError, match=r"1 are nearest, with \+100.0%. Give more"):
+        study.matching_channels(lambda n: 100 * n**2, 50)
+
+
+def test_the_time_left_is_that_of_finished_runs():
+    times = {"fit": [60.0, 120.0], "attack": [30.0]}
+    assert study_progress.time_left(["fit", "attack"], times) == "2 min left"
+    left = study_progress.time_left(["fit", "other"], times)
+    assert left == "90 s and 1 runs of new kinds left"
+    assert study_progress.duration(7200) == "2.0 h"
+
+
+def test_a_killed_study_ends_as_one_that_was_not(toy, tmp_path, optimised_graphs):
+    """By SIGKILL in the attack."""
+    settings, killed = toy(entries=("random",)), tmp_path / "killed"
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    flags = {name: getattr(settings, name) for name in TOY}
+    flags |= {f"{s}_{name}": v for s in STAGES for name, v in STAGES[s].items()}
+    flags = {n: ",".join(v) if isinstance(v, tuple) else v for n, v in flags.items()}
+    kill_while_writing("study", flags, killed, "results.json", scratch)
+    fit = killed / "random" / "seed_0" / "fit_fgsm_rs" / "fit.json"
+    before = fit.stat().st_mtime_ns
+    resumed, _ = run(settings, killed)
+    assert fit.stat().st_mtime_ns == before
+    whole, _ = run(settings, tmp_path / "whole")
+    assert resumed == whole
+    (network,) = whole["runs"]
+    assert network["penalty"] > 0 and network["images"] == 20
