@@ -167,9 +167,9 @@ class Settings:
 
     def decisive(self) -> dict[str, Any]:
         """Returns the settings that determine the outcome, as JSON types."""
-        fields = attrs.fields_dict(type(self))
-        values = self.to_dict().items()
-        return {n: v for n, v in values if fields[n].metadata["decisive"]}
+        fields = attrs.fields(type(self))
+        free = {field.name for field in fields if not field.metadata["decisive"]}
+        return {n: v for n, v in self.to_dict().items() if n not in free}
 
     def differences(self, there: Mapping[str, Any]) -> list[str]:
         """Returns a phrase for each difference from a run's recorded settings.

@@ -196,7 +196,7 @@ class Plan:
         folder.mkdir(parents=True, exist_ok=True)
         genotype.save(folder / GENOTYPE)
         network = self._network(genotype, channels)
-        sizes = {name: count(network) for name, count in _COUNTS.items()}
+        sizes = {str(name): count(network) for name, count in _COUNTS.items()}
         write_json(folder / NETWORK, {"init_channels": channels, **sizes})
 
     def _chosen(self, entry: str, seed: int) -> Genotype:
