@@ -2,6 +2,7 @@
 
 from advrush_tf import environment as environment
 from advrush_tf.attacks.autoattack import AutoAttack
+from advrush_tf.data.dataset import load_dataset
 from advrush_tf.data.pipeline import bilevel_pairs, training_batches
 from advrush_tf.errors import NonFiniteLossError
 from advrush_tf.fit.model import AdvRushFitModel
@@ -32,6 +33,7 @@ __all__ = [
     "curvature_penalty",
     "get_genotype",
     "hessian_vector_product",
+    "load_dataset",
     "measure_curvature",
     "training_batches",
 ]
