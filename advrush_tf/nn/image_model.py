@@ -12,6 +12,24 @@ class ImageModel(keras.Model):
 
     predict_function: Any
 
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes, None while it is not known."""
+        return None
+
+    @property
+    def output_shape(self) -> tuple[int | None, ...]:
+        """Shape of the logits, for `summary`."""
+        return None, self.num_classes
+
+    def summary(self, *args, **kwargs):
+        """Prints the layers, as in Keras, with their shapes and nested ones too."""
+        if shape := getattr(self, "image_shape", None):
+            # A call without values, in which blocks note their shapes.
+            self.compute_output_spec(keras.KerasTensor((None, *shape)))
+        kwargs.setdefault("expand_nested", True)
+        super().summary(*args, **kwargs)
+
     def make_predict_function(self, force=False):
         if self.predict_function is None or force:
             super().make_predict_function(force=True)
