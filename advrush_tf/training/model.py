@@ -10,11 +10,8 @@ import tensorflow as tf
 from advrush_tf.inputs import check_labels, check_weights
 from advrush_tf.nn.image_model import ImageModel
 
-
 _NO_LOSS = "the model has its own losses (the objective of a fit, gamma of a search)"
-_NO_METRICS = (
-    "it always measures losses and accuracies; leave it out, or use a callback"
-)
+_NO_METRICS = "it always measures losses and accuracies; leave it out"
 _NOT_COMPILED = {
     "loss": _NO_LOSS,
     "loss_weights": _NO_LOSS,
