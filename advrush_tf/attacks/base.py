@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from advrush_tf.attacks.geometry import Norm, is_inside
+from advrush_tf.attacks.geometry import Norm, as_number, is_inside
 from advrush_tf.inputs import (
     are_probabilities,
     image_array,
@@ -154,7 +154,7 @@ class Attack(abc.ABC):
 
     Attributes:
         norm: of the ball.
-        epsilon: its radius, in [0, 1] units.
+        epsilon: its radius, in [0, 1] units; a text such as "8/255" is understood.
         persistent: for images that transfer to other models: one that nothing broke is
             given back as it was tried last, and our own attacks go on to the last
             step of a run, for the last adversarial image in place of the first, or
@@ -170,6 +170,7 @@ class Attack(abc.ABC):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "norm", Norm(self.norm))
+        object.__setattr__(self, "epsilon", as_number(self.epsilon))
         self._require_positive("epsilon")
 
     def _require_positive(self, *names: str) -> None:

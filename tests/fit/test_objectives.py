@@ -142,3 +142,10 @@ def test_fgsm_rs_takes_one_step_from_an_image():
     assert seen[0].min() == 0
     assert 0.09 < seen[0].max() <= 0.1
     np.testing.assert_allclose(crafted, np.minimum(seen[0] + 0.02, 0.1), atol=1e-6)
+
+
+def test_radii_may_be_texts():
+    texts = PGD(epsilon="8/255", step_size="2 / 255")
+    assert texts == PGD(epsilon=8 / 255, step_size=2 / 255)
+    with pytest.raises(ValueError, match="start must be one of 'gaussian', 'uniform'"):
+        PGD(start="zero")
