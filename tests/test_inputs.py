@@ -63,7 +63,9 @@ TAKERS = {
         m, x, y, tf.ones((6, 8, 8, 1))
     ),
     "measure_curvature": lambda m, x, y: (
-        advrush_tf.measure_curvature(m, x, y, batch_size=6, top=1, steps=1).penalties
+        advrush_tf.measure_curvature(
+            m, x, y, batch_size=6, top=1, lanczos_steps=1
+        ).penalties
     ),
     "loss_surface": lambda m, x, y: loss_surface(m, x, y, 0.1, 3).losses,
     "loss_cut": lambda m, x, y: loss_cut(m, x, y, 0.1, 4).losses,
