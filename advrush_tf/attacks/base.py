@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.attacks.geometry import Norm, as_number, is_inside
+from advrush_tf.errors import UserError
 from advrush_tf.inputs import (
     are_probabilities,
     image_array,
@@ -57,7 +58,13 @@ class BatchedClassifier:
 
         @tf.function(autograph=False)
         def logits(images: tf.Tensor) -> tf.Tensor:
-            return tf.cast(logits_fn(images), images.dtype)
+            outputs = logits_fn(images)
+            if isinstance(outputs, list | tuple | dict):
+                raise UserError(
+                    f"the model has {len(outputs)} outputs: take the one with the "
+                    "logits, such as keras.Model(model.inputs, model.outputs[0])"
+                )
+            return tf.cast(outputs, images.dtype)
 
         self._logits = logits
         spec = tf.TensorSpec((batch_size, *self.image_shape), tf.float32)
