@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from advrush_tf.inputs import check_images
+from advrush_tf.nn.constants import inlined
 
 
 class ImageModel(keras.Model):
@@ -29,6 +30,21 @@ class ImageModel(keras.Model):
             self.compute_output_spec(keras.KerasTensor((None, *shape)))
         kwargs.setdefault("expand_nested", True)
         super().summary(*args, **kwargs)
+
+    def export(
+        self,
+        filepath: Any,
+        format: str = "tf_saved_model",
+        verbose: bool | None = None,
+        input_signature: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Exports the model as in Keras, also before its first call."""
+        if input_signature is None and (shape := getattr(self, "image_shape", None)):
+            images = keras.InputSpec(shape=(None, *shape), dtype=self.variable_dtype)
+            input_signature = [images]
+        with inlined():
+            super().export(filepath, format, verbose, input_signature, **kwargs)
 
     def make_predict_function(self, force=False):
         if self.predict_function is None or force:
