@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import advrush_tf
 from advrush_tf.attacks.geometry import Norm
+from advrush_tf.attacks.robustness import evaluate_robustness
 from advrush_tf.statistics import wilson
 from support.attacked import distances, grey, linear
 
@@ -15,7 +15,7 @@ def test_one_call_measures_a_linear_model(norm):
     y = np.where(np.arange(len(y)) < 4, (y + 1) % 3, y)
     away = distances(weights, x, y, norm)
     epsilon = float(np.median(away))
-    found = advrush_tf.evaluate_robustness(
+    found = evaluate_robustness(
         model, x, y.tolist(), str(epsilon), norm.value, "apgd-ce", batch_size=16
     )
     np.testing.assert_array_equal(found.robust, away > epsilon)
@@ -34,11 +34,11 @@ def test_one_call_measures_a_linear_model(norm):
 def test_a_wrong_model_is_doubted():
     model, _ = linear()
     x, y = grey(model, 8)
-    found = advrush_tf.evaluate_robustness(
+    found = evaluate_robustness(
         lambda images: tf.nn.softmax(model(images)), x, y, 0.01, attack="fgsm"
     )
     assert any("probabilities" in warning for warning in found.warnings)
     with pytest.raises(ValueError, match="there is no attack 'best'; there are fgsm"):
-        advrush_tf.evaluate_robustness(model, x, y, attack="best")
+        evaluate_robustness(model, x, y, attack="best")
     with pytest.raises(ValueError, match="norm must be one of 'Linf', 'L2', not 'L1'"):
-        advrush_tf.evaluate_robustness(model, x, y, norm="L1")
+        evaluate_robustness(model, x, y, norm="L1")
