@@ -2,6 +2,8 @@
 
 from advrush_tf import environment as environment
 from advrush_tf.attacks.autoattack import AutoAttack
+from advrush_tf.attacks.robustness import evaluate_robustness
+from advrush_tf.data.dataset import load_dataset
 from advrush_tf.data.pipeline import bilevel_pairs, training_batches
 from advrush_tf.errors import NonFiniteLossError
 from advrush_tf.fit.model import AdvRushFitModel
@@ -30,8 +32,10 @@ __all__ = [
     "Standard",
     "bilevel_pairs",
     "curvature_penalty",
+    "evaluate_robustness",
     "get_genotype",
     "hessian_vector_product",
+    "load_dataset",
     "measure_curvature",
     "training_batches",
 ]

@@ -1,11 +1,27 @@
-"""The errors that a launcher turns into one line on the terminal."""
+"""The errors that a launcher turns into one line, and closed sets that raise them."""
 
+import enum
 import re
+from typing import Any
 
 _MAX_CHARACTERS = 200
 _LONGEST_LINE = 500
 # Where in a graph TensorFlow's error arose.
 _NODES = re.compile(r"\{\{[^}]*\}\}\s*")
+
+
+class Choice(enum.StrEnum):
+    """Base of closed sets, whose values are understood wherever a member is.
+
+    Raises:
+        ValueError: there is no such value; the message names all.
+    """
+
+    @classmethod
+    def _missing_(cls, value: Any) -> Any:
+        values = ", ".join(repr(member.value) for member in cls)
+        name = cls.__name__.lower()
+        raise ValueError(f"{name} must be one of {values}, not {value!r}")
 
 
 class UserError(ValueError):

@@ -213,7 +213,7 @@ def test_attacks_break_images_within_their_ball(shape):
 @shapes
 def test_curvature_equals_that_of_images_on_their_side(shape):
     network = _network(shape)
-    settings = {"batch_size": 4, "top": 1, "steps": 2, "h": 0.5}
+    settings = {"batch_size": 4, "top": 1, "lanczos_steps": 2, "probe_length": 0.5}
     found = measure_curvature(network, *_batch(shape), **settings)
     turned = _network(shape, turned=True, dtype="float64")
     expected = curvature_penalty(turned, *_turned_batch(shape), h=0.5)

@@ -4,7 +4,6 @@ Source: Croce & Hein, arXiv 2003.01690, algorithm 1.
 """
 
 import dataclasses
-import enum
 import math
 
 import tensorflow as tf
@@ -19,6 +18,7 @@ from advrush_tf.attacks.geometry import (
     projected_step,
 )
 from advrush_tf.attacks.iterative import Batch, IterativeAttack, State, StepResult
+from advrush_tf.errors import Choice
 from advrush_tf.nn.constants import constant
 
 _MOMENTUM = 0.75
@@ -27,7 +27,7 @@ _MOMENTUM = 0.75
 _RISES = 0.75
 
 
-class Loss(enum.StrEnum):
+class Loss(Choice):
     """The loss that APGD raises; for CE, the log-odds, which rise with it."""
 
     CE = "ce"

@@ -4,7 +4,6 @@ Source: Croce & Hein, arXiv 2003.01690.
 """
 
 import dataclasses
-import enum
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,11 +13,18 @@ from advrush_tf.attacks.apgd import APGD, Loss
 from advrush_tf.attacks.base import Attack, open_labelled, warn_of_bad_gradients
 from advrush_tf.attacks.fab import FAB
 from advrush_tf.attacks.geometry import Norm
-from advrush_tf.attacks.series import CLEAN, Progress, run_series
+from advrush_tf.attacks.series import (
+    CLEAN,
+    Progress,
+    run_series,
+    with_bar,
+    without_bar,
+)
 from advrush_tf.attacks.square import Square
+from advrush_tf.errors import Choice
 
 
-class Version(enum.StrEnum):
+class Version(Choice):
     """A published series: `rand` is for models that are random by intent."""
 
     STANDARD = "standard"
@@ -26,7 +32,7 @@ class Version(enum.StrEnum):
     RAND = "rand"
 
 
-class Member(enum.StrEnum):
+class Member(Choice):
     """An attack of the series."""
 
     APGD_CE = "apgd-ce"
@@ -150,7 +156,7 @@ class AutoAttack:
         self.members = make_members(norm, epsilon, version, members)
         self._model_fn, self._seed, self._batch_size = model_fn, seed, batch_size
 
-    def run(self, x: np.ndarray, y: np.ndarray) -> Evaluation:
+    def run(self, x: np.ndarray, y: np.ndarray, verbose: bool = False) -> Evaluation:
         """Attacks images, each attack only those that survived the ones before.
 
         Warns of a model that cannot be attacked as it is, see `open_labelled`, and of
@@ -159,6 +165,7 @@ class AutoAttack:
         Args:
             x: (images, height, width, channels), floats in [0, 1].
             y: labels, see `advrush_tf.inputs.as_labels`.
+            verbose: whether to show each attack's progress.
 
         Raises:
             ValueError: images or labels are misshapen or out of range, or the model
@@ -166,7 +173,8 @@ class AutoAttack:
         """
         classifier, x, y = open_labelled(self._model_fn, x, y, self._batch_size)
         progress = Progress(x, list(self.members))
-        run_series(classifier, self.members, x, y, self._seed, progress)
+        watch = with_bar if verbose else without_bar
+        run_series(classifier, self.members, x, y, self._seed, progress, watch=watch)
         warn_of_bad_gradients(classifier)
         return Evaluation(progress.images, verdicts_of(progress))
 

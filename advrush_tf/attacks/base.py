@@ -11,8 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.attacks import sanity_checks
-from advrush_tf.attacks.geometry import Norm, is_inside
+from advrush_tf.attacks.geometry import Norm, as_number, is_inside
 from advrush_tf.attacks.losses import is_wrong
+from advrush_tf.errors import UserError
 from advrush_tf.inputs import (
     are_probabilities,
     image_array,
@@ -70,7 +71,13 @@ class BatchedClassifier:
 
         @tf.function(autograph=False)
         def logits(images: tf.Tensor) -> tf.Tensor:
-            return tf.cast(logits_fn(images), images.dtype)
+            outputs = logits_fn(images)
+            if isinstance(outputs, list | tuple | dict):
+                raise UserError(
+                    f"the model has {len(outputs)} outputs: take the one with the "
+                    "logits, such as keras.Model(model.inputs, model.outputs[0])"
+                )
+            return tf.cast(outputs, images.dtype)
 
         self._logits = logits
         spec = tf.TensorSpec((batch_size, *self.image_shape), tf.float32)
@@ -243,7 +250,7 @@ class Attack(abc.ABC):
 
     Attributes:
         norm: of the ball.
-        epsilon: its radius, in [0, 1] units.
+        epsilon: its radius, in [0, 1] units; a text such as "8/255" is understood.
         persistent: for images that transfer to other models: one that nothing broke is
             given back as it was tried last, and our own attacks go on to the last
             step of a run, for the last adversarial image in place of the first, or
@@ -259,6 +266,7 @@ class Attack(abc.ABC):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "norm", Norm(self.norm))
+        object.__setattr__(self, "epsilon", as_number(self.epsilon))
         self._require_positive("epsilon")
 
     def _require_positive(self, *names: str) -> None:

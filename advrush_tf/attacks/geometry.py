@@ -1,14 +1,14 @@
 """The geometry of an attack: balls of radius epsilon, inside the box [0, 1]."""
 
-import enum
 import functools
 import math
 from collections.abc import Callable
-from fractions import Fraction
 from typing import Any, Self
 
 import numpy as np
 import tensorflow as tf
+
+from advrush_tf.errors import Choice
 
 _TINY = 1e-12
 # Each iteration of `nearest` divides the product of what is missing and the slope by
@@ -17,7 +17,7 @@ _TINY = 1e-12
 _ITERATIONS = 100
 
 
-class Norm(enum.StrEnum):
+class Norm(Choice):
     """The norm that measures a perturbation."""
 
     LINF = "Linf"
@@ -60,12 +60,18 @@ def read_number(text: str) -> float:
     Raises:
         ValueError: it is neither.
     """
+    top, slash, bottom = text.partition("/")
     try:
-        return float(Fraction(text)) if "/" in text else float(text)
+        return float(top) / float(bottom) if slash else float(top)
     except (ValueError, ArithmeticError):
         raise ValueError(
             f"it must be a number or a fraction such as 8/255, not '{text}'"
         ) from None
+
+
+def as_number(value: str | float) -> float:
+    """Returns a number, also one written as a text, see `read_number`."""
+    return read_number(value) if isinstance(value, str) else value
 
 
 def per_image(values: tf.Tensor) -> tf.Tensor:

@@ -1,7 +1,6 @@
 """Crafting adversarial images inside a fit: steps along the sign of a gradient."""
 
 import dataclasses
-import enum
 from collections.abc import Callable
 from typing import Any
 
@@ -9,14 +8,15 @@ import keras
 import tensorflow as tf
 
 from advrush_tf import replication
-from advrush_tf.attacks.geometry import Norm, projected_step, with_gradient
+from advrush_tf.attacks.geometry import Norm, as_number, projected_step, with_gradient
+from advrush_tf.errors import Choice
 from advrush_tf.inputs import check_images
 from advrush_tf.version import PACKAGE
 
 LossFn = Callable[[tf.Tensor], tf.Tensor]
 
 
-class Start(enum.StrEnum):
+class Start(Choice):
     """Where an attack starts: the image plus noise.
 
     GAUSSIAN adds 0.001 * N(0, 1), UNIFORM a uniform point of the epsilon-ball, clipped
@@ -50,7 +50,8 @@ class SignAscent:
     """Steps that raise a loss and stay in an L-infinity ball and in [0, 1].
 
     Attributes:
-        epsilon: radius of the ball, in [0, 1] units.
+        epsilon: radius of the ball, in [0, 1] units; a text such as "8/255" is
+            understood, here and in the next.
         step_size: length of a step in each pixel, in the same units.
         steps: number of steps, each one forward and one input-gradient pass.
         start: where the first step starts.
@@ -69,6 +70,7 @@ class SignAscent:
     def __post_init__(self) -> None:
         object.__setattr__(self, "start", Start(self.start))
         for name in ("epsilon", "step_size"):
+            object.__setattr__(self, name, as_number(getattr(self, name)))
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
         if self.steps < 1:

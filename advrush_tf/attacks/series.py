@@ -2,10 +2,11 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 from advrush_tf.attacks.base import Attack, BatchedClassifier, Outcome, is_right
@@ -120,6 +121,23 @@ class Progress:
         vars(self).update(arrays, **numbers)
 
 
+Watch = Callable[[str, int, Iterable[Outcome]], Iterable[Outcome]]
+
+
+def without_bar(name: str, total: int, outcomes: Iterable[Outcome]):
+    """Passes the outcomes of an attack on."""
+    return outcomes
+
+
+def with_bar(name: str, total: int, outcomes: Iterable[Outcome]):
+    """Passes the outcomes of an attack on, and shows its progress as Keras does."""
+    print(f"{name} on {total} images")
+    bar = keras.utils.Progbar(total, unit_name="image")
+    for outcome in outcomes:
+        yield outcome
+        bar.add(1, [("broken", float(outcome.broken))])
+
+
 def run_series(
     classifier: BatchedClassifier,
     attacks: Mapping[str, Attack],
@@ -129,7 +147,7 @@ def run_series(
     progress: Progress,
     all_images: bool = False,
     indices: np.ndarray | None = None,
-    watch: Callable[[str, int, Any], Any] = lambda name, total, outcomes: outcomes,
+    watch: Watch = without_bar,
 ) -> None:
     """Runs attacks in order, from the progress made so far, on the surviving images.
 

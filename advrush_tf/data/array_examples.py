@@ -18,7 +18,7 @@ from advrush_tf.data.examples import (
     shard_bounds,
 )
 from advrush_tf.errors import UserError
-from advrush_tf.inputs import as_labels
+from advrush_tf.inputs import as_labels, check_images
 
 _MEMORY_SHARE = 0.75
 
@@ -27,21 +27,19 @@ class ArrayExamples(Examples):
     """Examples in memory.
 
     Args:
-        images: uint8 (N, H, W, C), 0 to 255.
-        labels: See `advrush_tf.inputs.as_labels`.
+        images: (N, H, W, C), or (N, H, W) of one channel; whole numbers from 0 to 255,
+            or floats in [0, 1], which are rounded to 8 bits. Or a finite dataset of
+            (image, label), in batches or not.
+        labels: See `advrush_tf.inputs.as_labels`; None for a dataset.
 
     Raises:
-        ValueError: If the images or labels are misshapen or of another type.
+        ValueError: If the images or labels are misshapen or of other values.
     """
 
-    def __init__(self, images: Any, labels: Any):
-        images, labels = np.asarray(images), as_labels(labels).numpy()
-        if images.ndim != 4 or images.dtype != np.uint8:
-            raise ValueError(
-                "images must be uint8 of shape (N, H, W, C), 0 to 255, not "
-                f"{images.dtype} of shape {images.shape}; multiply floats in [0, 1] by "
-                "255 and round them, or see load_dataset."
-            )
+    def __init__(self, images: Any, labels: Any = None):
+        if isinstance(images, tf.data.Dataset) and labels is None:
+            images, labels = _read_all(images)
+        images, labels = _eight_bit(images), as_labels(labels).numpy()
         if labels.shape != images.shape[:1]:
             raise ValueError(
                 f"labels must be one class per image, of shape {images.shape[:1]}, not "
@@ -117,6 +115,43 @@ class ArrayExamples(Examples):
         # constants in it.
         with tf.device("CPU:0"):
             return tf.constant(self.images), tf.constant(self.labels, tf.int32)
+
+
+def _eight_bit(images: Any) -> np.ndarray:
+    """Returns images as uint8 (N, H, W, C)."""
+    images = np.asarray(images)
+    if images.ndim == 3:
+        images = images[..., np.newaxis]
+    if images.ndim != 4 or images.dtype.kind not in "uif":
+        raise ValueError(
+            "images must be numbers of shape (N, H, W, C), 0 to 255 or floats in "
+            f"[0, 1], not {images.dtype} of shape {images.shape}."
+        )
+    if images.dtype.kind == "f":
+        check_images(images)
+        return np.rint(images * 255).astype(np.uint8)
+    if images.dtype != np.uint8 and np.any((images < 0) | (images > 255)):
+        raise ValueError(
+            f"images of whole numbers must be in 0 to 255; these are in "
+            f"[{images.min()}, {images.max()}]."
+        )
+    return images.astype(np.uint8, copy=False)
+
+
+def _read_all(dataset: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Returns all images and labels of a dataset, whose batches are joined."""
+    spec = dataset.element_spec
+    if (
+        not (isinstance(spec, tuple) and len(spec) == 2)
+        or dataset.cardinality() == tf.data.INFINITE_CARDINALITY
+        or not (elements := list(dataset.as_numpy_iterator()))
+    ):
+        raise ValueError(
+            "a dataset must be finite, with elements (image, label) and at least one."
+        )
+    join = np.concatenate if elements[0][0].ndim == 4 else np.stack
+    images, labels = (join(parts) for parts in zip(*elements, strict=True))
+    return images, labels
 
 
 def stratified_split(

@@ -1,8 +1,8 @@
 """Batches of a search, a fit and an evaluation, from images in memory."""
 
 from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from advrush_tf.data.array_examples import ArrayExamples
@@ -20,8 +20,8 @@ from advrush_tf.data.examples import (
 
 
 def bilevel_pairs(
-    images: np.ndarray,
-    labels: np.ndarray,
+    images: Any,
+    labels: Any = None,
     batch_size: int = 32,
     train_portion: float = 0.5,
     seed: int = 0,
@@ -37,8 +37,7 @@ def bilevel_pairs(
     one run through the weight half. Only full batches are given.
 
     Args:
-        images: uint8 (N, H, W, C).
-        labels: See `advrush_tf.inputs.as_labels`.
+        images, labels: See `ArrayExamples`; for example what `keras.datasets` gives.
         batch_size: Images per batch, in each half, of all shards together.
         train_portion: Share of the images in the weight half, in (0, 1).
         seed: Seed of split, order and augmentation, at least 0.
@@ -87,8 +86,8 @@ def pairs(
 
 
 def training_batches(
-    images: np.ndarray,
-    labels: np.ndarray,
+    images: Any,
+    labels: Any = None,
     batch_size: int = 64,
     seed: int = 0,
     augmentation: Augmentation | None = None,
@@ -113,7 +112,7 @@ def training_batches(
 
 
 def evaluation_batches(
-    images: np.ndarray, labels: np.ndarray, batch_size: int, shard: Shard = ALL
+    images: Any, labels: Any, batch_size: int, shard: Shard = ALL
 ) -> tf.data.Dataset:
     """Makes the batches of an evaluation: every image once, in order, unchanged.
 

@@ -40,6 +40,7 @@ _FAMILY_COLOURS = {
     "max_pool": ("#f3d9e8", "#cc79a7"),
     "avg_pool": ("#f3d9e8", "#cc79a7"),
     "skip_connect": ("#cdeee2", "#009e73"),
+    "none": ("#ffffff", "#999999"),
 }
 _STATE_COLOURS = ("#ffffff", "#333333")
 _TERMINAL_COLOURS = ("#e4e4e4", "#333333")

@@ -23,7 +23,7 @@ from advrush_tf.inputs import (
 from advrush_tf.losses import cross_entropy
 from advrush_tf.nn.cell_network import CellNetwork
 from advrush_tf.nn.checks import check_precision
-from advrush_tf.training.model import ReplicatedModel, as_array
+from advrush_tf.training.model import ReplicatedModel, as_array, with_directions
 from advrush_tf.training.optimizers import MomentumSGD
 from advrush_tf.version import PACKAGE
 
@@ -112,15 +112,16 @@ class AdvRushFitModel(ReplicatedModel):
         optimizer: Any = None,
         run_eagerly: bool = False,
         jit_compile: bool = False,
+        **others: Any,
     ) -> None:
         """Sets the optimizer of the weights, by default `MomentumSGD()`.
 
-        XLA is off unless asked for.
+        XLA is off unless asked for; other arguments of Keras' `compile` are refused.
 
         Raises:
             ValueError: see `ReplicatedModel`.
         """
-        self.compile_with(optimizer or MomentumSGD(), run_eagerly, jit_compile)
+        self.compile_with(optimizer or MomentumSGD(), run_eagerly, jit_compile, others)
         self.optimizer.build(self.trainable_variables)
 
     @property
@@ -179,8 +180,6 @@ class AdvRushFitModel(ReplicatedModel):
             ValueError: images are not floats in [0, 1], or labels or weights are wrong.
         """
         self._weigh_classes(class_weight)
-        if isinstance(callbacks, keras.callbacks.Callback):
-            callbacks = [callbacks]
         if isinstance(validation_data, tuple):
             images, *others = validation_data
             validation_data = images, *map(as_array, others)
@@ -190,7 +189,7 @@ class AdvRushFitModel(ReplicatedModel):
             x,
             as_array(y),
             *args,
-            callbacks=[_DropPathSchedule(), *(callbacks or [])],
+            callbacks=[_DropPathSchedule(), *with_directions(callbacks)],
             validation_data=validation_data,
             validation_split=validation_split,
             **kwargs,

@@ -7,7 +7,6 @@ maps (images, training) to logits.
 
 import abc
 import dataclasses
-import enum
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -16,6 +15,7 @@ import tensorflow as tf
 
 from advrush_tf.attacks.losses import log_odds
 from advrush_tf.attacks.pgd import SignAscent, Start
+from advrush_tf.errors import Choice
 from advrush_tf.inputs import as_labels, check_images, check_labels
 from advrush_tf.losses import cross_entropy, kl_divergence
 from advrush_tf.version import PACKAGE
@@ -149,7 +149,8 @@ class PGD(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "start", self.attack.start)
+        for name in ("epsilon", "step_size", "start"):
+            object.__setattr__(self, name, getattr(self.attack, name))
 
     @property
     def attack(self) -> SignAscent:
@@ -238,7 +239,7 @@ class FGSMRS(PGD):
     start: Start = Start.UNIFORM
 
 
-class ObjectiveName(enum.StrEnum):
+class ObjectiveName(Choice):
     """The objectives by name."""
 
     STANDARD = "standard"

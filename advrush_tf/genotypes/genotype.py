@@ -13,6 +13,7 @@ import attrs
 import numpy as np
 
 from advrush_tf.files import json_copy, verified_json, write_json
+from advrush_tf.genotypes import text as written
 from advrush_tf.genotypes.published import PUBLISHED
 from advrush_tf.genotypes.search_space import (
     ALL_PRIMITIVES,
@@ -43,7 +44,8 @@ class Genotype:
     """A normal and a reduction cell, validated and immutable.
 
     States 0 and 1 are the outputs of the two previous cells, state 2 + i is
-    intermediate node i. Lists are accepted and kept as tuples.
+    intermediate node i. Lists, and pairs grouped by node, are accepted and kept as
+    plain tuples. The operation `none` gives zeros.
 
     Attributes:
         normal: Two `(operation, state it reads)` pairs per node, node by node.
@@ -148,6 +150,23 @@ class Genotype:
             )
         return cls(**data)
 
+    @classmethod
+    def from_text(cls, text: str) -> "Genotype":
+        """Reads the last `Genotype(...)` of a text, as of a log, or else JSON.
+
+        Args:
+            text: See `text.last_call` and `from_json`. Nothing in it is evaluated.
+
+        Returns:
+            The genotype.
+
+        Raises:
+            ValueError: If the text holds no genotype.
+        """
+        if not written.has_call(text):
+            return cls.from_json(text)
+        return cls(**written.last_call(text))
+
     def save(self, path: str | os.PathLike) -> None:
         """Writes JSON with a checksum; a crash leaves the old file or the new, whole.
 
@@ -161,10 +180,10 @@ class Genotype:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Genotype":
-        """Reads a file of `save`.
+        """Reads a file of `save`, or the last `Genotype(...)` of a text file.
 
         Args:
-            path: The JSON file.
+            path: The JSON file, or for example the log of a PyTorch search.
 
         Returns:
             The genotype.
@@ -174,7 +193,7 @@ class Genotype:
             ValueError: If it does not hold a genotype.
         """
         try:
-            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+            return cls.from_text(Path(path).read_text(encoding="utf-8-sig"))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
@@ -267,10 +286,11 @@ def random_genotype(
 
 
 def get_genotype(name_or_path: str | os.PathLike) -> Genotype:
-    """Finds a genotype by its published name or reads it from a file.
+    """Finds a genotype by its published name, or reads it from a file or a text.
 
     Args:
-        name_or_path: A key of `NAMED`, or the path of a genotype's JSON file.
+        name_or_path: A key of `NAMED`, the path of a file that `Genotype.load` reads,
+            or a `Genotype(...)` as PyTorch's logs write it.
 
     Returns:
         The genotype.
@@ -280,10 +300,13 @@ def get_genotype(name_or_path: str | os.PathLike) -> Genotype:
     """
     if str(name_or_path) in NAMED:
         return NAMED[str(name_or_path)]
+    if str(name_or_path).startswith("Genotype("):
+        return Genotype.from_text(str(name_or_path))
     try:
         return Genotype.load(name_or_path)
     except OSError as error:
         raise ValueError(
             f"No genotype {str(name_or_path)!r} ({error.strerror}): give one of "
-            f"{', '.join(NAMED)}, or the path of a genotype.json."
+            f"{', '.join(NAMED)}, or the path of a genotype.json "
+            "or of a log with a Genotype(...)."
         ) from None

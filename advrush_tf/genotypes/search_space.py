@@ -1,7 +1,7 @@
 """The rules of a cell: its operations, its edges, and which of them are kept."""
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,6 @@ PRIMITIVES = (
 )
 EXTRA_PRIMITIVES = ("sep_conv_7x7", "conv_7x1_1x7")
 ALL_PRIMITIVES = PRIMITIVES + EXTRA_PRIMITIVES
-
-_OPERATIONS = tuple(name for name in ALL_PRIMITIVES if name != "none")
 
 
 def reduction_cells(num_cells: int) -> set[int]:
@@ -61,17 +59,17 @@ def checked_edges(kind: str, edges: Iterable[Any]) -> tuple[Edge, ...]:
 
     Args:
         kind: Name of the cell, for messages.
-        edges: Two pairs per node, node by node.
+        edges: Two pairs per node, node by node, or a pair of pairs per node.
 
     Returns:
-        The pairs, with states as plain ints.
+        The pairs, one after the other, with states as plain ints.
 
     Raises:
-        ValueError: If a pair is malformed, an operation is unknown or `none`, a
-            state does not come before its node, or a node lacks an edge.
+        ValueError: If a pair is malformed, an operation is unknown, a state does not
+            come before its node, or a node lacks an edge.
     """
     checked: list[Edge] = []
-    for entry in _as_sequence(edges, f"The {kind} cell"):
+    for entry in _ungrouped(_as_sequence(edges, f"The {kind} cell")):
         if isinstance(entry, str) or len(pair := _as_sequence(entry, "An edge")) != 2:
             raise ValueError(
                 f"Each edge of the {kind} cell is a pair (operation, state), "
@@ -85,11 +83,21 @@ def checked_edges(kind: str, edges: Iterable[Any]) -> tuple[Edge, ...]:
     return tuple(checked)
 
 
+def _ungrouped(entries: Iterable[Any]) -> Iterator[Any]:
+    """Yields the pairs; those that are grouped by node, one by one."""
+    for entry in entries:
+        pairs = isinstance(entry, list | tuple) and entry
+        if pairs and all(isinstance(pair, list | tuple) for pair in pairs):
+            yield from pairs
+        else:
+            yield entry
+
+
 def _checked_edge(kind: str, node: int, op: Any, state: Any) -> Edge:
-    if not isinstance(op, str) or op not in _OPERATIONS:
+    if not isinstance(op, str) or op not in ALL_PRIMITIVES:
         raise ValueError(
             f"Unknown operation {op!r} in the {kind} cell; "
-            f"choose from {', '.join(_OPERATIONS)}."
+            f"choose from {', '.join(ALL_PRIMITIVES)}."
         )
     index = _as_index(state)
     if index is None or not 0 <= index < node + 2:

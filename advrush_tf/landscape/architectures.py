@@ -75,7 +75,7 @@ class ArchitectureSampler:
         epsilon: radius of the L-infinity ball, in [0, 1] units.
         test_images: number of images for the accuracies.
         curvature_images: number of images for the curvature.
-        h: length of the penalty's probe, in [0, 1] units.
+        probe_length: length of the penalty's probe, in [0, 1] units.
         batches: training batches of 64 images for batch normalisation, at most.
         batch_size: images at a time in all measurements.
         seed: of the first genotype and of all other random numbers.
@@ -91,7 +91,7 @@ class ArchitectureSampler:
         epsilon: float = 8 / 255,
         test_images: int = 256,
         curvature_images: int = 16,
-        h: float = PROBE_LENGTH,
+        probe_length: float = PROBE_LENGTH,
         batches: int = 20,
         batch_size: int = 64,
         seed: int = 0,
@@ -109,9 +109,9 @@ class ArchitectureSampler:
         self._meter = CurvatureMeter(
             self._network,
             min(curvature_images, batch_size),
-            h,
+            probe_length,
             top=1,
-            steps=_PRODUCTS,
+            lanczos_steps=_PRODUCTS,
             seed=seed,
             trace_probes=0,
         )

@@ -74,18 +74,18 @@ class CurvatureMeter:
     """Measures the curvature of a classifier, compiled once for any number of images.
 
     Images are taken in batches of one size. The memory is about that of a training step
-    and of `steps` batches of images in float64. Values depend on the batch size by
-    rounding only.
+    and of `lanczos_steps` batches of images in float64. Values depend on the batch size
+    by rounding only.
 
     Args:
         model: a Keras classifier, called in inference mode, or a function of TensorFlow
             operations: images in [0, 1] to logits.
         batch_size: images at a time.
-        h: length of the penalty's probe, in [0, 1] units.
+        probe_length: length of the penalty's probe, in [0, 1] units.
         top: number of eigenvalues kept of each Hessian.
-        steps: of each Lanczos run, one product each; n if images have n < steps values.
-            In a piecewise linear network with K classes, no Hessian's rank is above
-            K - 1, and K steps find all its eigenvalues.
+        lanczos_steps: of each Lanczos run, one product each; at most the number of an
+            image's values. In a piecewise linear network with K classes, no Hessian's
+            rank is above K - 1, and K steps find all its eigenvalues.
         probes: Lanczos runs per image, from random signs (Rademacher vectors).
         seed: of all random numbers, at least 0; those of an image depend on its index.
         trace_probes: products of each Lanczos run for what it leaves out of the trace;
@@ -99,28 +99,33 @@ class CurvatureMeter:
         self,
         model: Any,
         batch_size: int = 32,
-        h: float = PROBE_LENGTH,
+        probe_length: float = PROBE_LENGTH,
         top: int = 5,
-        steps: int = 20,
+        lanczos_steps: int = 20,
         probes: int = 1,
         seed: int = 0,
         trace_probes: int = 4,
     ):
-        positive = {"batch_size": batch_size, "h": h, "top": top, "probes": probes}
+        positive = {
+            "batch_size": batch_size,
+            "probe_length": probe_length,
+            "top": top,
+            "probes": probes,
+        }
         for name, value in positive.items():
             if not 0 < value < np.inf:
                 raise ValueError(f"{name} must be more than 0 and finite, not {value}")
-        if steps < top:
+        if lanczos_steps < top:
             raise ValueError(
-                f"steps must be {top} or more, to find top={top} eigenvalues, "
-                f"not {steps}"
+                f"lanczos_steps must be {top} or more, to find top={top} eigenvalues, "
+                f"not {lanczos_steps}"
             )
         for name, value in {"seed": seed, "trace_probes": trace_probes}.items():
             if value < 0:
                 raise ValueError(f"{name} must be 0 or more, not {value}")
-        self._batch_size, self._top, self._steps = batch_size, top, steps
+        self._batch_size, self._top, self._steps = batch_size, top, lanczos_steps
         self._probes, self._seed, self._trace_probes = probes, seed, trace_probes
-        self._slopes, self._product = _compiled(as_logits_fn(model), h)
+        self._slopes, self._product = _compiled(as_logits_fn(model), probe_length)
 
     def measure(
         self,
@@ -226,8 +231,8 @@ class CurvatureMetric(keras.callbacks.Callback):
     Args:
         x: (images, height, width, channels), floats in [0, 1].
         y: (images,), integer labels.
-        h: length of the penalty's probe, in [0, 1] units.
-        steps: Lanczos steps, one Hessian-vector product each; see `CurvatureMeter`.
+        probe_length: length of the penalty's probe, in [0, 1] units.
+        lanczos_steps: one Hessian-vector product each; see `CurvatureMeter`.
         every_epochs: epochs from one measurement to the next, from the first epoch on.
         batch_size: images at a time.
         seed: of the random numbers, the same in each epoch.
@@ -242,8 +247,8 @@ class CurvatureMetric(keras.callbacks.Callback):
         self,
         x: np.ndarray,
         y: np.ndarray,
-        h: float = PROBE_LENGTH,
-        steps: int = 10,
+        probe_length: float = PROBE_LENGTH,
+        lanczos_steps: int = 10,
         every_epochs: int = 1,
         batch_size: int = 32,
         seed: int = 0,
@@ -252,8 +257,13 @@ class CurvatureMetric(keras.callbacks.Callback):
         if every_epochs < 1:
             raise ValueError(f"every_epochs must be 1 or more, not {every_epochs}")
         self._x, self._y, self._every_epochs = x, y, every_epochs
-        self._settings: dict[str, Any] = {"h": h, "steps": steps, "top": 1}
-        self._settings |= {"batch_size": batch_size, "seed": seed}
+        self._settings: dict[str, Any] = {
+            "probe_length": probe_length,
+            "lanczos_steps": lanczos_steps,
+            "top": 1,
+            "batch_size": batch_size,
+            "seed": seed,
+        }
 
     def on_train_begin(self, logs=None):
         # Compiles at the first measurement: the model may have no weights yet.

@@ -60,6 +60,11 @@ class Block(keras.layers.Layer):
         super().__init__(**kwargs)
         self.synchronized = synchronized
 
+    def __call__(self, *args, **kwargs):
+        outputs = super().__call__(*args, **kwargs)
+        self.output_shape = None, *outputs.shape[1:]  # Which `summary` shows.
+        return outputs
+
     @property
     def inherited(self) -> dict[str, Any]:
         """Arguments that a block passes on to its inner blocks."""

@@ -53,7 +53,7 @@ class Operation(Block):
     def _make_block(self):
         name, channels = self.operation, self.channels
         common = {"affine": True, "name": name, **self.inherited}
-        if name in POOLINGS or self.identity:
+        if name == "none" or name in POOLINGS or self.identity:
             return None
         if name == "skip_connect":
             return Preprocess(channels, halve=True, **common)
@@ -64,6 +64,8 @@ class Operation(Block):
         return RectangularBlock(channels, self.stride, **common)
 
     def call(self, x, rectified, training=False):
+        if self.operation == "none":
+            return tf.zeros_like(x[:, :: self.stride, :: self.stride])
         if self.operation in POOLINGS:
             return POOLINGS[self.operation](x, self.stride)
         if self.identity:

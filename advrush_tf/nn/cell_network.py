@@ -1,6 +1,5 @@
 """CellNetwork: the network of a genotype, in the CIFAR and the ImageNet form."""
 
-import enum
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from advrush_tf import replication
+from advrush_tf.errors import Choice
 from advrush_tf.genotypes.genotype import Genotype, get_genotype
 from advrush_tf.genotypes.search_space import reduction_cells
 from advrush_tf.nn.blocks import (
@@ -25,7 +25,7 @@ from advrush_tf.version import PACKAGE
 STEM_MULTIPLIER = 3  # Width of the CIFAR stem, in `init_channels`.
 
 
-class Stem(enum.StrEnum):
+class Stem(Choice):
     """The first layers of a network.
 
     CIFAR keeps the images' resolution, IMAGENET halves it three times.
@@ -146,7 +146,7 @@ class CellNetwork(ImageClassifier):
         recompute_cells: bool = False,
         **kwargs: Any,
     ):
-        stem = _as_stem(stem)
+        stem = Stem(stem)
         check_architecture(
             num_classes,
             image_shape,
@@ -316,14 +316,6 @@ def _stem_blocks(stem: str, channels: int, common: dict[str, Any]):
         )
         for index, width in enumerate((channels // 2, channels, channels))
     ]
-
-
-def _as_stem(stem: Stem | str) -> Stem:
-    try:
-        return Stem(stem)
-    except ValueError:
-        names = ", ".join(repr(value.value) for value in Stem)
-        raise ValueError(f"stem must be one of {names}, not {stem!r}") from None
 
 
 def _as_genotype(genotype: Any) -> Genotype:

@@ -1,6 +1,7 @@
 """Checks of models: sizes, normalisation, precision, and the pairs of a search."""
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,11 @@ def check_image_classifier(
     for name, value in positive.items():
         if value < 1:
             raise ValueError(f"{name} must be 1 or more, not {value}")
+    if any(not isinstance(side, Integral) for side in image_shape):
+        raise ValueError(
+            "image_shape must be (height, width, channels) in whole numbers, since "
+            f"images of many sizes are resized before; it is {tuple(image_shape)}"
+        )
     if len(image_shape) != 3 or image_shape[2] < 1 or min(image_shape[:2]) < smallest:
         raise ValueError(
             f"this network's reductions need at least {smallest}x{smallest} pixels and "

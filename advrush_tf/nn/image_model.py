@@ -5,12 +5,46 @@ from typing import Any
 import keras
 
 from advrush_tf.inputs import check_images
+from advrush_tf.nn.constants import inlined
 
 
 class ImageModel(keras.Model):
     """A Keras model of images in [0, 1], whose `predict` refuses all others."""
 
     predict_function: Any
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes, None while it is not known."""
+        return None
+
+    @property
+    def output_shape(self) -> tuple[int | None, ...]:
+        """Shape of the logits, for `summary`."""
+        return None, self.num_classes
+
+    def summary(self, *args, **kwargs):
+        """Prints the layers, as in Keras, with their shapes and nested ones too."""
+        if shape := getattr(self, "image_shape", None):
+            # A call without values, in which blocks note their shapes.
+            self.compute_output_spec(keras.KerasTensor((None, *shape)))
+        kwargs.setdefault("expand_nested", True)
+        super().summary(*args, **kwargs)
+
+    def export(
+        self,
+        filepath: Any,
+        format: str = "tf_saved_model",
+        verbose: bool | None = None,
+        input_signature: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Exports the model as in Keras, also before its first call."""
+        if input_signature is None and (shape := getattr(self, "image_shape", None)):
+            images = keras.InputSpec(shape=(None, *shape), dtype=self.variable_dtype)
+            input_signature = [images]
+        with inlined():
+            super().export(filepath, format, verbose, input_signature, **kwargs)
 
     def make_predict_function(self, force=False):
         if self.predict_function is None or force:

@@ -25,14 +25,19 @@ _ZIP_START = b"PK\x03\x04"
 # The older format begins with a pickled number, then the pickled version 1001.
 _LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."
 # Where training scripts keep the state dictionary; "model" in the official search.
-_PLACES = ("state_dict", "model", "net")
+_PLACES = (
+    *("state_dict", "model_state_dict", "model_state"),
+    *("model", "net", "network"),
+)
 # The official search keeps the alphas beside the state dictionary, without the "s".
 _TABLES = {
     f"{word}_{cell}": f"alphas_{cell}"
     for cell in ("normal", "reduce")
     for word in ("alpha", "alphas")
 }
-_PARALLEL = "module."
+# What DataParallel, torch.compile, a model in a model, and a network behind a
+# normalisation put before every name.
+_PREFIXES = ("module.", "_orig_mod.", "model.", "1.")
 # What zipfile raises, beside ValueError, when it reads damaged bytes.
 _ZIP_DAMAGE = zipfile.BadZipFile, EOFError, OverflowError, RuntimeError, struct.error
 _BFLOAT16 = "BFloat16Storage"
@@ -140,18 +145,19 @@ class _Unpickler(pickle.Unpickler):
 def read_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Reads the state dictionary of a checkpoint that `torch.save` wrote.
 
-    The file holds a state dictionary, or a dictionary with one under "state_dict",
-    "model" or "net". Both formats are read: the zip file of PyTorch 1.6 and later, and
-    the older one. Nothing in the file is executed, and memory is bounded by its size.
+    The file holds a state dictionary, or a dictionary with one under a usual name
+    ("state_dict", "model_state_dict", "network"). Both formats are read: the zip file
+    of PyTorch 1.6 and later, and the older one. Nothing in the file is executed, and
+    memory is bounded by its size.
 
     Args:
         path: the file.
 
     Returns:
-        Read-only arrays by name, in the file's order, without a "module." that all
-        names begin with; bfloat16 as float32. The alphas of the official search, which
-        are stored beside its state dictionary, follow as `alphas_normal` and
-        `alphas_reduce`.
+        Read-only arrays by name, in the file's order, without the "module.",
+        "_orig_mod.", "model." and "1." that all names begin with; bfloat16 as float32.
+        The alphas of the official search, which are stored beside its state dictionary,
+        follow as `alphas_normal` and `alphas_reduce`.
 
     Raises:
         OSError: the file cannot be read.
@@ -337,10 +343,16 @@ def _entries(content: Any) -> dict[str, Any]:
             "it has no tensors, neither by themselves nor under "
             f"{', '.join(map(repr, _PLACES))}"
         )
-    if all(name.startswith(_PARALLEL) for name in state):
-        state = {name.removeprefix(_PARALLEL): value for name, value in state.items()}
+    for _ in _PREFIXES:
+        common = _common_prefix(state)
+        state = {name.removeprefix(common): value for name, value in state.items()}
     tables = {table: content[key] for key, table in _TABLES.items() if key in content}
     return {**state, **tables}
+
+
+def _common_prefix(state: dict[str, Any]) -> str:
+    starts = (p for p in _PREFIXES if all(name.startswith(p) for name in state))
+    return next(starts, "")
 
 
 def _array(

@@ -7,7 +7,6 @@ import attrs
 
 from advrush_tf.attacks.catalogue import (
     ALLOWED,
-    check_attack_name,
     is_stepped,
     named_attack,
 )
@@ -121,12 +120,11 @@ class AttackSettings(Settings):
         allowed = f"at most {largest:g} in {self.norm}"
         self.require("epsilon", self.epsilon <= largest, allowed)
         self.require("epsilons", max(self.curve) <= largest, allowed)
-        try:
-            for name in self.attacks:
-                check_attack_name(name)
+        for name in self.attacks:
+            try:
                 named_attack(name, self.norm, self.epsilon, self.step_size)
-        except ValueError as error:
-            raise UserError(f"--attacks: {error}.") from None
+            except ValueError as error:
+                raise UserError(f"--attacks={name}: {error}.") from None
         stepped = any(map(is_stepped, self.attacks))
         self.require(
             "step_size", stepped or not self.step_size, "left out without pgd, bim, mim"

@@ -87,7 +87,9 @@ class FitSettings(Settings):
     )
     image_size: int | None = setting(None, IMAGE_SIZE, gt(0))
     genotype: str | None = path_setting(
-        "ADVRUSH", "Published name or path of a genotype.json.", decisive=False
+        "ADVRUSH",
+        "Published name, or path of a genotype.json or of a log.",
+        decisive=False,
     )
     stem: Stem | None = setting(Stem.CIFAR, "How the network begins.")
     init_channels: int = setting(36, "Channels of the first cell.", gt(0), le(10**4))

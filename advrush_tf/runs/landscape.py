@@ -229,9 +229,9 @@ class _Inspection:
                 y,
                 bar.update,
                 batch_size=size,
-                h=settings.h,
+                probe_length=settings.probe_length,
                 top=settings.top,
-                steps=settings.lanczos_steps,
+                lanczos_steps=settings.lanczos_steps,
                 probes=settings.probes,
                 seed=seed,
             )
@@ -302,7 +302,7 @@ class _Inspection:
             settings.epsilon,
             settings.sample_images,
             settings.sample_curvature_images,
-            settings.h,
+            settings.probe_length,
             seed=settings.seed,
         )
 

@@ -44,7 +44,7 @@ class LandscapeSettings(Settings):
         64, "Images of the test split that are looked at, drawn evenly.", gt(0)
     )
     batch_size: int = setting(16, "Images at a time, of the models.", gt(0))
-    h: float = setting(
+    probe_length: float = setting(
         PROBE_LENGTH, "Length of the penalty's probe, in [0, 1] units.", gt(0)
     )
     top: int = setting(5, "Number of eigenvalues of each image's Hessian.", gt(0))

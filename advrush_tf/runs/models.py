@@ -20,6 +20,8 @@ from advrush_tf.runs.search import build_model
 from advrush_tf.runs.search_settings import SearchSettings
 from advrush_tf.search.model import AdvRushSearchModel
 
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+
 
 def save_model(model: keras.Model, path: Path) -> None:
     """Writes a `.keras` file in one step.
@@ -51,8 +53,19 @@ def load_classifier(path: str | Path) -> keras.Model:
             safe mode does not run or does not know.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(
+            f"{path} is a folder, as of a SavedModel, which holds a graph without its "
+            "Keras model; save the model that it was exported from as a .keras file."
+        )
     if not path.is_file():
         raise UserError(f"There is no model file {path}.")
+    with path.open("rb") as file:
+        if file.read(len(_HDF5)) == _HDF5:
+            raise UserError(
+                f"{path} is an HDF5 file, Keras' older format; load it in Python with "
+                "keras.models.load_model and save it as a .keras file."
+            )
     if not zipfile.is_zipfile(path):
         raise UserError(f"{path} is damaged or not a .keras file; save it again.")
     try:
@@ -87,6 +100,8 @@ def open_classifier(
     try:
         _check_size(model, dataset)
         classifier = BatchedClassifier(model, dataset.image_shape, batch_size)
+    except UserError as error:
+        raise UserError(f"{path}: {error}.") from None
     except Exception as error:  # Keras does not say what a wrong shape raises.
         raise UserError(
             f"{path} cannot classify images of shape {dataset.image_shape}, those of "

@@ -24,7 +24,7 @@ from advrush_tf.nn.constants import constant
 from advrush_tf.nn.supernet import Supernet
 from advrush_tf.search.step import SearchSteps, example_losses, share_of_norm
 from advrush_tf.training import optimizers
-from advrush_tf.training.model import ReplicatedModel
+from advrush_tf.training.model import ReplicatedModel, with_directions
 from advrush_tf.version import PACKAGE
 
 _METRICS = (
@@ -224,6 +224,7 @@ class AdvRushSearchModel(ReplicatedModel):
         penalty_batch: int | None = None,
         run_eagerly: bool = False,
         jit_compile: bool = False,
+        **others: Any,
     ) -> None:
         """Sets the optimizers and the penalty; the defaults are the official recipe.
 
@@ -244,6 +245,7 @@ class AdvRushSearchModel(ReplicatedModel):
             run_eagerly: whether to run without compiling to graphs.
             jit_compile: whether to compile with XLA (all but the penalty, for whose
                 max poolings XLA has no second derivative).
+            **others: other arguments of Keras' `compile`, which are refused.
 
         Raises:
             ValueError: a number is out of range; see also `ReplicatedModel`.
@@ -257,7 +259,7 @@ class AdvRushSearchModel(ReplicatedModel):
         if penalty_batch is not None and penalty_batch < 1:
             raise ValueError(f"penalty_batch must be 1 or more, not {penalty_batch}")
         self.compile_with(
-            optimizer or optimizers.MomentumSGD(), run_eagerly, jit_compile
+            optimizer or optimizers.MomentumSGD(), run_eagerly, jit_compile, others
         )
         self.alpha_optimizer = keras.optimizers.get(
             alpha_optimizer or optimizers.L2Adam()
@@ -329,16 +331,30 @@ class AdvRushSearchModel(ReplicatedModel):
         """Searches; arguments as in Keras, but `x` is a dataset of pairs.
 
         Raises:
-            ValueError: the data is not made of pairs.
+            ValueError: the data is not made of pairs, or weighted.
             NonFiniteLossError: a loss became NaN or infinite.
         """
+        for name in ("class_weight", "sample_weight"):
+            if kwargs.get(name) is not None:
+                raise ValueError(
+                    f"a search takes no {name}: both halves must weigh examples alike; "
+                    "repeat those that are to count more"
+                )
         check_pairs_for_fit(x, y, kwargs.get("steps_per_epoch"))
         kwargs.setdefault("shuffle", False)
-        if isinstance(callbacks, keras.callbacks.Callback):
-            callbacks = [callbacks]
-        return super().fit(
-            x, None, *args, callbacks=[_EpochCount(), *(callbacks or [])], **kwargs
-        )
+        callbacks = [_EpochCount(), *with_directions(callbacks)]
+        return super().fit(x, None, *args, callbacks=callbacks, **kwargs)
+
+    def summary(self, *args, **kwargs):
+        """Prints the supernet's parts, as in Keras, with their shapes."""
+        self.compute_output_spec(keras.KerasTensor((None, *self.image_shape)))
+        # Keras shows the layers of a model only, and the supernet is one layer.
+        parts = keras.Model(name=self.name)
+        parts.alphas = self.alphas
+        parts.stem, parts.cells = self.supernet.stem, self.supernet.cells
+        parts.classifier = self.supernet.classifier
+        parts.built = True
+        parts.summary(*args, **kwargs)
 
     def make_train_function(self, force=False):
         # The parts of a step are compiled, not the step: see `_compile_steps`.

@@ -17,13 +17,13 @@ Source: Mok et al., AdvRush, ICCV 2021, equations 4 to 6; z and the squared form
 CURE's (Moosavi-Dezfooli et al., arXiv 1811.09716, section 4).
 """
 
-import enum
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from advrush_tf.errors import Choice
 from advrush_tf.inputs import (
     as_labels,
     check_images,
@@ -39,7 +39,7 @@ LossesFn = Callable[..., tf.Tensor]
 _TINY = 1e-7
 
 
-class Penalty(enum.StrEnum):
+class Penalty(Choice):
     """Form of the curvature penalty."""
 
     NORM = "norm"

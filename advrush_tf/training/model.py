@@ -1,6 +1,6 @@
 """A Keras model whose steps run on every replica of its `tf.distribute` strategy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -9,6 +9,17 @@ import tensorflow as tf
 
 from advrush_tf.inputs import check_labels, check_weights
 from advrush_tf.nn.image_model import ImageModel
+
+_NO_LOSS = "the model has its own losses (the objective of a fit, gamma of a search)"
+_NO_METRICS = "it always measures losses and accuracies; leave it out"
+_NOT_COMPILED = {
+    "loss": _NO_LOSS,
+    "loss_weights": _NO_LOSS,
+    "metrics": _NO_METRICS,
+    "weighted_metrics": _NO_METRICS,
+    "steps_per_execution": "every batch is checked before its step; leave it out",
+    "auto_scale_loss": "float16, which needs it, is not supported; leave it out",
+}
 
 
 class ReplicatedModel(ImageModel):
@@ -25,22 +36,28 @@ class ReplicatedModel(ImageModel):
     train_function: Any
     test_function: Any
 
-    @property
-    def num_classes(self) -> int | None:
-        """Number of classes, None while it is not known."""
-        return None
-
     def compile_with(
-        self, optimizer: Any, run_eagerly: bool = False, jit_compile: bool = False
+        self,
+        optimizer: Any,
+        run_eagerly: bool = False,
+        jit_compile: bool = False,
+        others: Mapping[str, Any] | None = None,
     ) -> None:
         """Sets the optimizer and how steps are compiled.
 
         For the `compile` of subclasses, which take further arguments.
 
+        Args:
+            optimizer, run_eagerly, jit_compile: as in Keras.
+            others: arguments of Keras' `compile` that are refused, with the reason.
+
         Raises:
-            ValueError: there are several replicas and XLA, which cannot add up over
-                devices.
+            ValueError: there are such arguments, or several replicas and XLA, which
+                cannot add up over devices.
         """
+        for name in others or ():
+            reason = _NOT_COMPILED.get(name, "it has no such argument")
+            raise ValueError(f"compile of this model takes no {name}: {reason}")
         replicas = self.distribute_strategy.num_replicas_in_sync
         if jit_compile and replicas > 1:
             raise ValueError(
@@ -145,6 +162,21 @@ class ReplicatedModel(ImageModel):
 
     def _maybe_symbolic_build(self, *arguments, **keywords):
         """Does nothing: the models are built, and Keras' attempt fails with workers."""
+
+
+def with_directions(callbacks: Any) -> list[keras.callbacks.Callback]:
+    """Returns callbacks as a list; those on losses and accuracies need no `mode`.
+
+    Keras finds the direction of its own metrics only.
+    """
+    if callbacks is None or isinstance(callbacks, keras.callbacks.Callback):
+        callbacks = [callbacks] if callbacks else []
+    for callback in callbacks:
+        monitored = getattr(callback, "monitor", "")
+        for ending, mode in (("accuracy", "max"), ("loss", "min")):
+            if monitored.endswith(ending) and vars(callback).get("mode") == "auto":
+                callback.mode = mode
+    return list(callbacks)
 
 
 def as_array(values: Any) -> Any:

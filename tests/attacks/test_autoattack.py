@@ -26,9 +26,11 @@ def test_the_published_series():
 
 
 def test_wrong_names_name_the_right_ones():
-    with pytest.raises(ValueError, match="best"):
+    with pytest.raises(ValueError, match="one of 'standard', 'plus', 'rand', not 'b"):
         make_members("Linf", 0.03, "best")
-    with pytest.raises(ValueError, match="pgd"):
+    with pytest.raises(ValueError, match="norm must be one of 'Linf', 'L2', not 'L1'"):
+        make_members("L1", 0.03)
+    with pytest.raises(ValueError, match=r"member must be one of .*'square', not 'pgd"):
         make_members("Linf", 0.03, members=["pgd"])
     with pytest.raises(ValueError, match="each attack once"):
         make_members("Linf", 0.03, members=["square", "square"])
@@ -126,3 +128,17 @@ def test_a_tie_that_is_a_wrong_answer_is_found(member):
     images, verdicts = attack.run(x, np.array([1, 1]))
     assert verdicts.robust.tolist() == [False, True]
     np.testing.assert_array_equal(model(tf.constant(images[:1])), [[0.0, 0.0]])
+
+
+def test_verbose_shows_each_attack(capsys):
+    model, _ = linear()
+    x, y = grey(model, 8)
+    attack = AutoAttack(model, epsilon="8 / 255", members=SHORT)
+    attack.run(x, y)
+    assert not capsys.readouterr().out
+    found = attack.run(x, y, verbose=True)
+    shown = capsys.readouterr().out
+    left = [8, int(8 * found.verdicts.accuracy_after["apgd-ce"])]
+    for name, images in zip(SHORT, left, strict=True):
+        assert f"{name} on {images} images" in shown
+    assert "8/8" in shown

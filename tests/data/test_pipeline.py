@@ -239,6 +239,54 @@ def test_evaluation_gives_every_image_in_order():
     assert (x.dtype, y.dtype) == (np.float32, np.int32)
 
 
+def _as_dataset(images, labels):
+    return (tf.data.Dataset.from_tensor_slices((images, labels)),)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda images, labels: (images, labels[:, np.newaxis]),
+        lambda images, labels: (images.tolist(), labels.tolist()),
+        lambda images, labels: (images / 255, np.eye(4)[labels]),
+        lambda images, labels: (images.astype("float32") / 255, labels),
+        lambda images, labels: (images.astype(np.int64), labels.astype(np.uint8)),
+        _as_dataset,
+        lambda images, labels: (_as_dataset(images / 255, labels)[0].batch(30),),
+    ],
+    ids=["keras", "lists", "float64", "float32", "int64", "dataset", "batches"],
+)
+def test_images_and_labels_may_have_many_forms(make, change):
+    images, labels = _numbered(64)
+    expected, steps = make(images, labels, batch_size=16)
+    got, same = make(*change(images, labels), batch_size=16)
+    assert same == steps
+    for one, other in zip(expected.take(2), got.take(2), strict=True):
+        tf.nest.map_structure(np.testing.assert_array_equal, one, other)
+
+
+def test_grey_images_need_no_axis_of_channels():
+    images, labels = _numbered(64)
+    dataset, _ = bilevel_pairs(images[..., 0], labels, batch_size=16)
+    assert dataset.element_spec[0][0].shape == (16, 4, 4, 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda dataset: dataset.repeat(),
+        lambda dataset: dataset.take(0),
+        lambda dataset: dataset.map(lambda x, y: x),
+    ],
+    ids=["endless", "empty", "no labels"],
+)
+def test_other_datasets_are_refused(change):
+    dataset = change(_as_dataset(*_numbered(8))[0])
+    with pytest.raises(ValueError, match="must be finite, with elements"):
+        bilevel_pairs(dataset, batch_size=2)
+
+
 @BOTH
 @pytest.mark.parametrize(
     ("change", "message"),
@@ -246,8 +294,10 @@ def test_evaluation_gives_every_image_in_order():
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"initial_epoch": -1}, "initial_epoch at least 0, not 16 and -1"),
         ({"batch_size": 65}, "A batch of 65 needs .* (there are 64|have 32 and 32)"),
-        ({"images": np.zeros((64, 4, 4, 3), np.float32)}, "uint8 .* not float32"),
-        ({"images": np.zeros((64, 4, 4), np.uint8)}, r"not uint8 of shape \(64, 4, 4"),
+        ({"images": np.full((64, 4, 4, 3), 255.0)}, r"in \[0, 1\]; these .* 255\]"),
+        ({"images": np.full((64, 4, 4, 3), -1)}, r"0 to 255; these .* \[-1, -1\]"),
+        ({"images": np.zeros((64, 4), np.uint8)}, r"not uint8 of shape \(64, 4\)"),
+        ({"images": np.zeros((64, 4, 4, 3), str)}, "must be numbers .* not <U1"),
         ({"labels": np.zeros((63,), int)}, r"of shape \(64,\), not \(63,\)"),
         ({"labels": np.zeros((64, 4), int)}, "must have a single 1 in each row"),
         ({"augmentation": Augmentation(cutout=4)}, "cutout must be below"),

@@ -172,3 +172,10 @@ def test_the_divergence_of_equal_logits_is_zero_and_has_a_slope():
         divergence = kl_divergence(tf.stop_gradient(logits), logits)
     np.testing.assert_allclose(divergence, 0, atol=1e-6)
     np.testing.assert_allclose(tape.gradient(divergence, logits), 0, atol=1e-6)
+
+
+def test_radii_may_be_texts():
+    texts = PGD(epsilon="8/255", step_size="2 / 255")
+    assert texts == PGD(epsilon=8 / 255, step_size=2 / 255)
+    with pytest.raises(ValueError, match="start must be one of 'gaussian', 'uniform'"):
+        PGD(start="zero")

@@ -106,10 +106,15 @@ def test_checked_edges_become_plain_tuples():
     assert {type(state) for _, state in edges} == {int}
 
 
+def test_pairs_may_be_grouped_by_node():
+    pairs = [("skip_connect", 0), ("none", 1), ("none", 2), ("sep_conv_3x3", 0)]
+    grouped = [pairs[:2], tuple(pairs[2:])]
+    assert cells.checked_edges("normal", grouped) == tuple(pairs)
+
+
 @pytest.mark.parametrize(
     ("edges", "message"),
     [
-        ([("none", 0), ("skip_connect", 1)], "'none' in the normal cell; choose from"),
         ([("sep", 0), ("skip_connect", 1)], "'sep'.*skip_connect, sep_conv_3x3"),
         ([("skip_connect", 0), ("skip_connect", 2)], "Node 0 .* states 0 to 1"),
         ([("skip_connect", 0), ("skip_connect", -1)], "cannot read state -1"),
@@ -118,6 +123,7 @@ def test_checked_edges_become_plain_tuples():
         ([("skip_connect", 0)] * 3, "3 edges; it needs two"),
         ([], "0 edges"),
         ([("skip_connect",)], "is a pair"),
+        ([()], "is a pair"),
         (["ab"], "is a pair .* not 'ab'"),
         ([7], "must be a list"),
         (7, "The normal cell must be a list, not 7"),

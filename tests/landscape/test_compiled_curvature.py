@@ -141,7 +141,7 @@ def test_recomputed_cells_are_right_or_refused():
 
 def test_a_compiled_function_is_measured():
     model, (x, y, _) = NETWORKS["DARTS_V1"]("float64"), _batch("float64")
-    settings = {"top": 2, "steps": 4, "batch_size": 2}
+    settings = {"top": 2, "lanczos_steps": 4, "batch_size": 2}
     function = tf.function(lambda z: model(z, training=False))
     found = measure_curvature(function, x.numpy(), y, **settings)
     expected = measure_curvature(model, x.numpy(), y, **settings)

@@ -15,7 +15,7 @@ from support.tiny_search import random_batch, random_pair, tiny_compiled
 
 NAMES = ("top_eigenvalue", "trace", "penalty", "gradient_norm")
 KEYS = [f"curvature_{name}" for name in NAMES]
-SETTINGS = {"steps": 2, "batch_size": 4, "seed": 2}
+SETTINGS = {"lanczos_steps": 2, "batch_size": 4, "seed": 2}
 
 
 def _plain_classifier():
@@ -141,6 +141,6 @@ def test_a_search_model_is_measured_in_images_of_its_input():
 def test_numbers_out_of_range_are_refused():
     with pytest.raises(ValueError, match="every_epochs must be 1 or more"):
         CurvatureMetric(*tiny_batch(), every_epochs=0)
-    metric = CurvatureMetric(*tiny_batch(), steps=0)
-    with pytest.raises(ValueError, match="steps must be 1 or more"):
+    metric = CurvatureMetric(*tiny_batch(), lanczos_steps=0)
+    with pytest.raises(ValueError, match="lanczos_steps must be 1 or more"):
         _fit(_plain_classifier(), [metric])

@@ -23,7 +23,7 @@ def _model(layer):
 
 
 def _measure(layer):
-    return CurvatureMeter(_model(layer), 2, top=1, steps=3).measure(X, Y)
+    return CurvatureMeter(_model(layer), 2, top=1, lanczos_steps=3).measure(X, Y)
 
 
 @pytest.mark.parametrize(
@@ -70,5 +70,5 @@ def test_the_pooling_of_the_search_is_right(compiled):
 
     model = _model(Pooling())
     function = tf.function(lambda x: model(x, training=False))
-    meter = CurvatureMeter(function if compiled else model, 2, top=1, steps=3)
+    meter = CurvatureMeter(function if compiled else model, 2, top=1, lanczos_steps=3)
     assert (meter.measure(X, Y).eigenvalues > 0).all()

@@ -121,7 +121,7 @@ def test_eigenvalues_are_those_that_numpy_finds(network, x, y):
     eigenvalues = np.linalg.eigvalsh(_dense_hessians(_in_inference(network), x, y))
     order = np.argsort(-np.abs(eigenvalues), 1)[:, :3]
     expected = np.take_along_axis(eigenvalues, order, 1)
-    found = measure_curvature(network, x, y, top=3, steps=SIZE)
+    found = measure_curvature(network, x, y, top=3, lanczos_steps=SIZE)
     rounding = 1e-13 * np.abs(expected).max()
     np.testing.assert_allclose(found.eigenvalues, expected, rtol=1e-9, atol=rounding)
     assert found.eigenvalue_bounds.max() < 1e-9
@@ -130,7 +130,7 @@ def test_eigenvalues_are_those_that_numpy_finds(network, x, y):
 def test_as_many_steps_as_classes_do_for_a_piecewise_linear_network(x, y):
     network = _keras_network(*NETWORKS["piecewise linear"])
     eigenvalues = np.linalg.eigvalsh(_dense_hessians(_in_inference(network), x, y))
-    found = measure_curvature(network, x, y, top=CLASSES - 1, steps=CLASSES)
+    found = measure_curvature(network, x, y, top=CLASSES - 1, lanczos_steps=CLASSES)
     expected = eigenvalues[:, :-CLASSES:-1]
     np.testing.assert_allclose(
         found.eigenvalues, expected, atol=1e-9 * np.abs(expected).max()
@@ -142,7 +142,7 @@ def test_traces_are_those_of_the_dense_hessians(network, rng):
     x, y = rng.random((30, *SHAPE)), rng.integers(0, CLASSES, 30)
     hessians = _dense_hessians(_in_inference(network), x, y)
     exact = np.trace(hessians, axis1=1, axis2=2)
-    found = measure_curvature(network, x, y, top=1, steps=16)
+    found = measure_curvature(network, x, y, top=1, lanczos_steps=16)
     deviations = np.abs(found.traces - exact)
     assert (deviations <= 4 * found.trace_errors).all()
     assert abs(found.traces.mean() - exact.mean()) < 0.05 * np.abs(exact).mean()
@@ -156,7 +156,7 @@ def test_a_trace_s_error_is_about_its_deviation():
     rng = np.random.default_rng(2)
     x, y = rng.random((40, *SHAPE)), rng.integers(0, CLASSES, 40)
     hessians = _dense_hessians(_in_inference(network), x, y)
-    found = measure_curvature(network, x, y, top=1, steps=3)
+    found = measure_curvature(network, x, y, top=1, lanczos_steps=3)
     deviations = found.traces - np.trace(hessians, axis1=1, axis2=2)
     ratio = np.sqrt(np.mean(deviations**2) / np.mean(found.trace_errors**2))
     assert 0.5 < ratio < 1.3
@@ -164,7 +164,7 @@ def test_a_trace_s_error_is_about_its_deviation():
 
 def test_a_trace_is_exact_where_nothing_is_left_out(network, x, y):
     hessians = _dense_hessians(_in_inference(network), x, y)
-    found = measure_curvature(network, x, y, top=1, steps=SIZE)
+    found = measure_curvature(network, x, y, top=1, lanczos_steps=SIZE)
     exact = np.trace(hessians, axis1=1, axis2=2)
     np.testing.assert_allclose(found.traces, exact, rtol=1e-9)
     np.testing.assert_array_equal(found.trace_errors, 0)
@@ -172,7 +172,7 @@ def test_a_trace_is_exact_where_nothing_is_left_out(network, x, y):
 
 def test_without_probes_of_the_rest_there_is_no_trace(network, x, y):
     found, whole = (
-        measure_curvature(network, x, y, top=1, steps=3, trace_probes=probes)
+        measure_curvature(network, x, y, top=1, lanczos_steps=3, trace_probes=probes)
         for probes in (0, 4)
     )
     assert np.isnan([found.traces, found.trace_errors]).all()
@@ -182,7 +182,7 @@ def test_without_probes_of_the_rest_there_is_no_trace(network, x, y):
 def test_many_probes_near_the_trace(network, x, y):
     # The estimate's variance is at most 2 |H|^2, in the Frobenius norm, over probes.
     hessians = _dense_hessians(_in_inference(network), x, y)
-    found = measure_curvature(network, x, y, top=1, steps=1, probes=200)
+    found = measure_curvature(network, x, y, top=1, lanczos_steps=1, probes=200)
     exact = np.trace(hessians, axis1=1, axis2=2)
     deviation = np.linalg.norm(hessians, axis=(1, 2)) * np.sqrt(2 / 200)
     assert (np.abs(found.traces - exact) < 4 * deviation).all()
@@ -208,7 +208,9 @@ def test_a_quadratic_loss_worked_by_hand():
     points = np.array([[0.7, 0.1, 0.4, 0.5], [0.9, 0.3, 0.8, 0.2]])
     model_fn, y = _quadratic_logits([3.0, -2, 4, 1]), np.zeros(2, int)
     x = points.reshape(2, 1, 4, 1)
-    found = measure_curvature(model_fn, x, y, h=0.1, top=4, steps=4, probes=2)
+    found = measure_curvature(
+        model_fn, x, y, probe_length=0.1, top=4, lanczos_steps=4, probes=2
+    )
     slopes = points * [3, -2, 4, 1]
     np.testing.assert_allclose(found.gradient_norms, np.linalg.norm(slopes, axis=1))
     np.testing.assert_allclose(found.traces, [6, 6])
@@ -222,7 +224,7 @@ def test_a_quadratic_loss_worked_by_hand():
 
 
 def test_the_penalty_is_that_of_the_search(network, x, y):
-    found = measure_curvature(network, x, y, top=1, steps=1, batch_size=IMAGES)
+    found = measure_curvature(network, x, y, top=1, lanczos_steps=1, batch_size=IMAGES)
     expected = curvature_penalty(network, x, y, PROBE_LENGTH)
     np.testing.assert_allclose(found.penalties, expected, rtol=1e-9)
 
@@ -278,7 +280,7 @@ def test_eigenvalues_are_the_official_ones(supernet):
 
 
 def test_values_do_not_depend_on_the_batch_size(network, x, y):
-    settings = {"top": 2, "steps": 4, "probes": 2}
+    settings = {"top": 2, "lanczos_steps": 4, "probes": 2}
     whole = measure_curvature(network, x, y, batch_size=IMAGES, **settings)
     rounding = 1e-8 * np.abs(whole.eigenvalues).max()
     for batch_size in (1, 2, 8):
@@ -288,7 +290,7 @@ def test_values_do_not_depend_on_the_batch_size(network, x, y):
 
 
 def test_an_image_keeps_its_random_numbers(network, x, y):
-    settings = {"top": 2, "steps": 4, "batch_size": 2}
+    settings = {"top": 2, "lanczos_steps": 4, "batch_size": 2}
     whole = measure_curvature(network, x, y, **settings)
     first = measure_curvature(network, x[:3], y[:3], **settings)
     np.testing.assert_allclose(whole.traces[:3], first.traces, rtol=1e-9)
@@ -296,13 +298,14 @@ def test_an_image_keeps_its_random_numbers(network, x, y):
 
 def test_another_seed_draws_other_numbers(network, x, y):
     first, second = (
-        measure_curvature(network, x, y, top=1, steps=2, seed=seed) for seed in (0, 1)
+        measure_curvature(network, x, y, top=1, lanczos_steps=2, seed=seed)
+        for seed in (0, 1)
     )
     assert (first.traces != second.traces).all()
 
 
 def test_several_probes_keep_the_eigenvalues_of_the_best(network, x, y):
-    settings = {"top": 1, "steps": 2}
+    settings = {"top": 1, "lanczos_steps": 2}
     one = measure_curvature(network, x, y, **settings)
     three = measure_curvature(network, x, y, probes=3, **settings)
     np.testing.assert_allclose(three.ritz_values[:, :2], one.ritz_values)
@@ -314,7 +317,7 @@ def test_several_probes_keep_the_eigenvalues_of_the_best(network, x, y):
 def test_compiled_products_of_our_own_kernels_are_right():
     network, (x, y) = tiny_network(), tiny_batch(size=3)
     compiled = BatchedClassifier(network, (8, 8, 1), 2).logits
-    found = measure_curvature(compiled, x, y, top=2, steps=4, batch_size=2)
+    found = measure_curvature(compiled, x, y, top=2, lanczos_steps=4, batch_size=2)
     basis = np.eye(64, dtype=np.float32).reshape(64, 8, 8, 1)
     uncompiled = [
         hessian_vector_product(network, image + 0 * basis, 64 * [label], basis)
@@ -339,7 +342,7 @@ def test_derivatives_of_a_sure_classifier_are_small_not_rounding(gap):
     difference = weights[:, 0] - weights[:, 1]
     expected = difference @ difference * np.exp(-gap) / (1 + np.exp(-gap)) ** 2
     # Rightly sure, then wrongly.
-    found = measure_curvature(model_fn, x, [0, 1], top=1, steps=3)
+    found = measure_curvature(model_fn, x, [0, 1], top=1, lanczos_steps=3)
     np.testing.assert_allclose(found.eigenvalues, [[expected]] * 2, rtol=1e-4)
     np.testing.assert_allclose(found.traces, [expected] * 2, rtol=1e-4)
     slopes = np.linalg.norm(difference) / (1 + np.exp([gap, -gap]))
@@ -355,7 +358,7 @@ def test_a_lost_derivative_is_refused(x, y, compiled):
     with pytest.raises(ValueError, match="do not depend on the images"):
         hessian_vector_product(model, x, y, x)
     with pytest.raises(ValueError, match="do not depend on the images"):
-        measure_curvature(model, x, y, top=1, steps=2)
+        measure_curvature(model, x, y, top=1, lanczos_steps=2)
 
 
 def test_a_model_is_compiled_once_and_sees_new_weights(x, y):
@@ -365,7 +368,7 @@ def test_a_model_is_compiled_once_and_sees_new_weights(x, y):
         traces.append(images.shape)
         return network(images, training=False)
 
-    meter = CurvatureMeter(model_fn, batch_size=2, top=1, steps=3)
+    meter = CurvatureMeter(model_fn, batch_size=2, top=1, lanczos_steps=3)
     before = meter.measure(x, y)
     count = len(traces)
     for variable in network.variables:
@@ -378,14 +381,14 @@ def test_a_model_is_compiled_once_and_sees_new_weights(x, y):
 def test_the_model_stays_as_it_is(x, y):
     network = _keras_network(*NETWORKS["piecewise linear"])
     before = network.get_weights()
-    measure_curvature(network, x, y, top=1, steps=2)
+    measure_curvature(network, x, y, top=1, lanczos_steps=2)
     for old, new in zip(before, network.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
 
 
 def test_progress_is_told_after_each_batch(network, x, y):
     told = []
-    measure_curvature(network, x, y, told.append, top=1, steps=2, batch_size=2)
+    measure_curvature(network, x, y, told.append, top=1, lanczos_steps=2, batch_size=2)
     assert told == [2, 2, 1]
 
 
@@ -396,7 +399,7 @@ def test_an_image_without_finite_derivatives_is_named(x, y):
 
     x[3, 0, 0, 0] = 0.5
     with pytest.raises(NonFiniteLossError, match="at image 3 "):
-        measure_curvature(model_fn, x, y, top=1, steps=2, batch_size=2)
+        measure_curvature(model_fn, x, y, top=1, lanczos_steps=2, batch_size=2)
 
 
 def test_a_pooling_that_tensorflow_differentiates_wrongly_is_refused(x, y):
@@ -411,14 +414,14 @@ def test_a_pooling_that_tensorflow_differentiates_wrongly_is_refused(x, y):
     ("settings", "message"),
     [
         ({"batch_size": 0}, "batch_size must be more than 0"),
-        ({"h": 0.0}, "h must be more than 0"),
-        ({"h": np.nan}, "h must be more than 0"),
+        ({"probe_length": 0.0}, "probe_length must be more than 0"),
+        ({"probe_length": np.nan}, "probe_length must be more than 0"),
         ({"top": 0}, "top must be more than 0"),
         ({"probes": 0}, "probes must be more than 0"),
-        ({"steps": 4}, "steps must be 5 or more"),
+        ({"lanczos_steps": 4}, "lanczos_steps must be 5 or more"),
         ({"seed": -1}, "seed must be 0 or more"),
         ({"trace_probes": -1}, "trace_probes must be 0 or more"),
-        ({"top": SIZE + 1, "steps": 99}, f"top must be {SIZE} or less"),
+        ({"top": SIZE + 1, "lanczos_steps": 99}, f"top must be {SIZE} or less"),
     ],
 )
 def test_numbers_out_of_range_are_refused(x, y, settings, message):

@@ -149,6 +149,14 @@ def test_each_operation_is_numpys(name, stride, training):
     np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_none_gives_zeros_of_the_edges_size(stride):
+    (x,) = _states((3, 7, 10, CHANNELS))
+    x[0] = np.nan  # Zeros by multiplication would be NaN.
+    got = _operation("none", stride)(tf.constant(x), tf.nn.relu(x))
+    np.testing.assert_array_equal(got, np.zeros((3, 7, 10, 4))[:, ::stride, ::stride])
+
+
 def _pytorch_side(side, kernel, stride, padding, dilation=1):
     return (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
 

@@ -34,6 +34,7 @@ def test_impossible_numbers_are_named(changes, name):
         ({"image_shape": [7, 8, 1]}, r"is \(7, 8, 1\)"),
         ({"image_shape": (8, 8, 0)}, "a channel"),
         ({"image_shape": (8, 8)}, "a channel"),
+        ({"image_shape": (None, None, 1)}, r"whole numbers.* \(None, None, 1\)"),
         ({"image_shape": (2, 8, 8, 1)}, "a channel"),
         ({"smallest": 9}, "at least 9x9 pixels"),
         ({"width": 0}, "width must be 1 or more, not 0"),

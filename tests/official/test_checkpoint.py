@@ -202,6 +202,31 @@ def _beside(extra):
     return plain[:start] + extra + plain[start:].replace(b"Rs.", b"Rss.", 1)
 
 
+@pytest.mark.parametrize(
+    "place",
+    ["state_dict", "model_state_dict", "model_state", "model", "net", "network"],
+)
+@pytest.mark.parametrize(
+    "prefix",
+    ["", "module.", "_orig_mod.", "model.", "1.", "module.model.", "_orig_mod.module."],
+)
+def test_usual_places_and_prefixes_are_known(tmp_path, place, prefix):
+    def text(value):
+        return b"U" + bytes([len(value)]) + value.encode()
+
+    data = _beside(b"N").replace(text("state_dict"), text(place), 1)
+    _assert_read(tmp_path, data.replace(text("w"), text(f"{prefix}w"), 1))
+
+
+def test_a_prefix_that_only_some_names_have_is_kept(tmp_path):
+    path = tmp_path / "file.pt"
+    plain = _one_tensor()
+    entry = plain[plain.index(b"U\x01w") : plain.index(b"Rs.")] + b"Rs"
+    other = entry.replace(b"U\x01w", b"U\x03" + b"1.w")
+    path.write_bytes(plain.replace(entry, entry + other, 1))
+    assert list(read_checkpoint(path)) == ["w", "1.w"]
+
+
 def _assert_read(tmp_path, data):
     path = tmp_path / "file.pt"
     path.write_bytes(data)

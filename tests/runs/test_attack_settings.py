@@ -39,7 +39,7 @@ def test_a_step_keeps_its_share_of_other_radii():
         ({"attacks": ()}, "--attacks is none; it must be at least one"),
         ({"attacks": ("fgsm", "fgsm")}, "--attacks"),
         ({"attacks": ("pgd0",)}, "no attack 'pgd0'"),
-        ({"attacks": ("cw",)}, "L2"),
+        ({"attacks": ("fgsm", "cw")}, "--attacks=cw: norm must be L2, not Linf"),
         ({"epsilon": "1e-46"}, "--epsilon is 1e-46; it must be 1e-06 or more"),
         ({"source_model": ("./m.keras",)}, "--source_model"),
         *(

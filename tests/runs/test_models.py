@@ -111,10 +111,14 @@ def test_what_is_no_model_or_holds_code_is_one_clear_line(tmp_path):
     # The end of a zip file, where its table is, but not its beginning.
     (tmp_path / "cut.keras").write_bytes(whole[len(whole) // 2 :])
     (tmp_path / "text.keras").write_text("no model")
+    (tmp_path / "folder.keras").mkdir()
+    (tmp_path / "old.keras").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99))
     with zipfile.ZipFile(tmp_path / "other.keras", "w") as file:
         file.writestr("readme", "hello")
     for name, words in {
         "none": "There is no model file",
+        "folder": "is a folder, as of a SavedModel.* as a .keras file",
+        "old": "HDF5 file.* keras.models.load_model and save it as a .keras",
         "text": "damaged or not a .keras file",
         "other": "cannot be loaded",
         "cut": "cannot be loaded",
@@ -124,6 +128,18 @@ def test_what_is_no_model_or_holds_code_is_one_clear_line(tmp_path):
         with pytest.raises(UserError, match=words) as error:
             load_classifier(tmp_path / f"{name}.keras")
         assert "\n" not in str(error.value)
+
+
+def test_a_model_with_two_outputs_gets_the_advice_to_take_one():
+    images = keras.Input((2, 2, 1))
+    logits = keras.layers.Dense(3)(keras.layers.Flatten()(images))
+    model = keras.Model(images, [logits, logits])
+    examples = ArrayExamples(np.zeros((1, 2, 2, 1), np.uint8), [0])
+    dataset = ImageDataset("shades", examples, examples, 3, ())
+    with pytest.raises(UserError, match=r"m.keras: the model has 2 outputs: take .*0"):
+        open_classifier(model, Path("m.keras"), dataset, 1)
+    one = keras.Model(model.inputs, model.outputs[0])
+    assert open_classifier(one, Path("m.keras"), dataset, 1).num_classes == 3
 
 
 def test_images_of_another_size_than_the_network_was_made_for_are_refused():
