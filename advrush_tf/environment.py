@@ -49,9 +49,8 @@ def _check_keras() -> None:
 
 def _turn_on() -> None:
     """Turns oneDNN on unless the user has decided, and warns where that is too late."""
-    decided = _VARIABLE in os.environ
-    os.environ.setdefault(_VARIABLE, "1")
-    if decided or "tensorflow" not in sys.modules:
+    value = os.environ.setdefault(_VARIABLE, "1")
+    if "tensorflow" not in sys.modules or value.lower() in ("0", "false"):
         return
     # Elsewhere there may be no oneDNN to turn on.
     if platform.machine().lower() in ("x86_64", "amd64") and not onednn_is_on():

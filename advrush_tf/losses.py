@@ -51,7 +51,8 @@ def exact_cross_entropy(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 def _slopes(logits, labels):
     """The gradients of the cross-entropies: the probabilities, less 1 at the label."""
     p = tf.nn.softmax(logits)
-    own = tf.one_hot(labels, logits.shape[1], True, False)
+    classes = logits.shape[1] or tf.shape(logits)[1]
+    own = tf.one_hot(labels, classes, True, False)
     others = tf.where(own, tf.zeros_like(p), p)
     # Not p - 1, which is 0 or a rounding where p is nearly 1.
     slopes = tf.where(own, -tf.reduce_sum(others, 1, keepdims=True), p)

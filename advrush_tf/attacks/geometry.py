@@ -62,7 +62,10 @@ def read_number(text: str) -> float:
     """
     top, slash, bottom = text.partition("/")
     try:
-        return float(top) / float(bottom) if slash else float(top)
+        number = float(top) / (float(bottom) if slash else 1)
+        if slash and not math.isfinite(number):
+            raise ValueError
+        return number
     except (ValueError, ArithmeticError):
         raise ValueError(
             f"it must be a number or a fraction such as 8/255, not '{text}'"

@@ -39,7 +39,7 @@ def hessian_vector_product(
     """
     check_model_images(model_fn, x)
     logits_fn, x = as_logits_fn(model_fn), tf.convert_to_tensor(x)
-    check_second_derivatives(model_fn, logits_fn, x)
+    check_second_derivatives(logits_fn, x)
     return hessian_products(logits_fn, x, y, v, checked_losses)
 
 

@@ -147,7 +147,7 @@ class CurvatureMeter:
             NonFiniteLossError: an image has a derivative that is not finite.
         """
         x = _checked(x, self._top)
-        y = label_array(y, len(x), self._num_classes(x))
+        y = label_array(y, len(x), self._compile(x))
         parts = []
         for rows in _batches(len(x), self._batch_size):
             parts.append(self._measure_batch(x[rows], y[rows], rows))
@@ -155,9 +155,12 @@ class CurvatureMeter:
         names = [field.name for field in dataclasses.fields(Curvature)]
         return Curvature(**{n: np.concatenate([p[n] for p in parts]) for n in names})
 
-    def _num_classes(self, x: np.ndarray) -> int:
+    def _compile(self, x: np.ndarray) -> int:
+        """Traces what measures such images; returns the number of classes."""
         images = tf.TensorSpec((self._batch_size, *x.shape[1:]), x.dtype)
         labels = tf.TensorSpec((self._batch_size,), tf.int32)
+        # Where functions run eagerly, too, as the graph shows what is wrong.
+        self._product.get_concrete_function(images, labels, images)
         return self._slopes.get_concrete_function(images, labels).output_shapes[2][1]
 
     def _measure_batch(
@@ -279,7 +282,7 @@ class CurvatureMetric(keras.callbacks.Callback):
             logs[f"curvature_{name}"] = float(np.mean(values))
 
 
-def _compiled(logits_fn: LogitsFn, h: float) -> tuple[Any, Callable]:
+def _compiled(logits_fn: LogitsFn, h: float) -> tuple[Any, Any]:
     """Gradient norms, penalties and logits of (x, y), Hessian products of (x, y, v)."""
 
     def logits(images: tf.Tensor) -> tf.Tensor:

@@ -1,9 +1,7 @@
 """Second derivatives that TensorFlow gets wrong, found in the graph that takes them."""
 
 import contextlib
-import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import tensorflow as tf
 
@@ -13,26 +11,22 @@ from advrush_tf.nn.kernels import OUR_POOLING
 # The derivative of each counts as one that depends on nothing.
 _CONSTANT = ("ResizeBilinearGrad", "ScaleAndTranslateGrad")
 
-_passed: weakref.WeakSet = weakref.WeakSet()
-
 
 def check_second_derivatives(
-    model: Any, logits_fn: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor
+    logits_fn: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor
 ) -> None:
     """Raises if TensorFlow's second derivative of a model's loss is wrong.
 
-    Takes as long as compiling the derivatives, once for each model.
+    Traces the derivatives each time: what a function computes may change meanwhile.
 
     Args:
-        model: what the caller was given; if it passes it is not looked at again.
         logits_fn: images to the model's logits (batch, classes).
         x: (batch, height, width, channels), images; only their shape and dtype count.
 
     Raises:
-        ValueError: as `refuse_wrong_derivatives`.
+        ValueError: as `refuse_wrong_derivatives`, or `tf.function` cannot trace the
+            model.
     """
-    if model in _passed:
-        return
 
     @tf.function(autograph=False)
     def product(x: tf.Tensor) -> tf.Tensor | None:
@@ -41,12 +35,18 @@ def check_second_derivatives(
             with tf.GradientTape(False, False) as inner:
                 inner.watch(x)
                 logits = tf.cast(logits_fn(x), x.dtype)
-                losses = exact_cross_entropy(tf.zeros(x.shape[0], tf.int32), logits)
+                labels = tf.zeros(tf.shape(x)[:1], tf.int32)
+                losses = exact_cross_entropy(labels, logits)
             slopes = inner.gradient(losses, x)
             return None if slopes is None else outer.gradient(slopes, x)
 
-    product.get_concrete_function(tf.TensorSpec(x.shape, x.dtype))
-    _passed.add(model)
+    try:
+        product.get_concrete_function(tf.TensorSpec(x.shape, x.dtype))
+    except tf.errors.OperatorNotAllowedInGraphError as error:
+        raise ValueError(
+            "whether TensorFlow's second derivative is right can only be seen of a "
+            f"model that tf.function can trace: {error}"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -107,13 +107,17 @@ def _inputs(node: tf.compat.v1.NodeDef) -> list[str]:
 
 
 def _is_pooling_in_place(node: tf.compat.v1.NodeDef) -> bool:
-    """True if TensorFlow's CPU kernel overwrites an input before its last read.
+    """True if TensorFlow's CPU kernel may overwrite an input before its last read.
 
     Of our pooling in a compiled function, TensorFlow differentiates what no loss uses.
     """
+    if node.op == "MaxPoolGradGradV2":  # Its strides are tensors.
+        return True
+    # Beside those of images and channels; the other may be along a side of one pixel.
+    smallest = sorted(node.attr["strides"].list.i)[2:3]
     return (
         node.op == "MaxPoolGradGrad"
         and OUR_POOLING not in node.name
-        and max(node.attr["strides"].list.i) == 1
+        and smallest == [1]
         and node.attr["padding"].s == b"SAME"
     )

@@ -162,7 +162,7 @@ def curvature_penalty(
     @tf.custom_gradient
     def refused_if_wrong(values):
         def gradient(dy):
-            check_second_derivatives(model_fn, logits_fn, x)
+            check_second_derivatives(logits_fn, x)
             return dy
 
         return tf.identity(values), gradient

@@ -42,7 +42,7 @@ def test_genotypes_are_read_from_text(tmp_path, text, start):
         (LINE.replace("'none'", "'conv'"), "'conv' in the normal cell; choose from"),
         (LINE.replace(", reduce_concat=[3]", ""), "has the arguments normal, normal_"),
         (LINE.replace("[3]", "[" * 10_000 + "]" * 10_000), "more than names"),
-        ("epoch 1", "not valid JSON"),
+        ("epoch 1", "The genotype is damaged: Expecting value"),
     ],
 )
 def test_other_texts_are_refused(tmp_path, monkeypatch, text, message):

@@ -14,7 +14,7 @@ import tensorflow as tf
 from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.genotypes.genotype import Genotype
 from advrush_tf.genotypes.search_space import ALL_PRIMITIVES
-from advrush_tf.landscape.hessian import hessian_vector_product
+from advrush_tf.landscape.hessian import hessian_products, hessian_vector_product
 from advrush_tf.landscape.meter import measure_curvature
 from advrush_tf.nn.cell_network import CellNetwork
 from advrush_tf.nn.resnet import ResNet18
@@ -91,7 +91,8 @@ def _largest_error(got, expected):
 @functools.cache
 def _products(name):
     """Those of the plain function in float64."""
-    return hessian_vector_product(_networks(name)["float64"], *_batch("float64"))
+    x, y, v = _batch("float64")
+    return hessian_products(_networks(name)["float64"], x, tf.constant(y), v)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -131,7 +132,8 @@ def test_recomputed_cells_are_right_or_refused():
     model, (x, y, v) = NETWORKS["DARTS_V1"]("float64"), _batch("float64")
     recomputed = _cells("DARTS_V1", recompute_cells=True)("float64")
     recomputed.set_weights(model.get_weights())
-    expected = hessian_vector_product(model, x, y, v)
+    plain = functools.partial(model, training=False)
+    expected = hessian_products(plain, x, tf.constant(y), v)
     products = _compiled_product(lambda z: recomputed(z, training=False), x, y, v)
     assert _largest_error(products, expected) < 1e-9
     function = tf.function(lambda z: recomputed(z, training=False))

@@ -72,3 +72,48 @@ def test_the_pooling_of_the_search_is_right(compiled):
     function = tf.function(lambda x: model(x, training=False))
     meter = CurvatureMeter(function if compiled else model, 2, top=1, lanczos_steps=3)
     assert (meter.measure(X, Y).eigenvalues > 0).all()
+
+
+def test_pooling_along_a_side_of_one_pixel_is_refused():
+    x = np.zeros((2, 6, 1, 2), np.float32)
+
+    def model_fn(images):
+        pooled = tf.nn.max_pool2d(images, 3, (1, 2), "SAME")
+        return tf.reshape(pooled, (-1, 12))[:, :3]
+
+    with pytest.raises(ValueError, match="max pooling"):
+        hessian_vector_product(model_fn, x, Y, x)
+
+
+def test_a_function_of_which_the_model_changes_is_looked_at_again():
+    models = [_model(layers.Flatten())]
+
+    def model_fn(images):
+        return models[-1](images, training=False)
+
+    hessian_vector_product(model_fn, X, Y, X)
+    models.append(_model(layers.LayerNormalization()))
+    with pytest.raises(ValueError, match="stopped at the mean"):
+        hessian_vector_product(model_fn, X, Y, X)
+
+
+def test_batches_may_be_of_any_size_and_functions_run_eagerly():
+    model = _model(layers.Conv2D(2, 3, activation="tanh"))
+    signature = [tf.TensorSpec((None, *X.shape[1:])), tf.TensorSpec((None,), tf.int32)]
+
+    @tf.function(input_signature=signature)
+    def compiled(x, y):
+        with tf.GradientTape() as tape:
+            penalty = curvature_penalty(model, x, y)
+        products = hessian_vector_product(model, x, y, x)
+        return products, tape.gradient(penalty, model.trainable_variables[0].value)
+
+    products, slope = compiled(X, Y)
+    np.testing.assert_allclose(products, hessian_vector_product(model, X, Y, X), 1e-4)
+    assert np.any(slope)
+    tf.config.run_functions_eagerly(True)
+    try:
+        with pytest.raises(ValueError, match="stopped at the mean"):
+            _measure(layers.LayerNormalization())
+    finally:
+        tf.config.run_functions_eagerly(False)

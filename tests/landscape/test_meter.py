@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from advrush_tf.attacks.base import BatchedClassifier
 from advrush_tf.errors import NonFiniteLossError
-from advrush_tf.landscape.hessian import hessian_vector_product
+from advrush_tf.landscape.hessian import hessian_products, hessian_vector_product
 from advrush_tf.landscape.meter import PROBE_LENGTH, CurvatureMeter, measure_curvature
 from advrush_tf.nn.supernet import Supernet
 from advrush_tf.official import weights as official
@@ -264,10 +264,8 @@ def test_eigenvalues_are_the_official_ones(supernet):
 
     def times_hessians(columns):
         vectors = columns.transpose(0, 2, 1).reshape(x.shape)
-        products = np.reshape(
-            hessian_vector_product(supernet, x, y, vectors), (2, 10, -1)
-        )
-        return products.transpose(0, 2, 1)
+        products = hessian_products(supernet, *map(tf.constant, (x, y, vectors)))
+        return np.reshape(products, (2, 10, -1)).transpose(0, 2, 1)
 
     columns = np.random.default_rng(0).normal(size=(2, x[0].size, 10))
     basis, _ = np.linalg.qr(times_hessians(columns))
@@ -320,7 +318,10 @@ def test_compiled_products_of_our_own_kernels_are_right():
     found = measure_curvature(compiled, x, y, top=2, lanczos_steps=4, batch_size=2)
     basis = np.eye(64, dtype=np.float32).reshape(64, 8, 8, 1)
     uncompiled = [
-        hessian_vector_product(network, image + 0 * basis, 64 * [label], basis)
+        hessian_products(
+            lambda z: network(z, training=False),
+            *map(tf.constant, (image + 0 * basis, 64 * [label], basis)),
+        )
         for image, label in zip(x, y, strict=True)
     ]
     hessians = np.reshape(uncompiled, (3, 64, 64)).astype(np.float64)
