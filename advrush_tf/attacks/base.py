@@ -114,7 +114,7 @@ class BatchedClassifier:
 
     @property
     def bad_gradients(self) -> int:
-        """How many batches of gradients so far had NaN or infinite entries."""
+        """Number of batches of gradients so far that had NaN or infinite entries."""
         return int(self._bad_gradients)
 
     def stop(self) -> None:

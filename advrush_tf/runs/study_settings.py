@@ -36,7 +36,7 @@ class Drawn(enum.StrEnum):
 
 
 class Match(enum.StrEnum):
-    """What the fitted networks are made equal in, by their channels."""
+    """Sizes that the channels of the fitted networks can be chosen to make equal."""
 
     PARAMETERS = "parameters"
     MULTIPLY_ADDS = "multiply_adds"
