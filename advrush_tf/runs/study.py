@@ -24,10 +24,9 @@ from advrush_tf.runs.run import Log, Run
 from advrush_tf.runs.search import build_model, make_pairs, run_search
 from advrush_tf.runs.study_progress import Progress, Stage, read_report
 from advrush_tf.runs.study_report import print_summary, write_results
-from advrush_tf.runs.study_results import Row
+from advrush_tf.runs.study_results import GENOTYPE, NETWORK, Row
 from advrush_tf.runs.study_settings import Drawn, Match, StudySettings, folder_name
 
-NETWORK, GENOTYPE = "network.json", "genotype.json"
 _TOLERANCE = 0.05
 # Channels of three networks, between which sizes are interpolated.
 _SAMPLED = (2, 4, 6)

@@ -22,6 +22,8 @@ from advrush_tf.statistics import (
 )
 from advrush_tf.version import __version__
 
+# Files of the folder of a fitted network.
+NETWORK, GENOTYPE = "network.json", "genotype.json"
 COMPARED = ("clean", "robust")
 CURVATURES = ("penalty", "top_eigenvalue")
 _LEVEL = 0.05
@@ -91,7 +93,7 @@ def _measured(row: Row) -> dict[str, Any]:
     results = read_json(_attack(row))
     found = {
         **{"entry": row.entry, "seed": row.seed, "objective": row.objective},
-        **read_json(row.folder / "network" / "network.json"),
+        **read_json(row.folder / "network" / NETWORK),
         "images": results["images"],
         "clean": results["clean"]["accuracy"],
         "attacks": {one["attack"]: one["accuracy"] for one in results["attacks"]},
@@ -110,12 +112,12 @@ def _searches(settings: StudySettings, rows: Sequence[Row]) -> list[dict[str, An
     """Returns how far each search went, and how its cells differ from the first's."""
     found = []
     for row in rows:
-        path = row.folder / "network" / "genotype.json"
+        path = row.folder / "network" / GENOTYPE
         if row.objective != settings.objectives[0] or not path.exists():
             continue
         genotype = Genotype.load(path)
         first = next(one for one in rows if one[:2] == (settings.entries[0], row.seed))
-        reference = first.folder / "network" / "genotype.json"
+        reference = first.folder / "network" / GENOTYPE
         searches = filter(is_search, sorted(row.folder.glob("search_*")))
         histories = [read_history(search) for search in searches]
         found.append(
