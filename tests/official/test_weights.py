@@ -81,9 +81,8 @@ def _penalty(net, x, h):
     tables = [getattr(net, name).value for name in TABLES]
 
     with tf.GradientTape() as tape:
-        norms = penalty.curvature_penalty(
-            lambda x: net(x, training=False), x, LABELS, h
-        )
+        # Not `curvature_penalty`, whose check traces the network under `kinks`.
+        norms = penalty.gradient_changes(lambda x: net(x, training=False), x, LABELS, h)
         value = DATA["meta"]["lambda_"] * tf.reduce_mean(norms)
     results = norms, value, *tape.gradient(value, tables)
     names = ("norms", "value", *(f"grad_{name}" for name in TABLES))

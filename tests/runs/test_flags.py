@@ -265,8 +265,11 @@ def test_errors_are_one_line_and_a_code(monkeypatch, capsys, error, code, line):
 
 # An exception in a callback is lost; one while the interpreter ends is shown.
 INTERRUPTED = f"""
-import atexit, os, sys, weakref
+import atexit, os, signal
 from advrush_tf.runs.flags import define_workdir, run
+
+# Shells make what they start in the background ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def interrupt(*given):
     os.kill(os.getpid(), {signal.SIGINT:d})
