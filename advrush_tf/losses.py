@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from advrush_tf.custom_gradient import custom_gradient
+
 
 def cross_entropy(
     y: tf.Tensor, logits: tf.Tensor, label_smoothing: float = 0.0
@@ -39,7 +41,7 @@ def exact_cross_entropy(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """
     labels = tf.convert_to_tensor(y)
 
-    @tf.custom_gradient
+    @custom_gradient
     def losses(logits):
         values = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
         return values, lambda dy: dy[:, tf.newaxis] * _slopes(logits, labels)
@@ -47,7 +49,7 @@ def exact_cross_entropy(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return losses(logits)
 
 
-@tf.custom_gradient
+@custom_gradient
 def _slopes(logits, labels):
     """The gradients of the cross-entropies: the probabilities, less 1 at the label."""
     p = tf.nn.softmax(logits)

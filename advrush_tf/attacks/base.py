@@ -13,6 +13,7 @@ import tensorflow as tf
 from advrush_tf.attacks import sanity_checks
 from advrush_tf.attacks.geometry import Norm, as_number, is_inside
 from advrush_tf.attacks.losses import is_wrong
+from advrush_tf.custom_gradient import custom_gradient
 from advrush_tf.errors import UserError
 from advrush_tf.inputs import (
     are_probabilities,
@@ -101,7 +102,7 @@ class BatchedClassifier:
     def followed_logits(self, images: tf.Tensor) -> tf.Tensor:
         """As `logits`, for attacks: `bad_gradients` counts what comes back to them."""
 
-        @tf.custom_gradient
+        @custom_gradient
         def counted(images):
             def gradient(upstream):
                 bad = ~tf.reduce_all(tf.math.is_finite(upstream))

@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from advrush_tf import replication
+from advrush_tf.custom_gradient import custom_gradient
 from advrush_tf.nn.constants import constant
 
 EPSILON = 1e-5
@@ -153,7 +154,7 @@ def _normalize_by_moments(x, scale, offset, mean, variance):
     given = {name: value for name, value in given.items() if value is not None}
     affine = _affine(x, scale, offset)
 
-    @tf.custom_gradient
+    @custom_gradient
     def normalize(x, *values):
         replaced = affine | dict(zip(given, values, strict=True))
         y = tf.raw_ops.FusedBatchNormV3(

@@ -10,6 +10,7 @@ import functools
 import numpy as np
 import tensorflow as tf
 
+from advrush_tf.custom_gradient import custom_gradient
 from advrush_tf.nn.constants import constant
 
 # Name, in graphs, of the max pooling whose second derivative is ours.
@@ -92,7 +93,7 @@ def depthwise_conv2d(x: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> tf.Ten
     return tf.nn.depthwise_conv2d(x, kernel, [1, stride, stride, 1], "VALID")
 
 
-@tf.custom_gradient
+@custom_gradient
 def _depthwise_same(x, kernel):
     """Stride 1, with cheaper gradients than the registered ones.
 
@@ -143,12 +144,12 @@ def _max_pool(x: tf.Tensor, stride: int, padding: str) -> tf.Tensor:
     in a graph, at stride 1, single values come out wrong. A gather replaces it.
     """
 
-    @tf.custom_gradient
+    @custom_gradient
     def pool(x):
         y = tf.nn.max_pool2d(x, 3, stride, padding, name=OUR_POOLING)
         return y, lambda dy: pool_gradient(dy, x, y)
 
-    @tf.custom_gradient
+    @custom_gradient
     def pool_gradient(dy, x, y):
         # Of the function that is being made: `second` could not reach, from its own,
         # the function that a compiled model pools in.
@@ -232,18 +233,18 @@ def every_second(x: tf.Tensor, first: int) -> tf.Tensor:
         (before * channels, after * channels),
     )
 
-    @tf.custom_gradient
+    @custom_gradient
     def cut(x):
         return tf.slice(x, begin, size), restore
 
-    @tf.custom_gradient
+    @custom_gradient
     def restore(y):
         return tf.pad(y, constant(rest)), cut
 
     return tf.reshape(cut(x), constant((-1, rows, columns, channels)))
 
 
-@tf.custom_gradient
+@custom_gradient
 def concat_channels(*tensors: tf.Tensor):
     """Concatenates along the channels; the gradient is one split.
 
@@ -258,7 +259,7 @@ def concat_channels(*tensors: tf.Tensor):
 def repeat_channels(x: tf.Tensor, times: int) -> tf.Tensor:
     """Concatenates `times` copies along the channels."""
 
-    @tf.custom_gradient
+    @custom_gradient
     def repeat(x):
         y = tf.concat([x] * times, constant(-1))
         return y, lambda dy: tf.add_n(tf.split(dy, times, constant(-1)))
@@ -266,7 +267,7 @@ def repeat_channels(x: tf.Tensor, times: int) -> tf.Tensor:
     return repeat(x) if times > 1 else x
 
 
-@tf.custom_gradient
+@custom_gradient
 def add_bias(x: tf.Tensor, bias: tf.Tensor):
     """Adds (channels,) to every pixel.
 

@@ -13,6 +13,8 @@ import keras
 import tensorflow as tf
 from tensorflow.python.eager import record
 
+from advrush_tf.custom_gradient import custom_gradient
+
 
 def recomputed(
     layer: keras.layers.Layer, others: Sequence[keras.Variable] = ()
@@ -75,7 +77,7 @@ def _differentiable(
     if not wanted:
         return value
 
-    @tf.custom_gradient
+    @custom_gradient
     def attach(*_):
         def gradient(*dy):
             return tf.nest.flatten(_gradients(function, arguments, wanted, list(dy)))

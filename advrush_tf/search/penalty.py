@@ -23,6 +23,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from advrush_tf.custom_gradient import custom_gradient
 from advrush_tf.errors import Choice
 from advrush_tf.inputs import (
     as_labels,
@@ -159,7 +160,7 @@ def curvature_penalty(
     logits_fn = _inference_form(model_fn)
     values = gradient_changes(logits_fn, x, y, h, squared, checked_losses)
 
-    @tf.custom_gradient
+    @custom_gradient
     def refused_if_wrong(values):
         def gradient(dy):
             check_second_derivatives(logits_fn, x)
