@@ -21,7 +21,7 @@ def update_running(variable: keras.Variable, batch_value: tf.Tensor) -> None:
         variable: (channels,), the mean or the variance, changed in place.
         batch_value: (channels,), of the batch; a variance is the unbiased one.
     """
-    value = variable.value
+    value = tf.convert_to_tensor(variable.value)  # Or each use below would read it.
     step = constant(1 - MOMENTUM, value.dtype)
     # Through Keras, whose stateless scope a recomputation uses.
     variable.assign(value - (value - batch_value) * step)
