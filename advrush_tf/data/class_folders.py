@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.data.array_examples import COPIES, ArrayExamples, require_memory
-from advrush_tf.data.examples import Parts
+from advrush_tf.data.examples import HELD_BACK, Parts
 from advrush_tf.data.source import OWN_FILES
 from advrush_tf.errors import UserError, one_line
 
@@ -44,7 +44,7 @@ def read_class_folders(
             f"{test} has a class folder {unknown[0]}, which {train} has not; the "
             "classes of training count, so give it training images, or remove it."
         )
-    split = test.name if test else "a fifth"
+    split = test.name if test else HELD_BACK
     tested = _read(test, names, image_size) if test else None
     if not train or (tested and test_only):
         return Parts(None, tested, names, split)

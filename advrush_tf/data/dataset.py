@@ -13,7 +13,7 @@ import numpy as np
 from advrush_tf.data.array_examples import COPIES, ArrayExamples, require_memory
 from advrush_tf.data.augmentation import Augmentation
 from advrush_tf.data.class_folders import read_class_folders
-from advrush_tf.data.examples import Augmenting, Examples, Parts
+from advrush_tf.data.examples import HELD_BACK, Augmenting, Examples, Parts
 from advrush_tf.data.imagenet import CHANNELS, ResizedCrop
 from advrush_tf.data.npz import read_npz
 from advrush_tf.data.source import image_and_label, open_source
@@ -39,7 +39,7 @@ _USUAL_SIZE = 224
 
 # Of a set without a test part, the share that is one; not a matter of a run's seed, as
 # what one run has trained with must not be what another is tested with.
-_HELD_BACK, _HELD_BACK_SEED = 0.2, 0
+_SHARE_HELD_BACK, _HELD_BACK_SEED = 0.2, 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -161,8 +161,8 @@ def load_dataset(
             dataset = _dataset(name, _own_parts(source, image_size, test_only))
     if not (test_only or len(dataset.train)):
         raise UserError(
-            f"Data set {name} has no images to train with, only {dataset.test_split}; "
-            "it serves launch/attack.py alone."
+            f"Data set {name} has no images to train with, only to test with; it "
+            "serves launch/attack.py alone."
         )
     return dataset
 
@@ -214,8 +214,7 @@ def _tfds_dataset(
     trained, tested = (
         read_split(builder, split, shape) if split else None for split in (train, test)
     )
-    split = test or f"a fifth of {train}"
-    parts = Parts(trained, tested, tuple(label.names), split)
+    parts = Parts(trained, tested, tuple(label.names), test or HELD_BACK)
     return _dataset(builder.name, parts, resampled)
 
 
@@ -243,7 +242,7 @@ def _dataset(name: str, parts: Parts, resampled: bool = False) -> ImageDataset:
     train, test, names, split = parts
     if train and not test:
         try:
-            train, test = train.split(1 - _HELD_BACK, _HELD_BACK_SEED)
+            train, test = train.split(1 - _SHARE_HELD_BACK, _HELD_BACK_SEED)
         except ValueError as error:
             raise UserError(f"Data set {name} has no test images. {error}") from None
     assert test

@@ -213,6 +213,10 @@ class Examples(abc.ABC):
         return batches.apply(count).prefetch(tf.data.AUTOTUNE)
 
 
+# Name of the test examples that are a part of the only ones that there are.
+HELD_BACK = "held-back"
+
+
 class Parts(NamedTuple):
     """The parts of a data set, as they were found.
 

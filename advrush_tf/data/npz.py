@@ -13,7 +13,7 @@ from advrush_tf.data.array_examples import (
     averaged_over_areas,
     require_memory,
 )
-from advrush_tf.data.examples import Parts
+from advrush_tf.data.examples import HELD_BACK, Parts
 from advrush_tf.data.source import OWN_FILES
 from advrush_tf.errors import UserError, one_line
 from advrush_tf.files import check_archive
@@ -62,7 +62,7 @@ def read_npz(
             else None
             for part in ("train", "test")
         )
-    return Parts(train, test, names, "x_test" if test else "a fifth")
+    return Parts(train, test, names, "test" if test else HELD_BACK)
 
 
 def _parts(path: Path, names: set[str]) -> list[str]:

@@ -75,9 +75,9 @@ class Run(Generic[_Settings]):
         if dataset.held_back:
             tested, trained = len(dataset.test), len(dataset.train)
             self.log(
-                f"Data set {name} has no test images: {tested} of its "
-                f"{tested + trained} images, the same in every run, are held back "
-                "from training to test with."
+                f"Data set {name} has no part named test: {tested} of its "
+                f"{tested + trained} images, the same in every run, are held back from "
+                "training to test with."
             )
         if dataset.train.ordered:
             self.log(

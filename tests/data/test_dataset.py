@@ -118,7 +118,7 @@ def _keep(copy, *names):
 def test_of_a_single_split_a_fifth_is_held_back_always_the_same(copy, only):
     _keep(copy, only)
     one = data.load_dataset(str(copy))
-    assert one.held_back and one.test_split == f"a fifth of {only}"
+    assert one.held_back and one.test_split == "held-back"
     assert (len(one.train), len(one.test)) == (1150, 287)
     shares = np.bincount(one.test.labels) / np.bincount(
         np.concatenate([one.train.labels, one.test.labels])
@@ -130,7 +130,9 @@ def test_of_a_single_split_a_fifth_is_held_back_always_the_same(copy, only):
 
 def test_tests_need_no_training_images(copy):
     _keep(copy, "test")
-    with pytest.raises(UserError, match="no images to train with, only test; it ser"):
+    with pytest.raises(
+        UserError, match="no images to train with, only to test with; it ser"
+    ):
         data.load_dataset(str(copy))
     dataset = data.load_dataset(str(copy), test_only=True)
     assert (len(dataset.train), len(dataset.test)) == (0, 1437)

@@ -41,7 +41,7 @@ def test_all_usual_types_are_the_same(load, images, labels):
     given = {n: (images if n[0] == "x" else labels)(a) for n, a in made.items()}
     dataset = load(**given, comment=np.array("of no meaning"))
     assert dataset.class_names == ("0", "1", "2") and dataset.num_classes == 3
-    assert dataset.test_split == "x_test" and not dataset.held_back
+    assert dataset.test_split == "test" and not dataset.held_back
     for name, examples in (("train", dataset.train), ("test", dataset.test)):
         np.testing.assert_array_equal(examples.images, made[f"x_{name}"])
         np.testing.assert_array_equal(examples.labels, made[f"y_{name}"])
@@ -63,7 +63,7 @@ def test_of_a_training_pair_alone_a_fifth_is_held_back(load):
 def test_tests_need_a_test_pair_only(load):
     made = {**arrays(), "x_train": None, "y_train": None}
     assert load(**made, test_only=True).num_classes == 3
-    with pytest.raises(UserError, match="no images to train with, only x_test"):
+    with pytest.raises(UserError, match="no images to train with"):
         load(**made)
     # One-hot labels know classes without test images, as training labels do.
     made["y_test"] = np.eye(5)[made["y_test"]]
@@ -121,7 +121,7 @@ X = np.full((6, 4, 6, 3), 40, np.uint8)
         ({"x_train": X[0]}, "x_train of .* one class per image"),
         ({"x_train": X.reshape(6, -1)}, "x_train of .* of shape"),
         ({"x_train": X.transpose(0, 3, 1, 2)}, "channels come last .*transpose"),
-        ({"x_train": X[..., :1]}, r"\(4, 6, 1\) .* those of x_test \(4, 6, 3\)"),
+        ({"x_train": X[..., :1]}, r"\(4, 6, 1\) .* those of test \(4, 6, 3\)"),
         ({"image_size": 5}, "--image_size is 5, but images of x_train .* 4x6 pixels"),
     ],
 )
