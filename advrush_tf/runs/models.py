@@ -56,8 +56,8 @@ def load_classifier(path: str | Path) -> keras.Model:
     if path.is_dir():
         raise UserError(
             f"{path} is a folder, as of a SavedModel, which holds a graph without its "
-            "Keras model; save the model that it was exported from as a .keras file, or "
-            "give tf.saved_model.load(...).serve to advrush_tf.evaluate_robustness."
+            "Keras model; save the model that it was exported from as a .keras file, "
+            "or give tf.saved_model.load(...).serve to advrush_tf.evaluate_robustness."
         )
     if not path.is_file():
         raise UserError(f"There is no model file {path}.")

@@ -118,7 +118,7 @@ def test_what_is_no_model_or_holds_code_is_one_clear_line(tmp_path):
         file.writestr("readme", "hello")
     for name, words in {
         "none": "There is no model file",
-        "folder": "is a folder, as of a SavedModel.* as a .keras file, or .*serve to adv",
+        "folder": "is a folder, as of a SavedModel.* as a .keras file, or .*serve to a",
         "old": "HDF5 file.* keras.models.load_model and save it as a .keras",
         "only.weights.h5": "holds weights without their model; .* load_weights",
         "text": "damaged or not a .keras file",
