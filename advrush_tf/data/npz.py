@@ -141,7 +141,8 @@ def _numbered_classes(
 
 def _check_memory(path: Path, names: Sequence[str]) -> None:
     with zipfile.ZipFile(path) as archive:
-        sizes = [archive.getinfo(f"{name}.npy").file_size for name in names]
+        members = archive.infolist()
+    sizes = [m.file_size for m in members if m.filename.removesuffix(".npy") in names]
     require_memory(f"Data set {path}", COPIES * sum(sizes))
 
 

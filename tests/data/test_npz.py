@@ -1,3 +1,5 @@
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -138,6 +140,18 @@ def test_a_file_that_was_cut_short_is_named(load, tmp_path, kept):
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(
         UserError, match=r"own.npz is damaged or no .npz file .* class fo"
+    ):
+        load_dataset(str(path))
+
+
+def test_members_that_are_no_arrays_are_named(tmp_path):
+    path = tmp_path / "own.npz"
+    with zipfile.ZipFile(path, "w") as other:
+        other.writestr("x_train", b"no array")
+        with other.open("y_train.npy", "w") as member:
+            np.save(member, arrays()["y_train"])
+    with pytest.raises(
+        UserError, match=r"x_train of .*own.npz: images must be numbers"
     ):
         load_dataset(str(path))
 
