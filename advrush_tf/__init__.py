@@ -15,6 +15,7 @@ from advrush_tf.nn.cell_network import CellNetwork
 from advrush_tf.nn.resnet import ResNet18
 from advrush_tf.search.model import AdvRushSearchModel
 from advrush_tf.search.penalty import curvature_penalty
+from advrush_tf.version import __version__
 
 __all__ = [
     "FGSMRS",
@@ -30,6 +31,7 @@ __all__ = [
     "NonFiniteLossError",
     "ResNet18",
     "Standard",
+    "__version__",
     "bilevel_pairs",
     "curvature_penalty",
     "evaluate_robustness",

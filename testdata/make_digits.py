@@ -1,4 +1,4 @@
-"""Makes testdata/digits: the UCI handwritten digits as a prepared tfds data set.
+"""Makes advrush_tf/data/digits: the UCI handwritten digits as a prepared tfds data set.
 
 Run `python testdata/make_digits.py`; it needs scikit-learn, which ships the
 images, and gives byte-identical files each time.
@@ -105,7 +105,7 @@ if __name__ == "__main__":
     parser.add_argument(
         "--output",
         type=Path,
-        default=Path(__file__).resolve().parent,
+        default=Path(__file__).resolve().parents[1] / "advrush_tf" / "data",
         help="folder in which digits/ is written",
     )
     print(make_digits(parser.parse_args().output))

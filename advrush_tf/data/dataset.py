@@ -136,7 +136,7 @@ def load_dataset(
             `@` and tfds' expressions for the training split and, after a comma, the
             test split, such as `@train[:80%],train[80%:]`; or the path of the user's
             own files, see `read_class_folders` and `read_npz`. `digits` is the
-            embedded data set, found in a checkout only.
+            embedded data set.
         data_dir: tfds' folder of prepared data sets; by default tfds' own, which
             honours the environment variable TFDS_DATA_DIR.
         image_size: Side in pixels of the images of a tfds set in which they have many

@@ -24,8 +24,8 @@ OWN_FILES = (
     "y_train, x_test and y_test"
 )
 
-# The embedded data set lies beside the package in a checkout, not in a wheel.
-_EMBEDDED_DIGITS = Path(__file__).resolve().parents[2] / "testdata" / "digits"
+# The embedded data set, which testdata/make_digits.py makes.
+_DIGITS = Path(__file__).resolve().parent / "digits"
 
 
 def open_source(name: str, data_dir: str | Path | None = None) -> Any:
@@ -45,7 +45,7 @@ def open_source(name: str, data_dir: str | Path | None = None) -> Any:
     """
     folder = _checked_data_dir(data_dir)
     if name == "digits":
-        return _digits_builder()
+        return _from_path(str(_DIGITS))
     if _is_path(name):
         return _from_path(name)
     return _named_builder(name, folder)
@@ -155,15 +155,6 @@ def _is_path(name: str) -> bool:
     if name.startswith(("/", ".", "~")) or name.lower().endswith(".npz"):
         return True
     return "/" in name and Path(name).exists()
-
-
-def _digits_builder() -> Any:
-    if not _EMBEDDED_DIGITS.is_dir():
-        raise UserError(
-            "The embedded data set digits is part of the source checkout only; give "
-            "the path of the checkout's testdata/digits folder as --dataset instead."
-        )
-    return _from_path(str(_EMBEDDED_DIGITS))
 
 
 def _from_path(name: str) -> Any:

@@ -15,7 +15,7 @@ from advrush_tf.data.imagenet import ResizedCrop
 from advrush_tf.data.streaming import StreamedExamples
 from advrush_tf.errors import UserError
 
-DIGITS = Path(__file__).resolve().parents[2] / "testdata" / "digits"
+DIGITS = Path(data.__file__).parent / "digits"
 TRAIN_FILE = "digits-train.tfrecord-00000-of-00001"
 
 

@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 from advrush_tf.data import source as data_source
 from advrush_tf.errors import UserError
 
-DIGITS = Path(__file__).resolve().parents[2] / "testdata" / "digits"
+DIGITS = Path(data_source.__file__).parent / "digits"
 
 
 class TinyImages(tfds.core.GeneratorBasedBuilder):
@@ -205,9 +205,3 @@ def test_damaged_folder_is_named(tmp_path, file):
         data_source.open_source(str(folder))
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_digits_outside_a_checkout_asks_for_the_path(tmp_path, monkeypatch):
-    monkeypatch.setattr(data_source, "_EMBEDDED_DIGITS", tmp_path / "testdata")
-    with pytest.raises(UserError, match="source checkout only; give the path"):
-        data_source.open_source("digits")

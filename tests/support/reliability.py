@@ -202,7 +202,7 @@ def _changed_search(key, value):
 
 def _counted_set(count):
     def prepare(folder):
-        (source,) = (ROOT / "testdata" / "digits").rglob("dataset_info.json")
+        (source,) = (ROOT / "advrush_tf" / "data" / "digits").rglob("dataset_info.json")
         target = folder / "set"
         target.mkdir()
         for path in source.parent.iterdir():

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-TESTDATA = Path(__file__).resolve().parents[2] / "testdata"
+from advrush_tf import data
+
+ROOT = Path(__file__).resolve().parents[2]
+DIGITS = Path(data.__file__).parent / "digits"
 
 
 def _examples(folder, split):
@@ -18,8 +21,8 @@ def _examples(folder, split):
 def test_script_makes_the_data_set_that_is_kept(tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
     monkeypatch.setattr(sys, "argv", ["make_digits.py", "--output", str(tmp_path)])
-    runpy.run_path(str(TESTDATA / "make_digits.py"), run_name="__main__")
-    folders = tmp_path / "digits" / "1.0.0", TESTDATA / "digits" / "1.0.0"
+    runpy.run_path(str(ROOT / "testdata" / "make_digits.py"), run_name="__main__")
+    folders = tmp_path / "digits" / "1.0.0", DIGITS / "1.0.0"
     # Not the files' bytes: the order of fields in a record differs between processes.
     for split, size in (("train", 1437), ("test", 360)):
         made, kept = (_examples(folder, split) for folder in folders)
@@ -30,5 +33,5 @@ def test_script_makes_the_data_set_that_is_kept(tmp_path, monkeypatch):
 
 
 def test_files_hold_no_absolute_path():
-    for path in (TESTDATA / "digits").rglob("*.json"):
+    for path in DIGITS.rglob("*.json"):
         assert not re.search(r"[\"\s](/|[A-Za-z]:\\)", path.read_text("utf-8"))
