@@ -75,5 +75,5 @@ $(INSTALLED): setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 		"Python 3.11 or later is needed: make PYTHON=/path/to/python3.11 ...")'
 	$(PYTHON) -m venv --clear $(VENV)
-	$(VENV_PYTHON) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(VENV_PYTHON) -m pip install --quiet --constraint constraints.txt --editable '.[cleverhans,drawings,dev]'
 	@touch $@

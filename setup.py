@@ -5,14 +5,17 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-_VERSION_FILE = Path(__file__).parent / "advrush_tf" / "version.py"
+_ROOT = Path(__file__).parent
+_LAUNCHERS = ("search", "fit", "attack", "landscape", "study", "convert", "benchmark")
+_PAPER = "https://arxiv.org/abs/2108.01289"
 
 
 def _version() -> str:
     """Reads the version without importing the package, whose needs come later."""
-    found = re.search(r'^__version__ = "(.+)"$', _VERSION_FILE.read_text("utf-8"), re.M)
+    path = _ROOT / "advrush_tf" / "version.py"
+    found = re.search(r'^__version__ = "(.+)"$', path.read_text("utf-8"), re.M)
     if found is None:
-        raise ValueError(f"No version found in {_VERSION_FILE}.")
+        raise ValueError(f"No version found in {path}.")
     return found.group(1)
 
 
@@ -20,15 +23,41 @@ setup(
     name="advrush_tf",
     version=_version(),
     description="Search for adversarially robust neural architectures in TensorFlow",
+    long_description=(_ROOT / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    project_urls={
+        "Paper": _PAPER,
+        "Official PyTorch code": "https://github.com/nutellamok/advrush",
+    },
     license="Apache-2.0",
-    packages=find_packages(include=["advrush_tf*"]),
-    package_data={"advrush_tf.runs": ["report.html.jinja"]},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    # The launchers are no part of advrush_tf, whose import starts TensorFlow: they hold
+    # back what that prints.
+    packages=[*find_packages(include=["advrush_tf*"]), "advrush_tf_launch"],
+    package_dir={"advrush_tf_launch": "launch"},
+    package_data={
+        "advrush_tf": ["py.typed"],
+        "advrush_tf.data": ["digits/*/*"],
+        "advrush_tf.runs": ["report.html.jinja"],
+    },
+    entry_points={
+        "console_scripts": [
+            f"advrush-{launcher} = advrush_tf_launch.console:program"
+            for launcher in _LAUNCHERS
+        ]
+    },
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",
         "attrs>=24.1",
-        # Code of this version is mended, which needs its very names.
-        "cleverhans==4.0.0",
         "h5py>=3.11",
         # tensorflow-datasets needs this one without declaring it.
         "importlib_resources>=6.4",
@@ -37,13 +66,18 @@ setup(
         "matplotlib>=3.9",
         "numpy>=2.0,<3",
         "psutil>=5.9",
-        # The first whose wheels bring Graphviz with them.
-        "pygraphviz>=2.0",
         "scipy>=1.15,<2",
         "tensorboard>=2.21,<3",
         "tensorflow>=2.21,<3",
         "tensorflow-datasets>=4.9.10,<5",
         "tqdm>=4.66",
     ],
-    extras_require={"dev": ["mypy", "pytest", "pytest-xdist", "ruff", "scikit-learn"]},
+    extras_require={
+        # The attacks fgsm, pgd, bim, mim, cw and spsa. Code of this very version is
+        # mended; it brings packages that nothing else here needs.
+        "cleverhans": ["cleverhans==4.0.0"],
+        # Of cells. The first version whose wheels bring Graphviz with them.
+        "drawings": ["pygraphviz>=2.0"],
+        "dev": ["mypy", "pytest", "pytest-xdist", "ruff", "scikit-learn"],
+    },
 )

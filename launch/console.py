@@ -1,14 +1,25 @@
 """Keeps the terminal for the launcher's own lines while TensorFlow starts."""
 
 import contextlib
+import importlib
 import os
 import signal
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 _STDERR = 2
+
+
+def program() -> None:
+    """Runs the launcher of an installed program: search.py of advrush-search."""
+    # As Python does for a script.
+    sys.path.insert(0, str(Path(__file__).parent))
+    name = Path(sys.argv[0]).stem.removeprefix("advrush-")
+    launcher = importlib.import_module(name)
+    launcher.run(launcher.main, held_back)
 
 
 @contextlib.contextmanager

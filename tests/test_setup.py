@@ -22,10 +22,16 @@ def _setup() -> dict[str, ast.expr]:
     return {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg}
 
 
+def _extras() -> dict[str, list[str]]:
+    return ast.literal_eval(_setup()["extras_require"])
+
+
 def _declared() -> list[Requirement]:
-    return [
-        Requirement(text) for text in ast.literal_eval(_setup()["install_requires"])
-    ]
+    """The requirements of the package, with those of the extras for its users."""
+    texts = ast.literal_eval(_setup()["install_requires"])
+    for name in _extras().keys() - {"dev"}:
+        texts += _extras()[name]
+    return [Requirement(text) for text in texts]
 
 
 def _normal(name: str) -> str:
@@ -56,6 +62,5 @@ def test_constraints_pin_all_requirements_within_their_ranges():
     lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
     pins = dict(line.split("==") for line in lines if not line.startswith("#"))
     pins = {_normal(name): version for name, version in pins.items()}
-    extras = ast.literal_eval(_setup()["extras_require"])
-    for requirement in [*_declared(), *map(Requirement, extras["dev"])]:
+    for requirement in [*_declared(), *map(Requirement, _extras()["dev"])]:
         assert requirement.specifier.contains(pins[_normal(requirement.name)])

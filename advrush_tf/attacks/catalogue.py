@@ -1,24 +1,18 @@
 """The attacks by the names that a user gives them."""
 
+import importlib
 import re
-from collections.abc import Callable
+from typing import Any
 
-from advrush_tf.attacks import cleverhans
 from advrush_tf.attacks.autoattack import Member, Version, make_members
 from advrush_tf.attacks.base import Attack
 from advrush_tf.attacks.geometry import Norm
+from advrush_tf.errors import UserError
 
-# Names that a number of steps may follow, and of pgd also a number of restarts.
-_STEPPED: dict[str, Callable[..., Attack]] = {
-    "pgd": cleverhans.PGD,
-    "bim": cleverhans.BIM,
-    "mim": cleverhans.MIM,
-}
-_PLAIN: dict[str, Callable[..., Attack]] = {
-    "fgsm": cleverhans.FGSM,
-    "cw": cleverhans.CarliniWagner,
-    "spsa": cleverhans.SPSA,
-}
+# CleverHans' attacks, by the names of their classes. Names that a number of steps may
+# follow, and of pgd also a number of restarts.
+_STEPPED = {"pgd": "PGD", "bim": "BIM", "mim": "MIM"}
+_PLAIN = {"fgsm": "FGSM", "cw": "CarliniWagner", "spsa": "SPSA"}
 _SERIES = {
     "autoattack": Version.STANDARD,
     "autoattack-plus": Version.PLUS,
@@ -73,6 +67,7 @@ def named_attack(
 
     Raises:
         ValueError: no such attack, or not in this norm.
+        UserError: it is CleverHans', which is not installed.
     """
     check_attack_name(name)
     if name in _SERIES:
@@ -80,9 +75,24 @@ def named_attack(
     if name in list(Member):
         return dict(make_members(norm, epsilon, members=[name]))
     if name in _PLAIN:
-        return {name: _PLAIN[name](norm, epsilon)}
+        return {name: _cleverhans(_PLAIN[name], norm, epsilon)}
     match = _STEPS.fullmatch(name)
     assert match is not None
     numbers = {"steps": match[2], "restarts": match[3]}
     given = {key: int(value) for key, value in numbers.items() if value}
-    return {name: _STEPPED[match[1]](norm, epsilon, step_size=step_size, **given)}
+    kind = _STEPPED[match[1]]
+    return {name: _cleverhans(kind, norm, epsilon, step_size=step_size, **given)}
+
+
+def _cleverhans(kind: str, *args: Any, **settings: Any) -> Attack:
+    """Makes one of CleverHans' attacks, the only ones that need that package."""
+    try:
+        module = importlib.import_module("advrush_tf.attacks.cleverhans")
+    except ModuleNotFoundError as error:
+        if error.name != "cleverhans":
+            raise
+        raise UserError(
+            "it is CleverHans', which is not installed; run "
+            "pip install 'advrush_tf[cleverhans]', or use AutoAttack or its members"
+        ) from None
+    return getattr(module, kind)(*args, **settings)

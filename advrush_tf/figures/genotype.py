@@ -4,6 +4,7 @@ Graphviz only ever sees boxes of a known size, never text, so that it needs no f
 Matplotlib brings its own. Neither needs a display.
 """
 
+import importlib.util
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,15 +13,19 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import pygraphviz  # type: ignore[import-untyped]
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path as Curve
 from matplotlib.transforms import Affine2D
 
+from advrush_tf.errors import UserError
 from advrush_tf.figures.style import picture
 from advrush_tf.genotypes.genotype import Genotype
+
+# True if Graphviz is here. Searches and reports go without drawings where it is not.
+CAN_DRAW = importlib.util.find_spec("pygraphviz") is not None
+NEEDED = "pygraphviz is not installed; run pip install 'advrush_tf[drawings]'"
 
 _INPUTS = ("input 0", "input 1")
 _OUTPUT = "output"
@@ -85,6 +90,7 @@ def draw_cells(genotype: Genotype, stem: str | os.PathLike) -> list[Path]:
 
     Raises:
         OSError: a file could not be written.
+        UserError: pygraphviz is not installed.
     """
     stem = Path(stem)
     written = []
@@ -110,6 +116,9 @@ def genotype_image(genotype: Genotype) -> np.ndarray:
 
     Returns:
         RGB picture, uint8, shape (height, width, 3).
+
+    Raises:
+        UserError: pygraphviz is not installed.
     """
     kinds, layouts = zip(*_layouts(genotype), strict=True)
     titles = [{"normal": "normal cell", "reduce": "reduction cell"}[k] for k in kinds]
@@ -158,6 +167,10 @@ def _words(op: str) -> str:
 
 
 def _place(boxes: dict[str, _Box], lines: list[_Line]) -> _Layout:
+    if not CAN_DRAW:
+        raise UserError(f"Cells cannot be drawn: {NEEDED}.")
+    import pygraphviz  # type: ignore[import-untyped]
+
     graph = pygraphviz.AGraph(directed=True, strict=False)
     graph.graph_attr.update(rankdir="LR", nodesep="0.14", ranksep="0.42")
     graph.node_attr.update(label="", fixedsize="true")

@@ -1,5 +1,6 @@
 """The results of an evaluation of robustness."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 from functools import cached_property
@@ -173,7 +174,12 @@ def as_json(evaluated: Evaluation) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    installed = {}
+    for name in _LIBRARIES:
+        # CleverHans may be missing.
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            installed[name] = importlib.metadata.version(name)
+    return installed
 
 
 def _radius(epsilon: Radius) -> dict[str, Any]:

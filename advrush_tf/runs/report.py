@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from advrush_tf.errors import UserError, one_line
-from advrush_tf.figures.genotype import draw_cells
+from advrush_tf.figures.genotype import CAN_DRAW, draw_cells
 from advrush_tf.figures.search import draw_alphas, draw_history
 from advrush_tf.files import read_json, sha256, write_text
 from advrush_tf.genotypes.genotype import Genotype
@@ -115,7 +115,9 @@ def _search(workdir: Path, history: SearchHistory) -> Section:
 
 
 def _drawings(genotype: Genotype) -> list[Figure]:
-    figures = []
+    figures: list[Figure] = []
+    if not CAN_DRAW:
+        return figures
     with tempfile.TemporaryDirectory() as folder:
         draw_cells(genotype, Path(folder, "cell"))
         for kind in CELLS:

@@ -14,7 +14,7 @@ from advrush_tf.data.examples import ALL, Examples, Shard
 from advrush_tf.data.pipeline import pairs
 from advrush_tf.data.streaming import reading_examples
 from advrush_tf.errors import UserError, one_line
-from advrush_tf.figures.genotype import draw_cells
+from advrush_tf.figures.genotype import CAN_DRAW, NEEDED, draw_cells
 from advrush_tf.figures.search import draw_alphas, draw_history
 from advrush_tf.files import read_json, write_json
 from advrush_tf.genotypes.genotype import Genotype
@@ -240,7 +240,7 @@ def _finish(model: AdvRushSearchModel, run: Run[SearchSettings]) -> None:
     genotype = model.genotype(_provenance(model, settings, settings.epochs))
     path = workdir / "genotype.json"
     genotype.save(path)
-    drawings = draw_cells(genotype, workdir / "genotype")
+    drawings = draw_cells(genotype, workdir / "genotype") if CAN_DRAW else [NEEDED]
     log(f"\n{genotype!r}\n")
     log(f"Genotype     {path}")
     log(f"Drawings     {', '.join(str(drawing) for drawing in drawings)}")

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from tensorboard.plugins.hparams import api as hp
 
 from advrush_tf.errors import short_line
-from advrush_tf.figures.genotype import genotype_image
+from advrush_tf.figures.genotype import CAN_DRAW, genotype_image
 from advrush_tf.figures.style import COLOURS, picture
 
 _NARROWEST = 0.02  # of the colour scale, to each side of equal weights
@@ -174,7 +174,8 @@ class SearchTensorBoard(RunTensorBoard):
     """`RunTensorBoard` of a search.
 
     The scalars of a step are not averaged over its epoch. Per epoch there are
-    the pictures `alphas/normal`, `alphas/reduce` and `genotype/cells`.
+    the pictures `alphas/normal`, `alphas/reduce` and, with pygraphviz,
+    `genotype/cells`.
     """
 
     metric_names: ClassVar[Mapping[str, str]] = {
@@ -191,7 +192,7 @@ class SearchTensorBoard(RunTensorBoard):
 
     def epoch_pictures(self, epoch):
         genotype = self.model.genotype()
-        pictures = {"genotype/cells": genotype_image(genotype)}
+        pictures = {"genotype/cells": genotype_image(genotype)} if CAN_DRAW else {}
         for kind, alphas in zip(("normal", "reduce"), self.model.alphas, strict=True):
             pictures[f"alphas/{kind}"] = alphas_image(
                 np.asarray(tf.nn.softmax(alphas.value)),

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 
 from advrush_tf.attacks import cleverhans
@@ -5,6 +7,7 @@ from advrush_tf.attacks.autoattack import make_members
 from advrush_tf.attacks.catalogue import check_attack_name, is_stepped, named_attack
 from advrush_tf.attacks.geometry import Norm
 from advrush_tf.attacks.pgd import usual_step_size
+from advrush_tf.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -30,6 +33,16 @@ def test_a_step_size_is_that_of_attacks_with_steps(name):
     assert attack.used_step_size == 0.003
     (attack,) = named_attack(name, Norm.LINF, 0.08).values()
     assert attack.used_step_size == usual_step_size(0.08, attack.steps)
+
+
+def test_only_cleverhans_attacks_need_it(monkeypatch):
+    for module in ("cleverhans", "cleverhans_compat"):
+        monkeypatch.delitem(sys.modules, f"advrush_tf.attacks.{module}")
+    monkeypatch.setitem(sys.modules, "cleverhans.tf2.attacks", None)
+    monkeypatch.setitem(sys.modules, "cleverhans", None)
+    with pytest.raises(UserError, match=r"pip install 'advrush_tf\[cleverhans\]'"):
+        named_attack("pgd20", Norm.LINF, 0.03)
+    assert named_attack("autoattack", Norm.LINF, 0.03)
 
 
 def test_names_of_series_and_members():

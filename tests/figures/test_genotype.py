@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from advrush_tf.errors import UserError
 from advrush_tf.figures import genotype as drawing
 from advrush_tf.files import sha256
 from advrush_tf.genotypes import genotype as genotypes
@@ -41,6 +42,13 @@ def test_every_edge_and_node_is_placed_once_without_overlap(name):
             others = np.delete(boxes, row, axis=0)
             apart = (others[:, :2] >= box[2:]) | (others[:, 2:] <= box[:2])
             assert apart.any(axis=1).all()
+
+
+def test_without_graphviz_it_is_said_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(drawing, "CAN_DRAW", False)
+    with pytest.raises(UserError, match=r"pip install 'advrush_tf\[drawings\]'"):
+        drawing.draw_cells(genotypes.NAMED["ADVRUSH"], tmp_path / "cell")
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,6 +1,8 @@
+import runpy
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -72,6 +74,18 @@ def test_an_interruption_while_a_launcher_starts_is_one_line(last, code, lines):
     assert result.returncode == code
     assert result.stderr.splitlines() == lines
     assert result.stdout == ("" if code else "agg\n")
+
+
+def test_an_installed_program_runs_the_launcher_of_its_name(monkeypatch):
+    console = runpy.run_path(str(ROOT / "launch" / "console.py"))
+    ran = []
+    launcher = SimpleNamespace(main="main", run=lambda *given: ran.append(given))
+    monkeypatch.setitem(sys.modules, "search", launcher)
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/advrush-search", "--epochs=1"])
+    console["program"]()
+    assert ran == [("main", console["held_back"])]
+    assert sys.path == [str(ROOT / "launch")]
 
 
 @pytest.mark.parametrize(
