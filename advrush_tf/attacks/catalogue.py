@@ -89,7 +89,7 @@ def _cleverhans(kind: str, *args: Any, **settings: Any) -> Attack:
     try:
         module = importlib.import_module("advrush_tf.attacks.cleverhans")
     except ModuleNotFoundError as error:
-        if error.name != "cleverhans":
+        if not (error.name or "").startswith("cleverhans"):
             raise
         raise UserError(
             "it is CleverHans', which is not installed; run "
