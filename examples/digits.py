@@ -1,6 +1,6 @@
 """Searches, fits and attacks on the embedded digits, with Keras and nothing else.
 
-`python examples/digits.py` takes about four minutes on two processor cores. `# %%`
+`python examples/digits.py` takes a few minutes on two processor cores. `# %%`
 begins a cell where an editor or Jupyter shows the file as a notebook. The official
 recipe, for CIFAR-10, is in docs/guide.md.
 """
@@ -46,9 +46,9 @@ network = advrush_tf.CellNetwork(
     num_cells=CELLS,
 )
 fit = advrush_tf.AdvRushFitModel(network, advrush_tf.PGD(EPSILON, EPSILON / 3))
-rate = OneCycle(0.2, FIT_EPOCHS * (len(x) // 64))
-fit.compile(MomentumSGD(rate, l2=5e-4))
-fit.fit(x, y, batch_size=64, epochs=FIT_EPOCHS)
+batches, steps = advrush_tf.training_batches(x, y, batch_size=64)
+fit.compile(MomentumSGD(OneCycle(0.2, FIT_EPOCHS * steps), l2=5e-4))
+fit.fit(batches, steps_per_epoch=steps, epochs=FIT_EPOCHS)
 network.save("digits.keras")
 
 # %% Attack it with AutoAttack: the accuracy that is left, its 95 % interval, and

@@ -1,6 +1,5 @@
 """The attacks by the names that a user gives them."""
 
-import importlib
 import re
 from typing import Any
 
@@ -87,7 +86,7 @@ def named_attack(
 def _cleverhans(kind: str, *args: Any, **settings: Any) -> Attack:
     """Makes one of CleverHans' attacks, the only ones that need that package."""
     try:
-        module = importlib.import_module("advrush_tf.attacks.cleverhans")
+        from advrush_tf.attacks import cleverhans
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("cleverhans"):
             raise
@@ -95,4 +94,4 @@ def _cleverhans(kind: str, *args: Any, **settings: Any) -> Attack:
             "it is CleverHans', which is not installed; run "
             "pip install 'advrush_tf[cleverhans]', or use AutoAttack or its members"
         ) from None
-    return getattr(module, kind)(*args, **settings)
+    return getattr(cleverhans, kind)(*args, **settings)

@@ -2,6 +2,7 @@ import sys
 
 import pytest
 
+from advrush_tf import attacks
 from advrush_tf.attacks import cleverhans
 from advrush_tf.attacks.autoattack import make_members
 from advrush_tf.attacks.catalogue import check_attack_name, is_stepped, named_attack
@@ -37,6 +38,7 @@ def test_a_step_size_is_that_of_attacks_with_steps(name):
 
 def test_only_cleverhans_attacks_need_it(monkeypatch):
     for module in ("cleverhans", "cleverhans_compat"):
+        monkeypatch.delattr(attacks, module)
         monkeypatch.delitem(sys.modules, f"advrush_tf.attacks.{module}")
     monkeypatch.setitem(sys.modules, "cleverhans.tf2.attacks", None)
     with pytest.raises(UserError, match=r"pip install 'advrush_tf\[cleverhans\]'"):
