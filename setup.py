@@ -54,7 +54,11 @@ setup(
             for launcher in _LAUNCHERS
         ]
     },
+    # The first with enum.StrEnum.
     python_requires=">=3.11",
+    # Lower bounds are the oldest versions that tests were run with, all at once; those
+    # of constraints.txt are the newest. TensorFlow's, TensorBoard's and tfds' are both.
+    # Where there is an upper bound, the next major version may take names away.
     install_requires=[
         "absl-py>=2.1",
         "attrs>=24.1",
