@@ -56,8 +56,9 @@ setup(
     },
     # The first with enum.StrEnum.
     python_requires=">=3.11",
-    # Lower bounds are the oldest versions that tests were run with, all at once; those
-    # of constraints.txt are the newest. TensorFlow's, TensorBoard's and tfds' are both.
+    # Lower bounds are the oldest versions that the tests of files, models, search, fit
+    # and drawings were run with, all at once (psutil's is older); constraints.txt has
+    # the newest. Of TensorFlow, TensorBoard and tfds these are the same.
     # Where there is an upper bound, the next major version may take names away.
     install_requires=[
         "absl-py>=2.1",
@@ -66,7 +67,7 @@ setup(
         # tensorflow-datasets needs this one without declaring it.
         "importlib_resources>=6.4",
         "jinja2>=3.1,<4",
-        "keras>=3.15,<4",
+        "keras>=3.12,<4",
         "matplotlib>=3.9",
         "numpy>=2.0,<3",
         "psutil>=5.9",
