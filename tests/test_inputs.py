@@ -212,7 +212,9 @@ def test_probabilities_are_refused_or_warned_of(models):
 
 def test_a_graph_refuses_when_it_runs(models):
     x, y = tiny_batch()
-    penalties = tf.function(lambda x, y: advrush_tf.curvature_penalty(models[0], x, y))
+    penalties = tf.function(
+        lambda x, y: advrush_tf.curvature_penalty(models[0], x, y, 1.5)
+    )
     penalties(x, y)
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"must be in \[0, 1\]"):
         penalties(255 * x, y)
@@ -230,7 +232,7 @@ def test_a_function_of_other_units_may_have_them(models):
     with pytest.raises(ValueError, match=r"images must be finite; .*: 1;"):
         bad = x.copy()
         bad[0, 0, 0] = np.inf
-        advrush_tf.curvature_penalty(lambda z: models[0](z), bad, y)
+        advrush_tf.curvature_penalty(lambda z: models[0](z), bad, y, 1.5)
 
 
 @pytest.mark.parametrize(
