@@ -1,3 +1,5 @@
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -58,7 +60,7 @@ TAKERS = {
     "objective": lambda m, x, y: advrush_tf.TRADES()(
         lambda z, training: m(z, training=training), x, y
     ),
-    "curvature_penalty": advrush_tf.curvature_penalty,
+    "curvature_penalty": functools.partial(advrush_tf.curvature_penalty, h=0.37),
     "hessian_vector_product": lambda m, x, y: advrush_tf.hessian_vector_product(
         m, x, y, tf.ones((6, 8, 8, 1))
     ),

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import io
+import math
 import os
 import sys
 import threading
@@ -122,7 +123,9 @@ class _Lines(tqdm):
     SECONDS = 60.0
 
     def __init__(self, **options: Any):
-        super().__init__(**options, file=io.StringIO(), bar_format=_LINE)
+        # tqdm itself prints once, to nowhere.
+        options |= {"file": io.StringIO(), "mininterval": math.inf}
+        super().__init__(**options, bar_format=_LINE)
         self._closed = threading.Event()
         threading.Thread(target=self._print, daemon=True).start()
 
@@ -138,7 +141,10 @@ class _Lines(tqdm):
         super().close()
 
 
-_LINE = "{desc}: {n_fmt} of {total_fmt} {unit}s{postfix}, {elapsed}, {remaining} left"
+_LINE = (
+    "{desc}: {n_fmt} of {total_fmt} {unit}s{postfix}, {elapsed} so far, "
+    "{remaining} left"
+)
 
 
 class ProgressBar(keras.callbacks.Callback):

@@ -174,8 +174,8 @@ class Run(Generic[_Settings]):
         """
         self.log(f"\nNext: {tensorboard_command(self.workdir / 'tensorboard')}")
         if launcher:
-            flags["dataset"] = self.settings.dataset
-            flags["image_size"] = self.settings.image_size
+            settings = self.settings.to_dict()
+            flags |= {name: settings[name] for name in ("dataset", "image_size")}
             flags["data_dir"] = self.data_dir
             self.log(f"      {launcher_command(launcher, **flags)}")
 

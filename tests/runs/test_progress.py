@@ -143,7 +143,7 @@ def test_a_file_shows_a_line_each_minute_in_place_of_a_bar(monkeypatch, capsys):
         while not (lines := capsys.readouterr().out.splitlines()):
             time.sleep(0.01)
     assert re.fullmatch(
-        r"epoch 1/2: 2 of 3 steps, loss=0.5, 00:00, (00:00|\?) left", lines[-1]
+        r"epoch 1/2: 2 of 3 steps, loss=0.5, 00:00 so far, (00:00|\?) left", lines[-1]
     )
     assert sys.stderr.getvalue() == ""
     time.sleep(0.05)

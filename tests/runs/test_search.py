@@ -138,6 +138,7 @@ def test_a_metric_that_is_not_finite_is_left_out(tmp_path):
     recorder = search_run.EpochRecorder(run, {})
     recorder.set_model(tiny_compiled())
     recorder.on_train_begin()
+    recorder.on_epoch_begin(0)
     logs = dict.fromkeys(LOGGED, 0.5)
     recorder.on_epoch_end(0, {**logs, "val_loss": np.inf})
     genotype = Genotype.load(tmp_path / "genotypes" / "epoch_0001.json")
