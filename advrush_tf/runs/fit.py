@@ -35,8 +35,6 @@ from advrush_tf.runs.tensorboard import FitTensorBoard
 from advrush_tf.training import optimizers
 
 EVALUATION_BATCH = 256
-# As in `runs.search`.
-_TRACING = 8.0
 _USUAL_RADIUS = FitSettings().epsilon
 
 
@@ -336,7 +334,7 @@ def _fit(
     with ProgressBar(data.steps_per_epoch, validation_steps) as bar:
         # The checkpoint first: what TensorBoard shows is then never repeated.
         writers = [
-            TracingNotice(run.log, {epoch: _TRACING * building}),
+            TracingNotice(run.log, building, [epoch]),
             bar,
             EpochRecorder(settings, workdir, run.store, record, run.log),
             FitTensorBoard(workdir / "tensorboard", settings.to_dict()),

@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -199,16 +199,23 @@ class TracingNotice(keras.callbacks.Callback):
 
     Args:
         log: receives the lines.
-        expected: by the epoch, from 0, whose first step traces: the seconds.
+        building: seconds that the model took to be built.
+        epochs: from 0, those whose first step traces; one twice for twice the graphs.
     """
 
-    def __init__(self, log: Callable[[str], None], expected: Mapping[int, float]):
+    # Tracing and optimising took so many times the building (docs/numbers.md).
+    FACTOR = 12.0
+
+    def __init__(
+        self, log: Callable[[str], None], building: float, epochs: Sequence[int]
+    ):
         super().__init__()
-        self._log, self._expected = log, expected
+        self._log, self._building, self._epochs = log, building, epochs
         self._started: float | None = None
 
     def on_epoch_begin(self, epoch, logs=None):
-        if (seconds := self._expected.get(epoch)) is not None:
+        if count := self._epochs.count(epoch):
+            seconds = count * self.FACTOR * self._building
             self._started = time.perf_counter()
             self._log(
                 f"tracing the graphs of a step, about {seconds:.0f} s to judge by the "

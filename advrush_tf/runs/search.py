@@ -36,9 +36,6 @@ _MOST_SKIPS = 0.5
 # In a checkpoint's notes.
 _GENOTYPES = "genotypes"
 EVALUATION_BATCH = 256
-# What tracing and optimising a step's graphs takes, in times that the model took to be
-# built: about that, for any size (docs/numbers.md).
-_PLAIN_TRACING, _PENALTY_TRACING = 8.0, 8.0
 
 
 def build_model(settings: SearchSettings, dataset: ImageDataset) -> AdvRushSearchModel:
@@ -217,14 +214,12 @@ def _search(
         lambda part: make_pairs(settings, dataset, epoch, part)[0]
     )
     validation_steps = int(validation_batches(settings, dataset).cardinality())
-    tracing = {epoch: _PLAIN_TRACING * building}
-    if settings.gamma and settings.warmup_epochs < settings.epochs:
-        first = max(epoch, settings.warmup_epochs)
-        tracing[first] = tracing.get(first, 0.0) + _PENALTY_TRACING * building
+    # The penalty's graph is about as large as all others together.
+    tracing = [epoch, max(epoch, settings.warmup_epochs)][: 2 if settings.gamma else 1]
     with reading_examples(), ProgressBar(steps, validation_steps) as bar:
         # The checkpoint first: what TensorBoard shows is then never repeated.
         tensorboard = SearchTensorBoard(run.workdir / "tensorboard", settings.to_dict())
-        notice = TracingNotice(run.log, tracing)
+        notice = TracingNotice(run.log, building, tracing)
         writers = [notice, bar, EpochRecorder(run, notes), tensorboard]
         model.fit(
             batches,
