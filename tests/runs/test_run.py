@@ -77,6 +77,12 @@ def test_data_in_an_order_of_its_own_are_named(tmp_path, monkeypatch):
     assert "warning: data set sorted is stored in some order" in lines[0]
 
 
+def test_other_errors_pass_through(tmp_path):
+    with pytest.raises(KeyboardInterrupt), Run(Small(), tmp_path) as run:
+        run.open()
+        raise KeyboardInterrupt
+
+
 def test_what_is_next_is_on_the_same_data(tmp_path):
     settings, lines = SearchSettings(dataset="a set", image_size=8), []
     run = Run(settings, tmp_path / "it's", log=lines.append, data_dir="/data")
@@ -86,12 +92,6 @@ def test_what_is_next_is_on_the_same_data(tmp_path):
     assert board[2:] == ["-m", "tensorboard.main", f"--logdir={folder}"]
     data = ["--dataset=a set", "--image_size=8", "--data_dir=/data"]
     assert fit[1:] == ["launch/fit.py", "--genotype=x", *data]
-
-
-def test_other_errors_pass_through(tmp_path):
-    with pytest.raises(KeyboardInterrupt), Run(Small(), tmp_path) as run:
-        run.open()
-        raise KeyboardInterrupt
 
 
 def test_a_finished_run_is_shown_again(tmp_path):
