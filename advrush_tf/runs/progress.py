@@ -23,11 +23,14 @@ from advrush_tf.runs.settings import Settings
 def print_line(line: str) -> None:
     """Prints at once, also into a file: a run's log is read while it runs.
 
+    A bar that stands on the terminal is drawn anew below the line.
+
     Raises:
         UserError: standard output is closed, or what it leads to is full.
     """
     try:
-        print(line, flush=True)
+        with tqdm.external_write_mode():
+            print(line, flush=True)
     except OSError as error:
         # What is left in Python's buffer would fail once more at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -131,6 +131,17 @@ def test_a_bar_shows_the_steps_loss(monkeypatch, bars):
     assert bars[0].n == 2
 
 
+def test_a_line_does_not_break_into_a_bar(monkeypatch, capsys):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with progress_bar(3, "epoch 1/2", "step"):
+        before = len(terminal.getvalue())
+        print_line("traced")
+        wiped, drawn = terminal.getvalue()[before:].lstrip("\r").split("\r", 1)
+    assert capsys.readouterr().out == "traced\n"
+    assert wiped.strip() == "" and "epoch 1/2" in drawn
+
+
 def test_a_file_shows_a_line_each_minute_in_place_of_a_bar(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     _fit(ProgressBar(3, 4))
