@@ -16,7 +16,13 @@ from advrush_tf.attacks.cleverhans_compat import (
     pgd_from,
     spsa_drawing_from,
 )
-from advrush_tf.attacks.geometry import Norm, length, per_image, project
+from advrush_tf.attacks.geometry import (
+    Norm,
+    as_number,
+    length,
+    per_image,
+    project,
+)
 from advrush_tf.attacks.losses import is_wrong, pick, target_classes
 from advrush_tf.attacks.pgd import usual_step_size
 from advrush_tf.attacks.randomness import seeds_of, uniform_in_ball
@@ -44,7 +50,10 @@ class CleverHansAttack(Attack):
 
     def __post_init__(self) -> None:
         if self.norm not in self.norms:
-            raise ValueError(f"norm must be {' or '.join(self.norms)}, not {self.norm}")
+            raise ValueError(
+                f"norm must be {' or '.join(self.norms)}, not {self.norm}, for "
+                f"{type(self).__name__}"
+            )
         super().__post_init__()
 
     @abc.abstractmethod
@@ -125,6 +134,8 @@ class _Iterated(CleverHansAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require_positive("steps")
+        if self.step_size is not None:
+            object.__setattr__(self, "step_size", as_number(self.step_size))
         if self.step_size is not None and not 0 < self.step_size <= self.epsilon:
             raise ValueError(
                 f"step_size must be more than 0 and at most epsilon, {self.epsilon}, "

@@ -41,7 +41,7 @@ def usual_step_size(epsilon: float, steps: int) -> float:
 
     Source: Madry et al., arXiv 1706.06083, figure 6.
     """
-    return epsilon * min(2.5 / steps, 1.0)
+    return as_number(epsilon) * min(2.5 / steps, 1.0)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

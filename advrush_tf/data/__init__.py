@@ -1,4 +1,4 @@
-"""Data: from a tfds data set to batches of images.
+"""Data: from a data set, of tfds or of the user's own files, to batches of images.
 
 May import the single files only. Begin with `dataset`, then `pipeline`.
 """

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,9 @@ from advrush_tf.data.examples import (
 from advrush_tf.errors import UserError
 from advrush_tf.inputs import as_labels, check_images
 
+# The images of a data set are held here, as the tensor that the pipeline reads, and
+# their half that validates once more.
+COPIES = 3
 _MEMORY_SHARE = 0.75
 
 
@@ -136,6 +139,18 @@ def _eight_bit(images: Any) -> np.ndarray:
             f"[{images.min()}, {images.max()}]."
         )
     return images.astype(np.uint8, copy=False)
+
+
+def averaged_over_areas(images: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Returns smaller images, each pixel the mean of the area that it covers.
+
+    Args:
+        images: uint8 (N, H, W, C).
+        shape: Height, width and channels that they are to have.
+    """
+    if images.shape[1:] == tuple(shape):
+        return images
+    return np.rint(tf.image.resize(images, shape[:2], "area")).astype(np.uint8)
 
 
 def _read_all(dataset: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Image classification data sets of tfds, read into memory or streamed."""
+"""Image classification data sets, of tfds or in the user's own files."""
 
 import contextlib
 import dataclasses
@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
-from advrush_tf.data.array_examples import ArrayExamples, require_memory
+from advrush_tf.data.array_examples import COPIES, ArrayExamples, require_memory
 from advrush_tf.data.augmentation import Augmentation
-from advrush_tf.data.examples import Augmenting, Examples
+from advrush_tf.data.class_folders import read_class_folders
+from advrush_tf.data.examples import HELD_BACK, Augmenting, Examples, Parts
 from advrush_tf.data.imagenet import CHANNELS, ResizedCrop
-from advrush_tf.data.records import Records
-from advrush_tf.data.source import image_and_label, open_builder
-from advrush_tf.data.streaming import StreamedExamples
+from advrush_tf.data.npz import read_npz
+from advrush_tf.data.source import image_and_label, open_source
+from advrush_tf.data.splits import count, read, streamed, train_and_test
 from advrush_tf.errors import UserError, one_line
 
 # Constants of the DARTS code, kept so that its recipes mean the same here.
@@ -30,16 +30,16 @@ _KNOWN_MOMENTS = {
     "imagenet2012": (IMAGENET_MEAN, IMAGENET_STD),
 }
 
-# The images are held here, as the tensor that the pipeline reads, and their half that
-# validates once more. What needs more bytes is streamed, on every machine: were it a
-# matter of free memory, a run might go on with other batches than it began with.
-_COPIES_IN_MEMORY = 3
+# What needs more bytes is streamed, on every machine: were it a matter of free memory,
+# a run might go on with other batches than it began with.
 _LARGEST_IN_MEMORY = 4e9
 
 # Side of the images of a set in which they have many sizes.
 _USUAL_SIZE = 224
 
-_READ_BATCH = 500
+# Of a set without a test part, the share that is one; not a matter of a run's seed, as
+# what one run has trained with must not be what another is tested with.
+_SHARE_HELD_BACK, _HELD_BACK_SEED = 0.2, 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,13 +47,14 @@ class ImageDataset:
     """A data set of labelled images.
 
     Attributes:
-        name: The tfds name.
+        name: The tfds name, or the path of the user's own files.
         train: Examples to train with.
         test: Examples to test with.
         num_classes: Number of classes.
         class_names: One name per class.
-        test_split: tfds name of the split that `test` is.
+        test_split: Name of the split that `test` is.
         resampled: True if the images were made smaller than the set's own.
+        held_back: True if `test` is a part of the only images that there are.
     """
 
     name: str
@@ -63,6 +64,7 @@ class ImageDataset:
     class_names: tuple[str, ...]
     test_split: str = "test"
     resampled: bool = False
+    held_back: bool = False
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -87,8 +89,7 @@ class ImageDataset:
             "test images": len(self.test),
             "image shape": list(self.image_shape),
             "classes": list(self.class_names),
-            "mean": list(self.mean),
-            "std": list(self.std),
+            "moments": self._moments if len(self.train) else None,
         }
 
     @functools.cached_property
@@ -115,53 +116,142 @@ class ImageDataset:
 
 
 def load_dataset(
-    name: str, data_dir: str | Path | None = None, image_size: int | None = None
+    name: str,
+    data_dir: str | Path | None = None,
+    image_size: int | None = None,
+    test_only: bool = False,
 ) -> ImageDataset:
-    """Opens a tfds image classification data set.
+    """Opens an image classification data set, of tfds or in the user's own files.
 
-    Its images are read into memory, or streamed from its files if they have many
-    sizes or would take more than 4 GB. A data set that is not prepared yet is
-    downloaded and prepared by tfds. Without a `test` split, or where that has no
-    labels, `validation` takes its place.
+    Its images are read into memory; those of tfds are streamed from its files if they
+    have many sizes or would take more than 4 GB. A tfds set that is not prepared yet is
+    downloaded and prepared. Without a `test` split, or where that has no labels,
+    `validation` takes its place. Without either, a fifth of the training images,
+    always the same and where possible of each class, is held back as the test part.
 
     Args:
         name: One of `source.WELL_KNOWN`, the tfds name (`name`, `name/config`
             or `name:version`) of another set, or the path of a prepared tfds folder
-            (the one with dataset_info.json, or its parent). `digits` is the embedded
-            data set, found in a checkout only.
+            (the one with dataset_info.json, or its parent), each perhaps followed by
+            `@` and tfds' expressions for the training split and, after a comma, the
+            test split, such as `@train[:80%],train[80%:]`; or the path of the user's
+            own files, see `read_class_folders` and `read_npz`. `digits` is the
+            embedded data set, found in a checkout only.
         data_dir: tfds' folder of prepared data sets; by default tfds' own, which
             honours the environment variable TFDS_DATA_DIR.
-        image_size: Side in pixels of the images of a set in which they have many
+        image_size: Side in pixels of the images of a tfds set in which they have many
             sizes, by default 224. Those of a set in memory are averaged over areas
-            to squares of that side, and are otherwise what they are.
+            to squares of that side (the middle squares of the user's own images), and
+            are otherwise what they are.
+        test_only: Reads what there is to test alone; `train` is empty then.
 
     Raises:
         UserError: If the data set is unknown, cannot be had, is damaged, is not
             an image classification set, does not fit in memory, or if its images
             cannot have that size.
     """
+    name, splits = _name_and_splits(name)
     with _quiet_absl():
-        builder = open_builder(name, data_dir)
-        image, label = image_and_label(builder)
-        varying = None in image.shape
-        shape = _image_shape(builder.name, image.shape, image_size)
-        splits = _train_and_test(builder)
-        count = sum(_count(builder, split) for split in splits)
-        needed = _COPIES_IN_MEMORY * count * int(np.prod(shape))
-        streamed = varying or needed > _LARGEST_IN_MEMORY
-        resampled = not varying and shape != image.shape
-        if streamed and resampled:
-            raise UserError(
-                f"--image_size is {image_size}, but the images of data set "
-                f"{builder.name} are streamed in their own size; leave it out."
-            )
-        if not streamed:
-            require_memory(f"Data set {builder.name}", needed)
-        read = _streamed if streamed else _read
-        train, test = (read(builder, split, shape) for split in splits)
-    names = tuple(label.names)
+        source = open_source(name, data_dir)
+        if not isinstance(source, Path):
+            dataset = _tfds_dataset(source, splits, image_size, test_only)
+        elif splits:
+            raise UserError(f"{name} is not of tfds; leave out @{','.join(splits)}.")
+        else:
+            dataset = _dataset(name, _own_parts(source, image_size, test_only))
+    if not (test_only or len(dataset.train)):
+        raise UserError(
+            f"Data set {name} has no images to train with, only to test with; it "
+            "serves launch/attack.py alone."
+        )
+    return dataset
+
+
+def _name_and_splits(name: str) -> tuple[str, list[str]]:
+    """Separates the name of a data set from the expressions after its last `@`."""
+    if Path(name).expanduser().exists():
+        return name, []
+    first, at, splits = name.rpartition("@")
+    if not at:
+        return name, []
+    expressions = splits.split(",")
+    if len(expressions) > 2 or not all(expressions):
+        raise UserError(
+            f"--dataset is {name}; after @ it must have an expression for the training "
+            "split or, with a comma, one for each, such as @train[:80%],train[80%:]."
+        )
+    return first, expressions
+
+
+def _tfds_dataset(
+    builder: Any, given: Sequence[str], image_size: int | None, test_only: bool
+) -> ImageDataset:
+    image, label = image_and_label(builder)
+    varying = None in image.shape
+    shape = _image_shape(builder.name, image.shape, image_size)
+    train, test = train_and_test(builder, given)
+    if not (train or test):
+        available = list(builder.info.splits) or ["none"]
+        raise UserError(
+            f"Data set {builder.name} has the splits {', '.join(available)}; say which "
+            f"is to train and which to test, such as @{','.join(available[:2])} after "
+            "its name."
+        )
+    if test_only and test:
+        train = None
+    total = sum(count(builder, split) for split in (train, test) if split)
+    needed = COPIES * total * int(np.prod(shape))
+    as_stream = varying or needed > _LARGEST_IN_MEMORY
+    resampled = not varying and shape != image.shape
+    if as_stream and resampled:
+        raise UserError(
+            f"--image_size is {image_size}, but the images of data set "
+            f"{builder.name} are streamed in their own size; leave it out."
+        )
+    if not as_stream:
+        require_memory(f"Data set {builder.name}", needed)
+    read_split = streamed if as_stream else read
+    trained, tested = (
+        read_split(builder, split, shape) if split else None for split in (train, test)
+    )
+    parts = Parts(trained, tested, tuple(label.names), test or HELD_BACK)
+    return _dataset(builder.name, parts, resampled)
+
+
+def _own_parts(path: Path, image_size: int | None, test_only: bool) -> Parts:
+    """Reads the user's own files."""
+    read_files = read_class_folders if path.is_dir() else read_npz
+    try:
+        parts = read_files(path, image_size, test_only)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({one_line(error)}); correct its permissions or "
+            "copy it again."
+        ) from None
+    shapes = [part.image_shape for part in parts[:2] if part]
+    if len({*shapes}) > 1:
+        raise UserError(
+            f"The training images of {path} have the shape {shapes[0]} (height, width, "
+            f"channels) and those of {parts.test_split} {shapes[1]}; make them alike."
+        )
+    return parts
+
+
+def _dataset(name: str, parts: Parts, resampled: bool = False) -> ImageDataset:
+    """The data set of one part or of both; one to train with alone is divided."""
+    train, test, names, split = parts
+    if train and not test:
+        try:
+            train, test = train.split(1 - _SHARE_HELD_BACK, _HELD_BACK_SEED)
+        except ValueError as error:
+            raise UserError(f"Data set {name} has no test images. {error}") from None
+    assert test
+    if not train:
+        none = np.zeros((0, *test.image_shape), np.uint8)
+        train = ArrayExamples(none, np.zeros(0, np.int32))
+    held_back = parts.test is None
     return ImageDataset(
-        builder.name, train, test, label.num_classes, names, splits[1], resampled
+        name, train, test, len(names), names, split, resampled, held_back
     )
 
 
@@ -192,126 +282,3 @@ def _quiet_absl() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _train_and_test(builder: Any) -> tuple[str, str]:
-    available = list(builder.info.splits)
-    tests = [split for split in ("test", "validation") if split in available]
-    if "train" not in available or not tests:
-        raise UserError(
-            f"Data set {builder.name} has the splits {', '.join(available) or 'none'}; "
-            "it needs 'train', and 'test' or 'validation'."
-        )
-    # ImageNet's test split has no labels, which tfds writes as -1.
-    if len(tests) == 2 and _first_label(builder, "test") < 0:
-        tests.remove("test")
-    return "train", tests[0]
-
-
-def _count(builder: Any, split: str) -> int:
-    """Returns the number of a split's images, which dataset_info.json says."""
-    shards = builder.info.splits[split].shard_lengths
-    if min(shards, default=0) < 0 or not sum(shards):
-        raise UserError(
-            f"dataset_info.json of data set {builder.name} says that {split!r} has "
-            f"shards of {shards} images; copy or prepare the data set again."
-        )
-    return sum(shards)
-
-
-def _first_label(builder: Any, split: str) -> int:
-    _, label = builder.info.supervised_keys
-    with _naming_damage(builder):
-        first = builder.as_dataset(split=f"{split}[:1]", decoders=_undecoded(builder))
-        return int(next(first.as_numpy_iterator())[label])
-
-
-def _streamed(builder: Any, split: str, shape: tuple[int, int, int]) -> Examples:
-    info, (image, label) = builder.info.splits[split], image_and_label(builder)
-    paths = tuple(map(str, info.filepaths))
-    if builder.info.file_format.value != "tfrecord":
-        raise UserError(
-            f"Data set {builder.name} is prepared as {builder.info.file_format.value}; "
-            "prepare it as tfrecord, which is tfds' default."
-        )
-    with _naming_damage(builder):
-        for path in paths:
-            tf.io.gfile.stat(path)  # raises where there is none
-    records = Records(paths, tuple(info.shard_lengths), 0, info.num_examples)
-    keys = builder.info.supervised_keys
-    ordered = bool(builder.info.disable_shuffling)
-    return StreamedExamples(
-        records, keys, shape, label.num_classes, None in image.shape, ordered
-    )
-
-
-def _read(builder: Any, split: str, shape: tuple[int, int, int]) -> Examples:
-    """Reads one split, in the order of its files, its images in one shape."""
-    _, label = image_and_label(builder)
-    count = builder.info.splits[split].num_examples
-    images = np.empty((count, *shape), np.uint8)
-    labels = np.empty(count, np.int32)
-    start = 0
-    with _naming_damage(builder, builder.info.splits[split].filepaths):
-        for batch_images, batch_labels in _batches(builder, split):
-            end = start + len(batch_labels)
-            images[start:end] = _resampled(batch_images, shape)
-            labels[start:end] = batch_labels
-            start = end
-    if not count or labels.min() < 0 or labels.max() >= label.num_classes:
-        raise UserError(
-            f"Split {split!r} of data set {builder.name} has no images or has labels "
-            f"outside 0 to {label.num_classes - 1}; use a fully labelled set."
-        )
-    return ArrayExamples(images, labels)
-
-
-def _resampled(images: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Returns the images with each pixel the mean of the area that it covers."""
-    if images.shape[1:] == tuple(shape):
-        return images
-    return np.rint(tf.image.resize(images, shape[:2], "area")).astype(np.uint8)
-
-
-def _batches(builder: Any, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    import tensorflow_datasets as tfds
-
-    dataset = builder.as_dataset(
-        split=split,
-        as_supervised=True,
-        shuffle_files=False,
-        read_config=tfds.ReadConfig(try_autocache=False),
-    )
-    return dataset.batch(_READ_BATCH).as_numpy_iterator()
-
-
-def _undecoded(builder: Any) -> Any:
-    import tensorflow_datasets as tfds
-
-    image, _ = builder.info.supervised_keys
-    return {image: tfds.decode.SkipDecoding()}
-
-
-@contextlib.contextmanager
-def _naming_damage(builder: Any, paths: Sequence[Any] = ()) -> Iterator[None]:
-    """Turns what reading files raises into a UserError that names the damaged one."""
-    try:
-        yield
-    except (tf.errors.OpError, OSError) as error:
-        damaged = next(
-            (path for path in map(Path, paths) if not _is_readable(path)),
-            builder.data_path,
-        )
-        raise UserError(
-            f"The prepared data set {builder.name} is damaged at {damaged} "
-            f"({one_line(error)}); delete its folder and prepare or copy it again."
-        ) from error
-
-
-def _is_readable(path: Path) -> bool:
-    try:
-        for _ in tf.data.TFRecordDataset(str(path)):
-            pass
-    except tf.errors.OpError:
-        return False
-    return True

@@ -213,6 +213,25 @@ class Examples(abc.ABC):
         return batches.apply(count).prefetch(tf.data.AUTOTUNE)
 
 
+# Name of the test examples that are a part of the only ones that there are.
+HELD_BACK = "held-back"
+
+
+class Parts(NamedTuple):
+    """The parts of a data set, as they were found.
+
+    Attributes:
+        train, test: Examples of one shape; None where there are none.
+        class_names: One name per class.
+        test_split: Name of the test examples.
+    """
+
+    train: Examples | None
+    test: Examples | None
+    class_names: tuple[str, ...]
+    test_split: str
+
+
 def shard_bounds(batch_size: Any, shard: Shard) -> tuple[Any, Any]:
     """Returns the first row of a shard of a batch, and the row after its last.
 

@@ -1,4 +1,4 @@
-"""Finding a tfds data set: by name, prepared or to be downloaded, or by path."""
+"""Finding a data set: of tfds, by name or by path, or the user's own files by path."""
 
 import re
 from pathlib import Path
@@ -19,19 +19,25 @@ WELL_KNOWN = (
     "imagenet_resized/64x64",
 )
 
+OWN_FILES = (
+    "a prepared tfds folder, a folder of class folders, or an .npz of x_train, "
+    "y_train, x_test and y_test"
+)
+
 # The embedded data set lies beside the package in a checkout, not in a wheel.
 _EMBEDDED_DIGITS = Path(__file__).resolve().parents[2] / "testdata" / "digits"
 
 
-def open_builder(name: str, data_dir: str | Path | None = None) -> Any:
-    """Returns the builder of a tfds image classification set, which tfds may download.
+def open_source(name: str, data_dir: str | Path | None = None) -> Any:
+    """Returns the builder of a tfds set, which tfds may download, or an existing path.
 
     Args:
-        name: As for `advrush_tf.data.load_dataset`.
+        name: As for `advrush_tf.data.load_dataset`, without split expressions.
         data_dir: As for `advrush_tf.data.load_dataset`.
 
     Returns:
-        A `tfds.core.DatasetBuilder` whose files are prepared.
+        A `tfds.core.DatasetBuilder` whose files are prepared, or the `Path` of the
+        user's own files.
 
     Raises:
         UserError: If the data set is unknown, not an image classification set,
@@ -41,7 +47,7 @@ def open_builder(name: str, data_dir: str | Path | None = None) -> Any:
     if name == "digits":
         return _digits_builder()
     if _is_path(name):
-        return _builder_from_path(name)
+        return _from_path(name)
     return _named_builder(name, folder)
 
 
@@ -89,10 +95,10 @@ def _named_builder(name: str, data_dir: Path | None) -> Any:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
         if Path(name).is_dir():
-            return _builder_from_path(name)
+            return _from_path(name)
         raise UserError(
             f"Unknown data set {name!r}; use {', '.join(WELL_KNOWN)}, another tfds "
-            "image classification set, or the path of a prepared tfds folder."
+            f"image classification set, or the path of {OWN_FILES}."
         ) from error
     except Exception as error:  # tfds raises many kinds, for versions and configs
         raise UserError(
@@ -146,7 +152,9 @@ def _checked_data_dir(data_dir: str | Path | None) -> Path | None:
 
 
 def _is_path(name: str) -> bool:
-    return name.startswith(("/", ".", "~")) or ("/" in name and Path(name).is_dir())
+    if name.startswith(("/", ".", "~")) or name.lower().endswith(".npz"):
+        return True
+    return "/" in name and Path(name).exists()
 
 
 def _digits_builder() -> Any:
@@ -155,20 +163,22 @@ def _digits_builder() -> Any:
             "The embedded data set digits is part of the source checkout only; give "
             "the path of the checkout's testdata/digits folder as --dataset instead."
         )
-    return _builder_from_path(str(_EMBEDDED_DIGITS))
+    return _from_path(str(_EMBEDDED_DIGITS))
 
 
-def _builder_from_path(name: str) -> Any:
-    import tensorflow_datasets as tfds
-
+def _from_path(name: str) -> Any:
+    """The builder of a prepared tfds folder, or any other path that is there."""
     path = Path(name).expanduser()
+    if not path.exists():
+        raise UserError(f"There is no {name}; give the path of {OWN_FILES}.")
     folders = [path, *sorted(path.glob("*/"), key=_version_key, reverse=True)]
     folder = next((f for f in folders if (f / "dataset_info.json").is_file()), None)
-    if folder is None:
-        raise UserError(
-            f"{name} is not a prepared tfds folder; name the one that holds "
-            "dataset_info.json, or its parent."
-        )
+    return path if folder is None else _builder_from_folder(folder)
+
+
+def _builder_from_folder(folder: Path) -> Any:
+    import tensorflow_datasets as tfds
+
     try:
         builder = tfds.builder_from_directory(folder)
     except Exception as error:  # tfds does not say what a broken file raises

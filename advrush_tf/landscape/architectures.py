@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.attacks.base import BatchedClassifier, is_right
+from advrush_tf.attacks.geometry import as_number
 from advrush_tf.attacks.losses import margin
 from advrush_tf.attacks.pgd import SignAscent, usual_step_size
 from advrush_tf.data.dataset import ImageDataset
@@ -72,7 +73,8 @@ class ArchitectureSampler:
     Args:
         model: the supernet, restored after each measurement.
         dataset: labelled images; samples of the test images are used.
-        epsilon: radius of the L-infinity ball, in [0, 1] units.
+        epsilon: radius of the L-infinity ball, in [0, 1] units; a text such as "8/255"
+            is understood.
         test_images: number of images for the accuracies.
         curvature_images: number of images for the curvature.
         probe_length: length of the penalty's probe, in [0, 1] units.
@@ -96,7 +98,7 @@ class ArchitectureSampler:
         batch_size: int = 64,
         seed: int = 0,
     ):
-        self._seed = seed
+        self._seed, epsilon = seed, as_number(epsilon)
         self._supernet = model.supernet
         self._network = SharedNetwork(model)
         self._batches = _training_batches(dataset, batches, seed)

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.attacks.base import LogitsFn, as_logits_fn
+from advrush_tf.attacks.geometry import as_number
 from advrush_tf.errors import NonFiniteLossError
 from advrush_tf.inputs import check_logits, image_array, label_array
 from advrush_tf.landscape.hessian import hessian_products, require_connected
@@ -106,6 +107,7 @@ class CurvatureMeter:
         seed: int = 0,
         trace_probes: int = 4,
     ):
+        probe_length = as_number(probe_length)
         positive = {
             "batch_size": batch_size,
             "probe_length": probe_length,

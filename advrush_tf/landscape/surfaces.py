@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.attacks.base import BatchedClassifier, as_logits_fn
-from advrush_tf.attacks.geometry import Norm, steepest
+from advrush_tf.attacks.geometry import Norm, as_number, steepest
 from advrush_tf.attacks.losses import log_odds
 from advrush_tf.attacks.pgd import SignAscent, Start, usual_step_size
 from advrush_tf.attacks.randomness import seeds_of, uniform
@@ -77,7 +77,8 @@ def loss_surface(
             [0, 1] to logits.
         x: (images, height, width, channels), floats in [0, 1].
         y: labels, see `advrush_tf.inputs.as_labels`.
-        radius: largest |a| and |b|, in [0, 1] units.
+        radius: largest |a| and |b|, in [0, 1] units; a text such as "8/255" is
+            understood.
         points: values of a and of b, an odd number, so that 0 is one of them.
         batch_size: images at a time, at most; no value depends on it but by rounding.
         seed: of the random signs, at least 0.
@@ -89,6 +90,7 @@ def loss_surface(
 
     Source: the figures of Mok et al., AdvRush, ICCV 2021.
     """
+    radius = as_number(radius)
     if not 0 < radius < float("inf"):
         raise ValueError(f"radius must be positive, not {radius}")
     if points < 3 or points % 2 == 0:
@@ -127,7 +129,7 @@ def loss_cut(
     the adversarial perturbation.
 
     Args:
-        epsilon: radius of the attack's L-infinity ball, in [0, 1] units.
+        epsilon: radius of the attack's L-infinity ball, in [0, 1] units, or a text.
         points: on the line, one more than a multiple of 3, so that the clean and the
             adversarial image are among them.
         seed: of the attack's random starts, at least 0.

@@ -64,7 +64,7 @@ def run_attack(
         WorkerLostError: another worker of the run is gone.
     """
     with Run(settings, workdir, devices, log, data_dir) as run:
-        dataset = run.load_dataset(settings.dataset, settings.image_size)
+        dataset = run.load_dataset(settings.dataset, settings.image_size, True)
         paths = [Path(path) for path in (settings.model, *settings.source_model)]
         classifiers = _open_everywhere(paths, dataset, run)
         run.settings = attrs.evolve(settings, sha256=tuple(map(sha256, paths)))

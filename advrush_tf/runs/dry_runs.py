@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 from advrush_tf.data.dataset import load_dataset
 from advrush_tf.environment import onednn_is_on
+from advrush_tf.errors import UserError
+from advrush_tf.nn.classifier import ImageClassifier
 from advrush_tf.runs import fit as fit_run
 from advrush_tf.runs import search as search_run
 from advrush_tf.runs.fit_settings import FitSettings
@@ -94,6 +96,11 @@ def fit_dry_run(
     dataset = load_dataset(settings.dataset, data_dir, settings.image_size)
     settings = settings.for_images(dataset.image_shape)
     network = fit_run.build_network(settings, dataset, genotype)
+    if not isinstance(network, ImageClassifier):
+        raise UserError(
+            "--dry_run measures networks of advrush_tf, and the --model is another "
+            "one; leave one of them out."
+        )
     data = fit_run.FitData(settings, dataset)
     model = fit_run.make_model(settings, network, data.steps_per_epoch)
     log(f"parameters      {count_parameters(network.trainable_variables):,}")

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import attrs
 import keras
 import tensorflow as tf
 
@@ -11,10 +12,10 @@ from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.data.examples import ALL, Examples, Shard
 from advrush_tf.data.streaming import reading_examples
 from advrush_tf.errors import UserError
+from advrush_tf.files import sha256
 from advrush_tf.fit.model import AdvRushFitModel
 from advrush_tf.genotypes.genotype import Genotype, get_genotype
 from advrush_tf.nn.cell_network import CellNetwork, Stem
-from advrush_tf.nn.classifier import ImageClassifier
 from advrush_tf.nn.resnet import ResNet18
 from advrush_tf.runs.devices import Devices
 from advrush_tf.runs.fit_record import (
@@ -29,6 +30,7 @@ from advrush_tf.runs.fit_record import (
 )
 from advrush_tf.runs.fit_settings import FitSettings, NetworkName, Schedule
 from advrush_tf.runs.memory import check_memory, least_bytes
+from advrush_tf.runs.models import load_classifier, open_classifier
 from advrush_tf.runs.progress import ProgressBar, TracingNotice, print_line
 from advrush_tf.runs.run import Log, Run
 from advrush_tf.runs.tensorboard import FitTensorBoard
@@ -56,12 +58,16 @@ def _read_genotype(name_or_path: str | Path) -> Genotype:
 
 def build_network(
     settings: FitSettings, dataset: ImageDataset, genotype: Genotype | None
-) -> ImageClassifier:
-    """The network to fit, with initial weights from the seed.
+) -> keras.Model:
+    """The network to fit: that of a file, or a new one with weights from the seed.
 
     Raises:
-        UserError: the data set's images are too small for it, or the memory is.
+        UserError: the data set's images are too small for it, or the memory is; or the
+            file's network does not fit the data set.
     """
+    if settings.model is not None:
+        return _existing_network(Path(settings.model), settings, dataset)
+    assert settings.init_channels and settings.precision
     check_memory(_least_bytes(settings, dataset, genotype))
     keras.utils.set_random_seed(settings.seed)
     common: dict[str, Any] = {
@@ -92,6 +98,20 @@ def build_network(
         raise UserError(f"This network cannot be built: {error}.") from None
 
 
+def _existing_network(
+    path: Path, settings: FitSettings, dataset: ImageDataset
+) -> keras.Model:
+    keras.utils.set_random_seed(settings.seed)
+    network = load_classifier(path)
+    open_classifier(network, path, dataset, settings.batch_size)
+    if not network.trainable_variables:
+        raise UserError(
+            f"{path} has no trainable weights to fit; set `trainable` of its layers "
+            "and save it again."
+        )
+    return network
+
+
 def _least_bytes(
     settings: FitSettings, dataset: ImageDataset, genotype: Genotype | None
 ) -> int:
@@ -101,7 +121,7 @@ def _least_bytes(
     return least_bytes(
         settings.batch_size // tf.distribute.get_strategy().num_replicas_in_sync,
         height * width // 4**halvings,
-        settings.init_channels,
+        settings.init_channels or 0,
         *cells,
     )
 
@@ -261,7 +281,8 @@ def run_fit(
     with Run(settings, workdir, devices, log, data_dir) as run:
         genotype = find_genotype(settings)
         dataset = run.load_dataset(settings.dataset, settings.image_size)
-        run.settings = settings = settings.for_images(dataset.image_shape)
+        settings = settings.for_images(dataset.image_shape)
+        run.settings = settings = _with_checksum(settings)
         run.devices.check(settings.batch_size, settings.jit_compile)
         # One path may name another file on each worker.
         found = None if genotype is None else genotype.to_dict()
@@ -289,6 +310,13 @@ def run_fit(
             workdir=f"{run.workdir}_attack",
         )
         return report
+
+
+def _with_checksum(settings: FitSettings) -> FitSettings:
+    """The settings with that of the file whose network is fitted on, if it is there."""
+    path = settings.model
+    found = sha256(Path(path)) if path and Path(path).is_file() else None
+    return attrs.evolve(settings, sha256=found)
 
 
 def _fit_and_report(

@@ -14,6 +14,7 @@ from advrush_tf.errors import NonFiniteLossError, UserError
 from advrush_tf.figures.fit import draw_curves
 from advrush_tf.files import json_copy, sha256, write_json
 from advrush_tf.fit.model import AdvRushFitModel
+from advrush_tf.nn.classifier import ImageClassifier
 from advrush_tf.runs.checkpoints import CheckpointStore
 from advrush_tf.runs.fit_settings import FitSettings, Selection
 from advrush_tf.runs.models import load_classifier, save_model
@@ -155,11 +156,13 @@ def save_network(
     model: AdvRushFitModel, settings: FitSettings, row: Mapping[str, float], path: Path
 ) -> None:
     """Saves the network, with averaged weights if there are any, and its provenance."""
-    model.network.provenance = {
-        "library": f"advrush_tf {__version__}",
-        "settings": settings.to_dict(),
-        **{name: value for name, value in row.items() if name != "seconds"},
-    }
+    # Other classifiers, see `FitSettings.model`, have no place for it.
+    if isinstance(model.network, ImageClassifier):
+        model.network.provenance = {
+            "library": f"advrush_tf {__version__}",
+            "settings": settings.to_dict(),
+            **{name: value for name, value in row.items() if name != "seconds"},
+        }
     with model.averaged():
         save_model(model.network, path)
 
@@ -203,7 +206,7 @@ def write_report(
     report = {
         "library": f"advrush_tf {__version__}",
         "settings": settings.to_dict(),
-        "network": model.network.get_config(),
+        "network": _described(model.network),
         "parameters": count_parameters(model.network.trainable_variables),
         "history": record.history,
         "best": record.best,
@@ -219,6 +222,13 @@ def write_report(
     write_json(workdir / REPORT, report)
     print_summary(report, workdir, log)
     return report
+
+
+def _described(network: keras.Model) -> dict[str, Any]:
+    """Returns the arguments of a network of ours, and the name of another one."""
+    if isinstance(network, ImageClassifier):
+        return network.get_config()
+    return {"name": network.name}
 
 
 def draw_record(report: Mapping[str, Any], workdir: Path) -> None:

@@ -73,8 +73,8 @@ _AUXILIARY_WEIGHT = 0.4
 class FitSettings(Settings):
     """Everything that determines a fit's outcome; the defaults are PGD's recipe.
 
-    None means that a field has no use with this objective or network, or waits for the
-    size of the images.
+    None means that a field has no use with this objective, network or model, or waits
+    for the size of the images.
 
     Raises:
         UserError: a value is out of range.
@@ -94,7 +94,7 @@ class FitSettings(Settings):
     objective: ObjectiveName = setting(
         ObjectiveName.PGD, "Objective that is minimised, and its recipe."
     )
-    network: NetworkName = setting(
+    network: NetworkName | None = setting(
         NetworkName.CELLS, "A genotype's network, its ImageNet form, or the baseline."
     )
     dataset: str = path_setting(
@@ -107,8 +107,16 @@ class FitSettings(Settings):
         "Published name, or path of a genotype.json or of a log.",
         decisive=False,
     )
+    model: str | None = path_setting(
+        None,
+        "A .keras file, of a fit or any other classifier of Keras, whose network is "
+        "fitted on in place of a new one.",
+        decisive=False,
+    )
     stem: Stem | None = setting(Stem.CIFAR, "How the network begins.")
-    init_channels: int = setting(36, "Channels of the first cell.", gt(0), le(10**4))
+    init_channels: int | None = setting(
+        36, "Channels of the first cell.", gt(0), le(10**4)
+    )
     num_cells: int | None = setting(20, "Number of cells.", gt(0), le(1000))
     recompute_cells: bool | None = setting(
         False, "Run each cell again in the backward pass: less memory, more time."
@@ -119,7 +127,9 @@ class FitSettings(Settings):
     auxiliary_weight: float | None = setting(
         0.0, "Of the auxiliary head's loss, 0 for no head.", ge(0)
     )
-    normalise: bool = setting(False, "Normalise by the data set's mean and deviation.")
+    normalise: bool | None = setting(
+        False, "Normalise by the data set's mean and deviation."
+    )
     batch_size: int = setting(64, "Images per batch.", gt(0))
     epochs: int = setting(200, "Length of the fit.", gt(0), le(10**6))
     augment: bool = setting(True, "Crop, and flip where it makes sense.")
@@ -190,9 +200,12 @@ class FitSettings(Settings):
     seed: int = setting(
         0, "Seed of split, order, augmentation, attacks and initial weights.", *SEED
     )
-    precision: Precision = setting(Precision.FLOAT32, "Arithmetic of the network.")
+    precision: Precision | None = setting(
+        Precision.FLOAT32, "Arithmetic of the network."
+    )
     jit_compile: bool = setting(False, "Compile with XLA.")
-    sync_batch_norm: bool = setting(True, SYNC_BATCH_NORM)
+    sync_batch_norm: bool | None = setting(True, SYNC_BATCH_NORM)
+    sha256: str | None = setting(None, "Of the file of `model`.", flag=False)
 
     def check(self) -> None:
         recompiled = self.recompute_cells and self.jit_compile

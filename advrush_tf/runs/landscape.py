@@ -136,7 +136,8 @@ def _write_report(workdirs: Sequence[Path], report: Path, log: Log) -> None:
 
 def _inspect(run: Run[LandscapeSettings]) -> dict[str, Any]:
     settings = run.settings
-    dataset = run.load_dataset(settings.dataset, settings.image_size)
+    test_only = not settings.sample_genotypes
+    dataset = run.load_dataset(settings.dataset, settings.image_size, test_only)
     paths = [Path(path) for path in settings.model]
     opened = [_open(path, dataset, run) for path in paths]
     classifiers, checksums = zip(*opened, strict=True)

@@ -56,10 +56,16 @@ def load_classifier(path: str | Path) -> keras.Model:
     if path.is_dir():
         raise UserError(
             f"{path} is a folder, as of a SavedModel, which holds a graph without its "
-            "Keras model; save the model that it was exported from as a .keras file."
+            "Keras model; save the model that it was exported from as a .keras file, "
+            "or give tf.saved_model.load(...).serve to advrush_tf.evaluate_robustness."
         )
     if not path.is_file():
         raise UserError(f"There is no model file {path}.")
+    if path.name.endswith(".weights.h5"):
+        raise UserError(
+            f"{path} holds weights without their model; load them in Python by the "
+            "model's load_weights and save the model as a .keras file."
+        )
     with path.open("rb") as file:
         if file.read(len(_HDF5)) == _HDF5:
             raise UserError(

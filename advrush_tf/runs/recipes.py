@@ -84,6 +84,22 @@ _READERS: Mapping[str, Sequence[Schedule]] = {
 }
 
 
+# The fields that say how a new network is made, of no use with an existing one.
+_OF_NEW_NETWORKS = (
+    "network",
+    "genotype",
+    "stem",
+    "init_channels",
+    "num_cells",
+    "recompute_cells",
+    "drop_path",
+    "auxiliary_weight",
+    "normalise",
+    "precision",
+    "sync_batch_norm",
+)
+
+
 def _recipe(objective: ObjectiveName, network: NetworkName) -> FitSettings:
     """The recipe of both, but that the steps go with the objective's own epsilon."""
     recipe = _RECIPES[objective]
@@ -154,6 +170,8 @@ def fit_settings(
     given |= {"objective": objective, "network": network}
     given = {n: typed_value(fields[n], v) for n, v in given.items() if v is not None}
     recipe = _recipe(given["objective"], given["network"])
+    if given.get("model"):
+        recipe = _of_existing(recipe, given)
     schedule = given.get("schedule", recipe.schedule)
     _check_use(given, recipe, schedule)
     if schedule is Schedule.EXPONENTIAL:
@@ -162,15 +180,30 @@ def fit_settings(
     return attrs.evolve(settings, **(_step_sizes(recipe, settings) | given))
 
 
+def _of_existing(recipe: FitSettings, given: dict[str, Any]) -> FitSettings:
+    """The recipe for the network of a file; its name is taken out of `given`."""
+    if given["network"] is NetworkName.CELLS:
+        del given["network"]
+    for name in _OF_NEW_NETWORKS:
+        if name in given:
+            raise UserError(
+                f"--{name} has no use with --model, whose network is fitted as it is; "
+                "leave one of them out."
+            )
+    none: dict[str, Any] = dict.fromkeys(_OF_NEW_NETWORKS)
+    return attrs.evolve(recipe, **none)
+
+
 def _check_use(
     given: Mapping[str, Any], recipe: FitSettings, schedule: Schedule
 ) -> None:
     """Raises UserError where a given field has no use in a recipe."""
     for name in given:
         if getattr(recipe, name) is None and not _is_settled_later(name, recipe):
+            network = f" and --network={recipe.network}" if recipe.network else ""
             raise UserError(
-                f"--{name} has no use with --objective={recipe.objective} and "
-                f"--network={recipe.network}; leave it out."
+                f"--{name} has no use with --objective={recipe.objective}{network}; "
+                "leave it out."
             )
         if schedule not in _READERS.get(name, Schedule):
             raise UserError(f"--{name} has no use with --schedule={schedule}.")
@@ -180,7 +213,7 @@ def _is_settled_later(name: str, recipe: FitSettings) -> bool:
     """Returns True where None in a recipe only waits for the images."""
     if name == "auxiliary_weight":
         return recipe.network is not NetworkName.RESNET18
-    return name in ("cutout", "image_size", "train_images")
+    return name in ("cutout", "image_size", "train_images", "model")
 
 
 def _step_sizes(recipe: FitSettings, settings: FitSettings) -> dict[str, float]:

@@ -178,6 +178,8 @@ def _own_drawings(workdir: Path) -> list[Figure]:
 
 
 def _network(settings: Mapping[str, Any]) -> str:
+    if model := settings.get("model"):
+        return f"going on from {model}"
     channels = f"{settings['init_channels']} channels"
     if settings["genotype"] is None:
         return f"{settings['network']}, {channels}"

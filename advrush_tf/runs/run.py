@@ -71,9 +71,18 @@ class Run(Generic[_Settings]):
     def __exit__(self, *failure: Any) -> bool | None:
         return self._frame.__exit__(*failure)
 
-    def load_dataset(self, name: str, image_size: int | None) -> ImageDataset:
+    def load_dataset(
+        self, name: str, image_size: int | None, test_only: bool = False
+    ) -> ImageDataset:
         """Returns a data set, see `load_dataset`."""
-        dataset = load_dataset(name, self.data_dir, image_size)
+        dataset = load_dataset(name, self.data_dir, image_size, test_only)
+        if dataset.held_back:
+            tested, trained = len(dataset.test), len(dataset.train)
+            self.log(
+                f"Data set {name} has no part named test: {tested} of its "
+                f"{tested + trained} images, the same in every run, are held back from "
+                "training to test with."
+            )
         if dataset.train.ordered:
             self.log(
                 f"warning: data set {name} is stored in some order, such as "

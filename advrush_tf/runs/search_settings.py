@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import attrs
 
-from advrush_tf.data.source import WELL_KNOWN
+from advrush_tf.data.source import OWN_FILES, WELL_KNOWN
 from advrush_tf.errors import UserError
 from advrush_tf.genotypes.search_space import (
     ALL_PRIMITIVES,
@@ -60,8 +60,8 @@ class SearchSettings(Settings):
 
     dataset: str = path_setting(
         "cifar10",
-        f"{', '.join(WELL_KNOWN)}, another tfds image classification set, or the path "
-        "of a prepared tfds folder.",
+        f"{', '.join(WELL_KNOWN)}, another tfds image classification set (perhaps with "
+        f"its splits, as name@train[:80%],train[80%:]), or the path of {OWN_FILES}.",
     )
     image_size: int | None = setting(None, IMAGE_SIZE, gt(0))
     train_images: int | None = setting(None, TRAIN_IMAGES, gt(1))

@@ -100,17 +100,101 @@ def test_validation_stands_in_for_test(copy):
     np.testing.assert_array_equal(data.load_dataset(str(copy)).test.images, expected)
 
 
-@pytest.mark.parametrize(
-    ("kept", "message"),
-    [(0, "has the splits train; it needs"), (1, "has the splits test; it needs")],
-)
-def test_missing_split_is_refused(copy, kept, message):
-    def keep_one(info):
-        info["splits"] = [info["splits"][kept]]
+def _keep(copy, *names):
+    """Leaves a split for each name."""
 
-    _edit(copy / "dataset_info.json", keep_one)
-    with pytest.raises(UserError, match=message):
+    def rename(info):
+        info["splits"] = info["splits"][: len(names)]
+        for split, name in zip(info["splits"], names, strict=True):
+            (copy / TRAIN_FILE.replace("train", split["name"])).rename(
+                copy / TRAIN_FILE.replace("train", name)
+            )
+            split["name"] = name
+
+    _edit(copy / "dataset_info.json", rename)
+
+
+@pytest.mark.parametrize("only", ["train", "full"])
+def test_of_a_single_split_a_fifth_is_held_back_always_the_same(copy, only):
+    _keep(copy, only)
+    one = data.load_dataset(str(copy))
+    assert one.held_back and one.test_split == "held-back"
+    assert (len(one.train), len(one.test)) == (1150, 287)
+    shares = np.bincount(one.test.labels) / np.bincount(
+        np.concatenate([one.train.labels, one.test.labels])
+    )
+    np.testing.assert_allclose(shares, 0.2, atol=0.01)
+    alone = data.load_dataset(str(copy), test_only=True)
+    np.testing.assert_array_equal(alone.test.images, one.test.images)
+
+
+def test_tests_need_no_training_images(copy):
+    _keep(copy, "test")
+    with pytest.raises(
+        UserError, match="no images to train with, only to test with; it ser"
+    ):
         data.load_dataset(str(copy))
+    dataset = data.load_dataset(str(copy), test_only=True)
+    assert (len(dataset.train), len(dataset.test)) == (0, 1437)
+    assert dataset.facts()["training images"] == 0
+
+
+def test_training_images_are_not_read_for_tests_alone(copy):
+    (copy / TRAIN_FILE).unlink()
+    assert len(data.load_dataset(str(copy), test_only=True).test) == 360
+
+
+def _pairs(*parts):
+    """Images and labels in any order: those of several files are interleaved."""
+    arrays = [part.arrays() for part in parts]
+    return sorted(
+        (x.tobytes(), int(y)) for part in arrays for x, y in zip(*part, strict=True)
+    )
+
+
+def test_splits_may_be_expressions_in_memory_and_streamed(imagenet_like, monkeypatch):
+    name = f"{imagenet_like[1]}@train[:40%],train[40%:]+validation[:3]"
+    whole = data.load_dataset(str(imagenet_like[1]))
+    held = data.load_dataset(name)
+    assert held.test_split == "train[40%:]+validation[:3]" and not held.held_back
+    assert (len(held.train), len(held.test)) == (40, 61 + 3)
+    assert set(_pairs(whole.train)) <= set(_pairs(held.train, held.test))
+    monkeypatch.setattr(data, "_LARGEST_IN_MEMORY", 0)
+    streamed = data.load_dataset(name)
+    for one, other in ((held.train, streamed.train), (held.test, streamed.test)):
+        assert isinstance(other, StreamedExamples)
+        assert _pairs(one) == _pairs(other)
+
+
+def test_the_test_part_need_not_be_given():
+    dataset = data.load_dataset("digits@train[:10%]")
+    assert (len(dataset.train), dataset.test_split) == (144, "test")
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        ("trai", "has no split trai .*'train', 'test'.* such as train"),
+        ("train[:x],test", "has no split train.:x. .*Error parsing"),
+        ("train[:0%]", "Split train.:0%. of data set digits has no images"),
+        ("train[:60%],train[50%:]", "have images in common; give others"),
+        ("test", "Splits test and test .* have images in common"),
+        ("", "after @ it must have an expression"),
+        ("train,test,test", "after @ it must have an expression"),
+    ],
+)
+def test_bad_expressions_are_refused_in_one_line(splits, message):
+    with pytest.raises(UserError, match=message) as caught:
+        data.load_dataset(f"digits@{splits}")
+    assert "\n" not in str(caught.value)
+
+
+def test_several_splits_of_other_names_must_be_given(copy):
+    _keep(copy, "good", "bad")
+    with pytest.raises(UserError, match=r"has the splits good, bad; .* as @good,bad"):
+        data.load_dataset(str(copy))
+    given = data.load_dataset(f"{copy}@good,bad")
+    assert (len(given.train), len(given.test)) == (1437, 360)
 
 
 def _truncate(folder):

@@ -89,8 +89,8 @@ def _no_failures(monkeypatch):
         ("tiny_images/no_such_config", "cannot open .*no_such_config.*check its name"),
         ("tiny_images:9.9.9", "cannot open .*9.9.9.*check its name"),
         ("", "cannot open data set ''"),
-        ("./no/such/folder", "./no/such/folder is not a prepared tfds folder"),
-        ("/", "/ is not a prepared tfds folder"),
+        ("./no/such/folder", "no ./no/such/folder; give .* folder of class folders"),
+        ("none.npz", "There is no none.npz; give the path of"),
         ("no_pair_images", "does not say which features are its image and its label"),
         ("number_images", "'label' of data set number_images is not a class label"),
         ("text_images", "'image' of data set text_images is not an 8-bit image"),
@@ -99,14 +99,14 @@ def _no_failures(monkeypatch):
 )
 def test_bad_name_is_refused_in_one_line(tmp_path, name, message):
     with pytest.raises(UserError, match=message) as caught:
-        data_source.open_builder(name, tmp_path)
+        data_source.open_source(name, tmp_path)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
 
 def test_missing_data_dir_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"--data_dir=.*nowhere is not a folder"):
-        data_source.open_builder("cifar10", tmp_path / "nowhere")
+        data_source.open_source("cifar10", tmp_path / "nowhere")
 
 
 def test_unreadable_data_dir_is_refused(tmp_path, monkeypatch):
@@ -115,7 +115,7 @@ def test_unreadable_data_dir_is_refused(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "iterdir", refuse)
     with pytest.raises(UserError, match=r"cannot be read \(PermissionError.*correct"):
-        data_source.open_builder("cifar10", tmp_path)
+        data_source.open_source("cifar10", tmp_path)
 
 
 def test_no_network_says_how_to_get_the_data(tmp_path, monkeypatch):
@@ -127,7 +127,7 @@ def test_no_network_says_how_to_get_the_data(tmp_path, monkeypatch):
         TinyImages, "_split_generators", lambda builder, manager: manager.download("it")
     )
     with pytest.raises(UserError) as caught:
-        data_source.open_builder("tiny_images", tmp_path)
+        data_source.open_source("tiny_images", tmp_path)
     message = str(caught.value)
     assert "(ConnectionError: Max retries exceeded with it)" in message
     assert (
@@ -152,10 +152,10 @@ def test_no_network_says_how_to_get_the_data(tmp_path, monkeypatch):
 def test_failed_download_is_one_line_and_can_be_tried_again(tmp_path, failure):
     TinyImages.failures = [failure]
     with pytest.raises(UserError, match=r"not prepared in .*could not be") as caught:
-        data_source.open_builder("tiny_images", tmp_path)
+        data_source.open_source("tiny_images", tmp_path)
     assert str(failure).splitlines()[0] in str(caught.value)
     assert "\n" not in str(caught.value)
-    builder = data_source.open_builder("tiny_images", tmp_path)
+    builder = data_source.open_source("tiny_images", tmp_path)
     assert builder.is_prepared()
     assert builder.info.splits["train"].num_examples == 4
 
@@ -164,7 +164,7 @@ def test_killed_download_can_be_tried_again(tmp_path):
     left = tmp_path / "tiny_images" / "incomplete.ABC123_1.0.0"
     left.mkdir(parents=True)
     (left / "tiny_images-train.tfrecord-00000-of-00001").write_bytes(b"half")
-    assert data_source.open_builder("tiny_images", tmp_path).is_prepared()
+    assert data_source.open_source("tiny_images", tmp_path).is_prepared()
 
 
 def test_half_copied_data_set_is_named(tmp_path):
@@ -174,13 +174,13 @@ def test_half_copied_data_set_is_named(tmp_path):
     with pytest.raises(
         UserError, match=r"is not a complete data set.*delete"
     ) as caught:
-        data_source.open_builder("tiny_images", tmp_path)
+        data_source.open_source("tiny_images", tmp_path)
     assert str(folder) in str(caught.value)
 
 
 @pytest.mark.parametrize("folder", [DIGITS, DIGITS / "1.0.0"])
 def test_prepared_folder_is_opened_by_path(folder):
-    builder = data_source.open_builder(str(folder))
+    builder = data_source.open_source(str(folder))
     assert builder.name == "digits"
 
 
@@ -193,7 +193,7 @@ def test_relative_path_and_newest_version_win(tmp_path, monkeypatch):
         (folder / "dataset_info.json").write_text(json.dumps(info))
     monkeypatch.chdir(tmp_path)
     for name in ("./mine", "mine", "../" + tmp_path.name + "/mine"):
-        assert str(data_source.open_builder(name).version) == "10.0.0"
+        assert str(data_source.open_source(name).version) == "10.0.0"
 
 
 @pytest.mark.parametrize("file", ["dataset_info.json", "features.json"])
@@ -202,7 +202,7 @@ def test_damaged_folder_is_named(tmp_path, file):
     shutil.copytree(DIGITS / "1.0.0", folder)
     (folder / file).write_text("{")
     with pytest.raises(UserError, match=r"is damaged \(.*copy or prepare") as caught:
-        data_source.open_builder(str(folder))
+        data_source.open_source(str(folder))
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -210,4 +210,4 @@ def test_damaged_folder_is_named(tmp_path, file):
 def test_digits_outside_a_checkout_asks_for_the_path(tmp_path, monkeypatch):
     monkeypatch.setattr(data_source, "_EMBEDDED_DIGITS", tmp_path / "testdata")
     with pytest.raises(UserError, match="source checkout only; give the path"):
-        data_source.open_builder("digits")
+        data_source.open_source("digits")

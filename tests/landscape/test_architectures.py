@@ -64,6 +64,13 @@ def samples(sampler):
     return list(sampler.draw(4))
 
 
+def test_radii_may_be_texts(model):
+    written = ArchitectureSampler(
+        model, _dataset(), str(EPSILON), 20, probe_length="2 / 255", batches=2
+    )
+    np.testing.assert_array_equal(written._start, _sampler(model)._start)
+
+
 def _numbers(sample):
     names = ("clean", "robust", "top_eigenvalue", "penalty", "gradient_norm")
     return np.array([getattr(sample, name) for name in names])

@@ -3,7 +3,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from advrush_tf.attacks.catalogue import named_attack
+from advrush_tf.attacks.geometry import Norm
 from advrush_tf.attacks.pgd import SignAscent, Start
+from advrush_tf.attacks.robustness import evaluate_robustness
+from advrush_tf.fit.objectives import FGSMRS, MART, PGD, TRADES
 from advrush_tf.landscape.surfaces import loss_cut, loss_surface
 from advrush_tf.search.penalty import input_gradient
 from support.attacked import fitted
@@ -29,6 +33,35 @@ def _losses(model, x, y):
     largest = logits.max(-1)
     sums = np.exp(logits - largest[:, np.newaxis]).sum(-1)
     return np.log(sums) + largest - logits[np.arange(len(y)), y]
+
+
+_MAKES = [
+    SignAscent,
+    PGD,
+    TRADES,
+    MART,
+    FGSMRS,
+    lambda epsilon: named_attack("pgd5x2", Norm.LINF, epsilon, epsilon),
+    lambda epsilon: named_attack("cw", Norm.L2, epsilon),
+    lambda epsilon: named_attack("autoattack-plus", Norm.LINF, epsilon),
+]
+
+
+@pytest.mark.parametrize("text", ["8/255", "8.0/255", "8 / 255"])
+def test_a_radius_may_be_a_text_wherever_there_is_one(text):
+    x, y = np.full((1, 2, 2, 1), 0.1, np.float32), np.array([0])
+    for make in _MAKES:
+        assert make(epsilon=text) == make(epsilon=8 / 255)
+    numbers = [
+        (
+            loss_surface(two_classes, x, y, radius, points=3).losses,
+            loss_cut(two_classes, x, y, radius, points=4).losses,
+            evaluate_robustness(two_classes, x, y, radius, attack="fgsm").images,
+        )
+        for radius in (text, 8 / 255)
+    ]
+    for one, other in zip(*numbers, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_the_plane_of_an_image_by_hand():

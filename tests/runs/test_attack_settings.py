@@ -2,6 +2,9 @@ import pytest
 
 from advrush_tf.errors import UserError
 from advrush_tf.runs.attack_settings import AttackSettings
+from advrush_tf.runs.landscape_settings import LandscapeSettings
+from advrush_tf.runs.recipes import fit_settings
+from advrush_tf.runs.study_settings import StudySettings
 
 
 def test_defaults_are_the_usual_evaluation():
@@ -18,6 +21,18 @@ def test_the_curve_ascends_and_holds_the_epsilon_once():
     assert list(map(str, settings.curve)) == ["0.01", "8/255", "16/255"]
     assert settings.to_dict()["epsilons"] == ["0", "16/255", "0.01", "16/510"]
     assert AttackSettings.from_dict(settings.to_dict()) == settings
+
+
+@pytest.mark.parametrize("text", ["8/255", "8.0/255", "8 / 255", 8 / 255])
+def test_radii_of_all_runs_may_be_written_so(text):
+    made = (
+        AttackSettings("m.keras", epsilon=text, epsilons=("0", text)),
+        LandscapeSettings(("m.keras",), epsilon=text),
+        StudySettings(epsilon=text),
+        fit_settings(epsilon=text),
+    )
+    assert [settings.epsilon for settings in made] == [8 / 255] * 4
+    assert made[0].curve == [8 / 255]
 
 
 def test_l2_radii_have_no_limit():

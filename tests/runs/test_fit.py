@@ -7,7 +7,7 @@ import pytest
 
 from advrush_tf.data.dataset import load_dataset
 from advrush_tf.errors import NonFiniteLossError, UserError
-from advrush_tf.files import read_json
+from advrush_tf.files import read_json, sha256
 from advrush_tf.genotypes.genotype import get_genotype, random_genotype
 from advrush_tf.nn.resnet import ResNet18
 from advrush_tf.runs import fit as fit_run
@@ -101,6 +101,67 @@ def test_another_genotype_at_the_same_path_is_refused(finished, tmp_path):
         with pytest.raises(UserError, match="another genotype"):
             fit_run.run_fit(settings, tmp_path / "run")
         (tmp_path / "run" / "fit.json").unlink(missing_ok=True)
+
+
+def test_a_fit_goes_on_from_what_a_fit_has_saved(finished):
+    path = str(finished[0] / "model.keras")
+    settings = fit_settings(dataset="digits", model=path)
+    network = fit_run.build_network(settings, load_dataset("digits"), None)
+    saved = keras.models.load_model(path)
+    for one, other in zip(network.get_weights(), saved.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert network.genotype == get_genotype("ADVRUSH")
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """Files of classifiers of Keras' own layers."""
+    folder, layers = tmp_path_factory.mktemp("plain"), keras.layers
+    for name, shape, trainable in (
+        ("model", (8, 8, 1), True),
+        ("wide", (8, 8, 3), True),
+        ("frozen", (8, 8, 1), False),
+    ):
+        dense = layers.Dense(10, trainable=trainable)
+        keras.Sequential([keras.Input(shape), layers.Flatten(), dense]).save(
+            folder / f"{name}.keras"
+        )
+    return folder
+
+
+def test_any_classifier_of_keras_is_fitted_on(plain, tmp_path):
+    path = shutil.copy(plain / "model.keras", tmp_path)
+    given = {"dataset": "digits", "model": str(path), "epochs": 1, "epsilon": 0.1}
+    given |= {"attack_steps": 1, "eval_steps": 1, "learning_rate": 1e-3}
+    settings = fit_settings(**given, test_images=50)
+    report = fit_run.run_fit(settings, tmp_path / "run", log=lambda line: None)
+    assert report["settings"]["model"] == str(path)
+    assert report["settings"]["sha256"] == sha256(tmp_path / "model.keras")
+    assert report["settings"]["init_channels"] is None
+    before, after = (
+        keras.models.load_model(file).get_weights()
+        for file in (path, tmp_path / "run" / "model.keras")
+    )
+    moved = [np.abs(b - a).max() for b, a in zip(before, after, strict=True)]
+    assert 0 < max(moved) < 0.1
+    shutil.copy(plain / "wide.keras", path)
+    with pytest.raises(UserError, match="cannot classify images of shape"):
+        fit_run.run_fit(settings, tmp_path / "run")
+    keras.models.load_model(plain / "model.keras").save(path)
+    with pytest.raises(UserError, match=r"sha256 is .* there and .* here"):
+        fit_run.run_fit(settings, tmp_path / "run")
+
+
+def test_a_model_that_cannot_be_fitted_on_is_named(plain, tmp_path):
+    for name, words in (
+        ("none", "There is no model file .*none.keras"),
+        ("wide", "wide.keras cannot classify images of shape"),
+        ("frozen", "frozen.keras has no trainable weights"),
+    ):
+        settings = fit_settings(model=str(plain / f"{name}.keras"), dataset="digits")
+        with pytest.raises(UserError, match=words):
+            fit_run.run_fit(settings, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_parts_of_the_data_are_disjoint_and_test_is_apart():

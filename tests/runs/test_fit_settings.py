@@ -62,6 +62,35 @@ def test_what_has_no_use_is_refused(objective, network, given):
 
 
 @pytest.mark.parametrize(
+    "given",
+    [
+        {"network": "resnet18"},
+        {"genotype": "ADVRUSH"},
+        {"init_channels": 8},
+        {"num_cells": 3},
+        {"stem": "cifar"},
+        {"drop_path": 0.1},
+        {"auxiliary_weight": 0.4},
+        {"normalise": True},
+        {"precision": "float32"},
+    ],
+)
+def test_what_makes_a_new_network_contradicts_an_existing_one(given):
+    with pytest.raises(UserError, match=f"--{next(iter(given))} has no use with --mod"):
+        fit_settings("pgd", **({"network": "cells", "model": "m.keras"} | given))
+
+
+@pytest.mark.parametrize("name", ObjectiveName)
+def test_every_recipe_holds_for_an_existing_network(name):
+    settings = fit_settings(name, model="m.keras", epochs=3).for_images((8, 8, 1))
+    recipe = fit_settings(name, epochs=3)
+    assert settings.genotype is settings.init_channels is settings.network is None
+    assert settings.make_objective() == recipe.make_objective()
+    with pytest.raises(UserError, match="--milestones has no use with --schedule"):
+        fit_settings(name, model="m.keras", schedule="cosine", milestones=(0.5,))
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("batch_size", 0),

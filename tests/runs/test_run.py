@@ -71,10 +71,23 @@ def test_classes_without_images_are_named(tmp_path):
 
 
 def test_data_in_an_order_of_its_own_are_named(tmp_path, monkeypatch):
-    dataset, lines = SimpleNamespace(train=SimpleNamespace(ordered=True)), []
+    train, lines = SimpleNamespace(ordered=True), []
+    dataset = SimpleNamespace(train=train, held_back=False)
     monkeypatch.setattr(run_module, "load_dataset", lambda *_: dataset)
     Run(Small(), tmp_path, log=lines.append).load_dataset("sorted", None)
     assert "warning: data set sorted is stored in some order" in lines[0]
+
+
+def test_images_that_are_held_back_for_testing_are_named(tmp_path):
+    lines, images = [], np.zeros((20, 4, 4), np.uint8)
+    path, labels = tmp_path / "own.npz", np.arange(20) % 2
+    np.savez(path, x_train=images, y_train=labels)
+    run = Run(Small(), tmp_path, log=lines.append)
+    assert len(run.load_dataset(str(path), None, test_only=True).test) == 4
+    assert "has no part named test: 4 of its 20 images, the same in ev" in lines[0]
+    np.savez(path, x_test=images, y_test=labels)
+    assert len(run.load_dataset(str(path), None, test_only=True).test) == 20
+    assert len(lines) == 1
 
 
 def test_other_errors_pass_through(tmp_path):
