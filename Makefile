@@ -24,8 +24,8 @@ STUDY_FLAGS ?= --dataset=digits --epsilon=0.1 --objectives=fgsm_rs --seeds=3 \
 # Most tests trace graphs, for which a process uses one core.
 TEST_PROCESSES ?= 2
 
-# Only errors of TensorFlow's own log.
-export TF_CPP_MIN_LOG_LEVEL ?= 2
+# Of TensorFlow's own log only what ends a program.
+export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 VENV := .venv
 VENV_PYTHON := $(VENV)/bin/python

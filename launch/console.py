@@ -28,6 +28,9 @@ def starting() -> Iterator[None]:
 
     Ctrl-C, or an environment in which the package cannot work, is one line.
     """
+    # TensorFlow's own lines would break into bars; what ends a run is an exception too.
+    # One of its errors, "remapper failed", costs nothing (docs/numbers.md).
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # Pictures are drawn without a display, whatever the shell's choice.
     os.environ["MPLBACKEND"] = "agg"
     terminal = os.dup(_STDERR)

@@ -1,3 +1,5 @@
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -58,7 +60,7 @@ TAKERS = {
     "objective": lambda m, x, y: advrush_tf.TRADES()(
         lambda z, training: m(z, training=training), x, y
     ),
-    "curvature_penalty": advrush_tf.curvature_penalty,
+    "curvature_penalty": functools.partial(advrush_tf.curvature_penalty, h=0.37),
     "hessian_vector_product": lambda m, x, y: advrush_tf.hessian_vector_product(
         m, x, y, tf.ones((6, 8, 8, 1))
     ),
@@ -212,7 +214,9 @@ def test_probabilities_are_refused_or_warned_of(models):
 
 def test_a_graph_refuses_when_it_runs(models):
     x, y = tiny_batch()
-    penalties = tf.function(lambda x, y: advrush_tf.curvature_penalty(models[0], x, y))
+    penalties = tf.function(
+        lambda x, y: advrush_tf.curvature_penalty(models[0], x, y, 1.5)
+    )
     penalties(x, y)
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"must be in \[0, 1\]"):
         penalties(255 * x, y)
@@ -230,7 +234,7 @@ def test_a_function_of_other_units_may_have_them(models):
     with pytest.raises(ValueError, match=r"images must be finite; .*: 1;"):
         bad = x.copy()
         bad[0, 0, 0] = np.inf
-        advrush_tf.curvature_penalty(lambda z: models[0](z), bad, y)
+        advrush_tf.curvature_penalty(lambda z: models[0](z), bad, y, 1.5)
 
 
 @pytest.mark.parametrize(

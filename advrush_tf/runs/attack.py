@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from advrush_tf.attacks.base import BatchedClassifier, is_right
 from advrush_tf.attacks.catalogue import named_attack
-from advrush_tf.attacks.geometry import Radius
+from advrush_tf.attacks.geometry import Norm, Radius
 from advrush_tf.attacks.sanity_checks import missing_classes
 from advrush_tf.attacks.sanity_probes import Probed, check_model
 from advrush_tf.attacks.series import Progress
@@ -70,13 +70,23 @@ def run_attack(
         run.settings = attrs.evolve(settings, sha256=tuple(map(sha256, paths)))
         run.agree(dataset)
         run.open()
+        models = next(iter(classifiers.values()))
+        run.print_outline("evaluation", dataset, [each.model for each in models])
         results = run.finished(RESULTS, print_summary, "evaluation", TABLE)
-        if results is not None:
-            return results
-        evaluation = _evaluate(dataset, classifiers, run)
-        return run.conclude(
-            RESULTS, lambda: write_report(evaluation, run.workdir, run.log)
+        if results is None:
+            evaluation = _evaluate(dataset, classifiers, run)
+            results = run.conclude(
+                RESULTS, lambda: write_report(evaluation, run.workdir, run.log)
+            )
+        run.print_next(
+            "landscape",
+            model=settings.model,
+            epsilon=settings.epsilon if settings.norm is Norm.LINF else None,
+            run=run.workdir,
+            report=f"{run.workdir}.html",
+            workdir=f"{run.workdir}_landscape",
         )
+        return results
 
 
 def _open_everywhere(

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import ClassVar
 
 import attrs
 
@@ -57,6 +58,13 @@ class AttackSettings(Settings):
     Raises:
         UserError: a value is out of range.
     """
+
+    headings: ClassVar = {
+        "model": "Models",
+        "dataset": "Images",
+        "attacks": "Attacks",
+        "batch_size": "Computation and results",
+    }
 
     model: str = path_setting(
         "",

@@ -101,6 +101,16 @@ class Devices:
         first = self.worker[0] * len(names)
         return {name: (first + i, count) for i, name in enumerate(names)}
 
+    @property
+    def description(self) -> str:
+        """The devices in words."""
+        gpus = tf.config.list_physical_devices("GPU")
+        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus[:1]]
+        names = [each.get("device_name", "GPU") for each in details]
+        name = names[0] if names else f"CPU with {os.cpu_count()} cores"
+        count = self.num_replicas
+        return name if count == 1 else f"{count} replicas on {name}"
+
     def scope(self) -> AbstractContextManager:
         """Where models are made and compiled."""
         return self.strategy.scope()

@@ -237,4 +237,3 @@ def print_summary(
     for path in (workdir / IMAGES, workdir / TRIPLES, workdir / CURVE, *matrices):
         if path.exists():
             log(f"             {path}")
-    log(f"\nNext: tensorboard --logdir {workdir / 'tensorboard'}")

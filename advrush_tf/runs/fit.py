@@ -1,5 +1,6 @@
 """A whole fit: from settings to a model in a folder, resumable."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from advrush_tf.nn.cell_network import CellNetwork, Stem
 from advrush_tf.nn.resnet import ResNet18
 from advrush_tf.runs.devices import Devices
 from advrush_tf.runs.fit_record import (
+    BEST,
     REPORT,
     EpochRecorder,
     FiniteLosses,
@@ -29,12 +31,13 @@ from advrush_tf.runs.fit_record import (
 from advrush_tf.runs.fit_settings import FitSettings, NetworkName, Schedule
 from advrush_tf.runs.memory import check_memory, least_bytes
 from advrush_tf.runs.models import load_classifier, open_classifier
-from advrush_tf.runs.progress import ProgressBar, print_line
+from advrush_tf.runs.progress import ProgressBar, TracingNotice, print_line
 from advrush_tf.runs.run import Log, Run
 from advrush_tf.runs.tensorboard import FitTensorBoard
 from advrush_tf.training import optimizers
 
 EVALUATION_BATCH = 256
+_USUAL_RADIUS = FitSettings().epsilon
 
 
 def find_genotype(settings: FitSettings) -> Genotype | None:
@@ -194,14 +197,16 @@ class FitData:
 
     def __init__(self, settings: FitSettings, dataset: ImageDataset):
         self._settings, self._dataset = settings, dataset
-        images, portion = len(dataset.train), 1 - settings.validation_portion
+        count = settings.train_images or len(dataset.train)
+        train = dataset.train.drawn(count, settings.seed)
+        images, portion = len(train), 1 - settings.validation_portion
         settings.require(
             "validation_portion",
             0 < round(portion * images) < images,
             f"a share that leaves neither part of the {images} training images empty",
         )
         try:
-            self.train, self.held_out = dataset.train.split(portion, settings.seed)
+            self.train, self.held_out = train.split(portion, settings.seed)
             self._augmentation = dataset.augmentation(
                 settings.augment, settings.cutout or 0
             )
@@ -283,16 +288,27 @@ def run_fit(
         found = None if genotype is None else genotype.to_dict()
         run.agree(dataset, **{"genotype's content": found})
         with run.devices.scope():
+            started = time.perf_counter()
             network = build_network(settings, dataset, genotype)
+            building = time.perf_counter() - started
             data = FitData(settings, dataset)
             model = make_model(settings, network, data.steps_per_epoch)
         run.open()
         run.devices.on_chief(lambda: _record_genotype(genotype, run.workdir))
+        run.print_outline("fit", dataset, [network])
         for images, examples in data.parts.items():
             run.name_missing_classes(dataset, examples, images)
         report = run.finished(REPORT, print_existing, "fit")
-        report = report or _fit_and_report(model, data, run)
+        report = report or _fit_and_report(model, data, building, run)
         run.devices.on_chief(lambda: draw_record(report, run.workdir))
+        run.print_next(
+            "attack",
+            model=run.workdir / BEST,
+            # The usual 0.031 stands for 8/255, the default there.
+            epsilon=None if settings.epsilon == _USUAL_RADIUS else settings.epsilon,
+            test_images=settings.test_images or None,
+            workdir=f"{run.workdir}_attack",
+        )
         return report
 
 
@@ -304,10 +320,10 @@ def _with_checksum(settings: FitSettings) -> FitSettings:
 
 
 def _fit_and_report(
-    model: AdvRushFitModel, data: FitData, run: Run[FitSettings]
+    model: AdvRushFitModel, data: FitData, building: float, run: Run[FitSettings]
 ) -> dict[str, Any]:
     with reading_examples():
-        record = _fit(model, data, run)
+        record = _fit(model, data, building, run)
         return run.conclude(
             REPORT,
             lambda: write_report(
@@ -336,7 +352,9 @@ def _record_genotype(genotype: Genotype | None, workdir: Path) -> None:
         )
 
 
-def _fit(model: AdvRushFitModel, data: FitData, run: Run[FitSettings]) -> FitRecord:
+def _fit(
+    model: AdvRushFitModel, data: FitData, building: float, run: Run[FitSettings]
+) -> FitRecord:
     settings, workdir, devices = run.settings, run.workdir, run.devices
     epoch, notes = run.restore(model, settings.epochs)
     record = FitRecord.from_notes(notes)
@@ -344,6 +362,7 @@ def _fit(model: AdvRushFitModel, data: FitData, run: Run[FitSettings]) -> FitRec
     with ProgressBar(data.steps_per_epoch, validation_steps) as bar:
         # The checkpoint first: what TensorBoard shows is then never repeated.
         writers = [
+            TracingNotice(run.log, building, [epoch]),
             bar,
             EpochRecorder(settings, workdir, run.store, record, run.log),
             FitTensorBoard(workdir / "tensorboard", settings.to_dict()),

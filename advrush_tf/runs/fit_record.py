@@ -141,13 +141,15 @@ def epoch_line(row: Mapping[str, float], epochs: int) -> str:
     labels = {
         "loss": "loss",
         "accuracy": "acc",
-        "robust_accuracy": "robust_acc",
-        "val_accuracy": "val_acc",
-        "val_robust_accuracy": "val_robust_acc",
-        "learning_rate": "lr",
+        "robust_accuracy": "robust",
+        "val_accuracy": "val",
+        "val_robust_accuracy": "val_robust",
     }
-    numbers = " ".join(f"{labels[n]} {row[n]:.4g}" for n in labels if n in row)
-    return f"epoch {row['epoch']}/{epochs}  {numbers}  {row['seconds']:.0f} s"
+    numbers = " ".join(f"{labels[n]} {row[n]:.3g}" for n in labels if n in row)
+    return (
+        f"epoch {row['epoch']}/{epochs}  {numbers} lr {row['learning_rate']:.2g}  "
+        f"{row['seconds']:.0f} s"
+    )
 
 
 def save_network(
@@ -372,4 +374,3 @@ def print_summary(
     log(f"Report       {workdir / REPORT}")
     log(f"Curves       {workdir / CURVES}")
     log(f"Checkpoints  {workdir / 'checkpoints'}")
-    log(f"\nNext: tensorboard --logdir {workdir / 'tensorboard'}")

@@ -3,7 +3,7 @@
 import dataclasses
 import enum
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 
@@ -11,7 +11,11 @@ from advrush_tf.attacks.geometry import Radius
 from advrush_tf.attacks.pgd import SignAscent, Start, usual_step_size
 from advrush_tf.fit.objectives import Objective, ObjectiveName
 from advrush_tf.nn.cell_network import Stem, has_room_for_auxiliary
-from advrush_tf.runs.search_settings import IMAGE_SIZE, SYNC_BATCH_NORM
+from advrush_tf.runs.search_settings import (
+    IMAGE_SIZE,
+    SYNC_BATCH_NORM,
+    TRAIN_IMAGES,
+)
 from advrush_tf.runs.settings import (
     INNER_SHARE,
     NO_XLA,
@@ -76,6 +80,17 @@ class FitSettings(Settings):
         UserError: a value is out of range.
     """
 
+    headings: ClassVar = {
+        "objective": "Recipe",
+        "dataset": "Images",
+        "genotype": "Network",
+        "batch_size": "Length and augmentation",
+        "schedule": "Optimizer",
+        "epsilon": "Objective",
+        "eval_steps": "Measuring",
+        "seed": "Computation",
+    }
+
     objective: ObjectiveName = setting(
         ObjectiveName.PGD, "Objective that is minimised, and its recipe."
     )
@@ -86,6 +101,7 @@ class FitSettings(Settings):
         "cifar10", "As for launch/search.py; the imagenet network has imagenet2012."
     )
     image_size: int | None = setting(None, IMAGE_SIZE, gt(0))
+    train_images: int | None = setting(None, TRAIN_IMAGES, gt(1))
     genotype: str | None = path_setting(
         "ADVRUSH",
         "Published name, or path of a genotype.json or of a log.",

@@ -5,8 +5,10 @@ import enum
 import os
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from types import ModuleType
 from typing import Any
 
 import attrs
@@ -23,6 +25,7 @@ from advrush_tf.errors import (
 )
 from advrush_tf.files import expanded
 from advrush_tf.runs.devices import Devices, StrategyName
+from advrush_tf.runs.progress import print_line
 from advrush_tf.runs.settings import (
     Settings,
     flag_fields,
@@ -33,6 +36,8 @@ from advrush_tf.runs.settings import (
 # `--help` of a launcher lists what is defined here as that launcher's flags.
 flags.disclaim_key_flags()
 
+_HELP = {"-h", "-help", "--help", "--helpshort"}
+
 
 def run(
     body: Callable[[], object],
@@ -42,7 +47,8 @@ def run(
 
     A mistake of the user's, in a flag or later, is one line and code 2; a loss that
     is not finite, or a worker that is gone, is one line and code 1; Ctrl-C is one line
-    and code 130.
+    and code 130. `--help` prints the flags of the module that `body` is of, and ends
+    with code 0.
 
     Args:
         body: what the program does once the flags are set.
@@ -58,6 +64,9 @@ def run(
             raise UserError(f"unexpected argument '{argv[1]}'; all options are flags.")
         body()
 
+    if _HELP & {*sys.argv[1:]}:
+        print_line(_help(sys.modules[body.__module__]))
+        sys.exit(0)
     _end_when_interrupted()
     # Else TensorFlow looks when absl starts, loudly.
     if code := _exit_code(look):
@@ -255,7 +264,11 @@ def define_settings(
     Returns:
         A function that gives the values of the flags, by the fields' names.
     """
+    heading, stage = "", prefix.rstrip("_").capitalize()
     fields = [field for field in flag_fields(kind) if field.name not in without]
+    for field in attrs.fields(kind):
+        heading = kind.headings.get(field.name, heading)
+        _HEADINGS[prefix + field.name] = f"{stage}: {heading}" if stage else heading
     for field in fields:
         words = (defaults or {}).get(field.name)
         default = field.default if words is None else None
@@ -268,6 +281,24 @@ def define_settings(
         return {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
 
     return values
+
+
+# By the flag's name, what `--help` has above it.
+_HEADINGS: dict[str, str] = {}
+
+
+def _help(module: ModuleType) -> str:
+    """Returns the help of a launcher: its own flags, with their defaults, in groups."""
+    groups: dict[str, list[str]] = {}
+    for flag in flags.FLAGS.get_flags_for_module(module):
+        default = (flag.default_as_str or "").strip("'\"")
+        name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
+        given = f"  ({default})" if flag.boolean else f"={default}"
+        text = textwrap.indent(textwrap.fill(flag.help, 82), 6 * " ")
+        entry = f"  {name}{given}\n{text}"
+        groups.setdefault(_HEADINGS.get(flag.name, "Run"), []).append(entry)
+    parts = [f"{name}\n" + "\n".join(entries) for name, entries in groups.items()]
+    return "\n\n".join([module.__doc__ or "", *parts])
 
 
 def _define(field: attrs.Attribute, name: str, default: Any, help_text: str) -> None:

@@ -357,4 +357,3 @@ def print_summary(
     for name in _FIGURES:
         if (path := workdir / f"{name}.png").exists():
             log(f"             {path}")
-    log(f"\nNext: tensorboard --logdir {workdir / 'tensorboard'}")

@@ -83,6 +83,7 @@ def run_landscape(
     if settings is not None:
         with Run(settings, workdir, log=log, data_dir=data_dir) as run:
             results = _inspect(run)
+            run.print_next()
     searches = list(filter(is_search, runs))
     if searches:
         with explained_writes(workdir), locked(workdir, log):
@@ -152,6 +153,7 @@ def _inspect(run: Run[LandscapeSettings]) -> dict[str, Any]:
     )
     run.settings = settings = attrs.evolve(settings, sha256=checksums)
     run.open()
+    run.print_outline("inspection", dataset, [each.model for each in classifiers])
     results = run.finished(RESULTS, print_summary, "inspection", TABLE)
     if results is not None:
         return results

@@ -1,5 +1,7 @@
 """The settings of an inspection: what is looked at, and how closely."""
 
+from typing import ClassVar
+
 import attrs
 
 from advrush_tf.attacks.geometry import Radius
@@ -26,6 +28,15 @@ class LandscapeSettings(Settings):
     Raises:
         UserError: a value is out of range.
     """
+
+    headings: ClassVar = {
+        "model": "Models",
+        "dataset": "Images",
+        "probe_length": "Curvature",
+        "epsilon": "Surfaces and cuts",
+        "sample_genotypes": "Random genotypes",
+        "seed": "Computation",
+    }
 
     model: tuple[str, ...] = path_setting(
         (),

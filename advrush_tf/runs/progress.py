@@ -2,9 +2,13 @@
 
 import contextlib
 import errno
+import io
+import math
 import os
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +23,14 @@ from advrush_tf.runs.settings import Settings
 def print_line(line: str) -> None:
     """Prints at once, also into a file: a run's log is read while it runs.
 
+    A bar that stands on the terminal is drawn anew below the line.
+
     Raises:
         UserError: standard output is closed, or what it leads to is full.
     """
     try:
-        print(line, flush=True)
+        with tqdm.external_write_mode():
+            print(line, flush=True)
     except OSError as error:
         # What is left in Python's buffer would fail once more at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -97,7 +104,9 @@ def print_existing_summary(
 
 
 def progress_bar(total: int, description: str, unit: str, shown: bool = True) -> tqdm:
-    """A bar with the time left, on a terminal only; to be used in a `with` statement.
+    """A bar with the time left; to be used in a `with` statement.
+
+    Where standard error is no terminal, a line each minute takes its place.
 
     Args:
         total: how many units there are.
@@ -105,31 +114,57 @@ def progress_bar(total: int, description: str, unit: str, shown: bool = True) ->
         unit: what is counted.
         shown: False for a bar that is not to be seen anywhere.
     """
-    return tqdm(
-        total=total,
-        desc=description,
-        unit=unit,
-        leave=False,
-        disable=not (shown and sys.stderr.isatty()),
-    )
+    options = {"total": total, "desc": description, "unit": unit, "leave": False}
+    if not shown or sys.stderr.isatty():
+        return tqdm(**options, disable=not shown)
+    return _Lines(**options)
+
+
+class _Lines(tqdm):
+    """Prints a line each minute, however long a unit takes."""
+
+    SECONDS = 60.0
+
+    def __init__(self, **options: Any):
+        # tqdm itself prints once, to nowhere.
+        options |= {"file": io.StringIO(), "mininterval": math.inf}
+        super().__init__(**options, bar_format=_LINE)
+        self._closed = threading.Event()
+        threading.Thread(target=self._print, daemon=True).start()
+
+    def _print(self) -> None:
+        # A full output is for the main thread to notice.
+        with contextlib.suppress(UserError):
+            while not self._closed.wait(self.SECONDS):
+                print_line(str(self))
+
+    def close(self) -> None:
+        """Prints no more."""
+        self._closed.set()
+        super().close()
+
+
+_LINE = (
+    "{desc}: {n_fmt} of {total_fmt} {unit}s{postfix}, {elapsed} so far, "
+    "{remaining} left"
+)
 
 
 class ProgressBar(keras.callbacks.Callback):
-    """A bar with the time left for each epoch and each evaluation, on a terminal.
+    """A bar with the time left for each epoch and each evaluation, see `progress_bar`.
 
     To be used in a `with` statement: a bar that an exception leaves behind would be
     in the line of the exception.
 
     Args:
         steps_per_epoch: length of an epoch's bar.
-        steps_per_evaluation: length of an evaluation's bar, None for no bar.
+        steps_per_evaluation: length of an evaluation's bar.
     """
 
-    def __init__(self, steps_per_epoch: int, steps_per_evaluation: int | None = None):
+    def __init__(self, steps_per_epoch: int, steps_per_evaluation: int):
         super().__init__()
         self._steps = steps_per_epoch
         self._evaluation_steps = steps_per_evaluation
-        self._evaluation: tqdm | None = None
         self._bars = contextlib.ExitStack()
 
     def __enter__(self) -> "ProgressBar":
@@ -150,16 +185,48 @@ class ProgressBar(keras.callbacks.Callback):
             self._bar.close()
 
     def on_test_begin(self, logs=None):
-        if self._evaluation_steps is not None:
-            self._evaluation = self._open(self._evaluation_steps, "evaluation")
+        self._evaluation = self._open(self._evaluation_steps, "evaluation")
 
     def on_test_batch_end(self, batch, logs=None):
-        if self._evaluation is not None:
-            self._evaluation.update()
+        self._evaluation.update()
 
     def on_test_end(self, logs=None):
-        if self._evaluation is not None:
-            self._evaluation.close()
+        self._evaluation.close()
 
     def _open(self, total: int, description: str) -> tqdm:
         return self._bars.enter_context(progress_bar(total, description, "step"))
+
+
+class TracingNotice(keras.callbacks.Callback):
+    """Logs, before steps that trace graphs, how long that may take, and then did.
+
+    Args:
+        log: receives the lines.
+        building: seconds that the model took to be built.
+        epochs: from 0, those whose first step traces; one twice for twice the graphs.
+    """
+
+    # Tracing and optimising took so many times the building (docs/numbers.md).
+    FACTOR = 12.0
+
+    def __init__(
+        self, log: Callable[[str], None], building: float, epochs: Sequence[int]
+    ):
+        super().__init__()
+        self._log, self._building, self._epochs = log, building, epochs
+        self._started: float | None = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if count := self._epochs.count(epoch):
+            seconds = count * self.FACTOR * self._building
+            self._started = time.perf_counter()
+            self._log(
+                f"tracing the graphs of a step, about {seconds:.0f} s to judge by the "
+                "model's building ..."
+            )
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._started is not None:
+            seconds = time.perf_counter() - self._started
+            self._log(f"traced, with a first step, in {seconds:.0f} s")
+            self._started = None

@@ -213,7 +213,7 @@ def _is_settled_later(name: str, recipe: FitSettings) -> bool:
     """Returns True where None in a recipe only waits for the images."""
     if name == "auxiliary_weight":
         return recipe.network is not NetworkName.RESNET18
-    return name in ("cutout", "image_size", "model")
+    return name in ("cutout", "image_size", "train_images", "model")
 
 
 def _step_sizes(recipe: FitSettings, settings: FitSettings) -> dict[str, float]:

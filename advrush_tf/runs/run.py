@@ -2,9 +2,11 @@
 
 import contextlib
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
+
+import keras
 
 from advrush_tf.attacks.sanity_checks import missing_classes
 from advrush_tf.data.dataset import ImageDataset, load_dataset
@@ -12,8 +14,10 @@ from advrush_tf.data.examples import Examples
 from advrush_tf.errors import UserError
 from advrush_tf.files import json_copy, read_json, write_json
 from advrush_tf.runs.checkpoints import CheckpointStore
+from advrush_tf.runs.command import launcher_command, tensorboard_command
 from advrush_tf.runs.devices import Devices
 from advrush_tf.runs.lock import locked
+from advrush_tf.runs.profiling import count_parameters
 from advrush_tf.runs.progress import print_existing_summary, print_line, write_failure
 from advrush_tf.runs.settings import (
     Settings,
@@ -153,6 +157,36 @@ class Run(Generic[_Settings]):
         """
         self.devices.on_chief(self._take)
         self._frame.enter_context(explained_writes(self.workdir))
+
+    def print_outline(
+        self, kind: str, dataset: ImageDataset, models: Sequence[keras.Model]
+    ) -> None:
+        """Prints in a line what is run, on what, where.
+
+        Args:
+            kind: what is run, in a word.
+            dataset: of the run.
+            models: of the run.
+        """
+        parameters = [count_parameters(model.trainable_variables) for model in models]
+        self.log(
+            f"{kind} on {dataset.name}, {sum(parameters):,} parameters, "
+            f"{self.devices.description}, in {self.workdir}"
+        )
+
+    def print_next(self, launcher: str = "", **flags: Any) -> None:
+        """Prints the commands to run next: TensorBoard, and a launcher on these data.
+
+        Args:
+            launcher: its name; empty for none.
+            **flags: its flags but those of the data.
+        """
+        self.log(f"\nNext: {tensorboard_command(self.workdir / 'tensorboard')}")
+        if launcher:
+            settings = self.settings.to_dict()
+            flags |= {name: settings[name] for name in ("dataset", "image_size")}
+            flags["data_dir"] = self.data_dir
+            self.log(f"      {launcher_command(launcher, **flags)}")
 
     def _take(self) -> None:
         try:

@@ -1,6 +1,7 @@
 """A whole search: from settings to a genotype in a folder, resumable."""
 
 import contextlib
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from advrush_tf.files import read_json, write_json
 from advrush_tf.genotypes.genotype import Genotype
 from advrush_tf.runs.devices import Devices
 from advrush_tf.runs.memory import check_memory, least_bytes
-from advrush_tf.runs.progress import ProgressBar, print_line
+from advrush_tf.runs.progress import ProgressBar, TracingNotice, print_line
 from advrush_tf.runs.run import Log, Run
 from advrush_tf.runs.search_settings import SearchSettings
 from advrush_tf.runs.tensorboard import SearchTensorBoard, event_writer
@@ -115,7 +116,7 @@ def make_pairs(
     Raises:
         UserError: the settings do not fit the data set.
     """
-    images = len(dataset.train)
+    images = len(_train_images(settings, dataset))
     settings.require(
         "train_portion",
         0 < round(settings.train_portion * images) < images,
@@ -139,7 +140,13 @@ def _halves(
     settings: SearchSettings, dataset: ImageDataset
 ) -> tuple[Examples, Examples]:
     """The training images of the weights and of the alphas."""
-    return dataset.train.split(settings.train_portion, settings.seed)
+    images = _train_images(settings, dataset)
+    return images.split(settings.train_portion, settings.seed)
+
+
+def _train_images(settings: SearchSettings, dataset: ImageDataset) -> Examples:
+    count = settings.train_images or len(dataset.train)
+    return dataset.train.drawn(count, settings.seed)
 
 
 def validation_batches(
@@ -180,13 +187,16 @@ def run_search(
         settings.check_replicas(run.devices.num_replicas)
         run.agree(dataset)
         with run.devices.scope():
+            started = time.perf_counter()
             model = build_model(settings, dataset)
+            building = time.perf_counter() - started
             _, steps = make_pairs(settings, dataset)
             compile_model(model, settings, steps)
         run.open()
+        run.print_outline("search", dataset, [model])
         for half in _halves(settings, dataset):
             run.name_missing_classes(dataset, half, "images of a half of the data")
-        _search(model, dataset, steps, run)
+        _search(model, dataset, steps, building, run)
         run.devices.on_chief(lambda: _finish(model, run))
         return model.genotype(_provenance(model, settings, settings.epochs))
 
@@ -195,6 +205,7 @@ def _search(
     model: AdvRushSearchModel,
     dataset: ImageDataset,
     steps: int,
+    building: float,
     run: Run[SearchSettings],
 ) -> None:
     settings, devices = run.settings, run.devices
@@ -202,10 +213,14 @@ def _search(
     batches = devices.distribute(
         lambda part: make_pairs(settings, dataset, epoch, part)[0]
     )
-    with reading_examples(), ProgressBar(steps) as bar:
+    validation_steps = int(validation_batches(settings, dataset).cardinality())
+    # The penalty's graph is about as large as all others together.
+    tracing = [epoch, max(epoch, settings.warmup_epochs)][: 2 if settings.gamma else 1]
+    with reading_examples(), ProgressBar(steps, validation_steps) as bar:
         # The checkpoint first: what TensorBoard shows is then never repeated.
         tensorboard = SearchTensorBoard(run.workdir / "tensorboard", settings.to_dict())
-        writers = [bar, EpochRecorder(run, notes), tensorboard]
+        notice = TracingNotice(run.log, building, tracing)
+        writers = [notice, bar, EpochRecorder(run, notes), tensorboard]
         model.fit(
             batches,
             steps_per_epoch=steps,
@@ -215,7 +230,7 @@ def _search(
             validation_data=devices.distribute(
                 lambda part: validation_batches(settings, dataset, part)
             ),
-            validation_steps=int(validation_batches(settings, dataset).cardinality()),
+            validation_steps=validation_steps,
             callbacks=writers if devices.chief else [],
         )
 
@@ -246,10 +261,23 @@ def _finish(model: AdvRushSearchModel, run: Run[SearchSettings]) -> None:
     log(f"Drawings     {', '.join(str(drawing) for drawing in drawings)}")
     log(f"Every epoch  {workdir / 'genotypes'}")
     log(f"Checkpoints  {run.store.folder}")
-    log(f"\nNext: tensorboard --logdir {workdir / 'tensorboard'}")
-    size = f" --image_size={settings.image_size}" if settings.image_size else ""
-    data = f"--dataset={settings.dataset}{size}"
-    log(f"      python launch/fit.py --genotype={path} {data}")
+    flags = _suitable_fit(settings)
+    run.print_next("fit", genotype=path, workdir=f"{workdir}_fit", **flags)
+
+
+def _suitable_fit(settings: SearchSettings) -> dict[str, int | None]:
+    """The sizes of a fit that takes about as long as its search, as flags.
+
+    The official search is followed by the official fit, which takes far longer.
+    """
+    # What is tried on few images is tried on few once more.
+    images = settings.train_images
+    flags = {"train_images": images, "test_images": images}
+    official, sizes = SearchSettings(), ("init_channels", "num_cells", "epochs")
+    own = {name: getattr(settings, name) for name in sizes}
+    if any(own[name] != getattr(official, name) for name in sizes):
+        flags |= own
+    return flags
 
 
 class EpochRecorder(keras.callbacks.Callback):
@@ -279,6 +307,9 @@ class EpochRecorder(keras.callbacks.Callback):
                     continue
             write_json(path, genotype)
 
+    def on_epoch_begin(self, epoch, logs=None):
+        self._started = time.perf_counter()
+
     def on_epoch_end(self, epoch, logs=None):
         finished, run = epoch + 1, self._run
         self.model.check_finite_variables()
@@ -289,7 +320,8 @@ class EpochRecorder(keras.callbacks.Callback):
         genotype.save(self._folder / name)
         self._genotypes[name] = genotype.to_dict()
         run.store.save(self.model, finished, {_GENOTYPES: self._genotypes})
-        run.log(epoch_line(finished, run.settings.epochs, logs, genotype))
+        seconds = time.perf_counter() - self._started
+        run.log(epoch_line(finished, run.settings, logs, seconds))
         if warning := collapse_warning(genotype):
             run.log(warning)
 
@@ -300,25 +332,22 @@ def _finite(logs: dict[str, float]) -> dict[str, float]:
 
 
 def epoch_line(
-    epoch: int, epochs: int, logs: dict[str, float], genotype: Genotype
+    epoch: int, settings: SearchSettings, logs: Mapping[str, float], seconds: float
 ) -> str:
-    """One line on an epoch: losses, penalty, accuracy, entropy, operations."""
-    numbers = " ".join(
-        f"{label} {logs[name]:.4g}"
-        for label, name in (
-            ("loss", "loss"),
-            ("acc", "accuracy"),
-            ("alpha_loss", "alpha_loss"),
-            ("penalty", "penalty"),
-            ("val_acc", "val_accuracy"),
-            ("entropy", "entropy"),
-        )
+    """Returns one line on an epoch.
+
+    Accuracies are those of the weights' half and of the alphas' one. The entropy is
+    that of an edge's weights, in percent below the most that it can be, from which a
+    search moves away slowly.
+    """
+    most = np.log(len(settings.primitives))
+    below = max(0.0, 100 * (1 - logs["entropy"] / most))
+    return (
+        f"epoch {epoch}/{settings.epochs}  loss {logs['loss']:.3g} "
+        f"acc {logs['accuracy']:.3f} val {logs['val_accuracy']:.3f}  "
+        f"alphas {logs['alpha_loss']:.3g} penalty {logs['penalty']:.3g} "
+        f"entropy -{below:.2g}%  {seconds:.0f} s"
     )
-    cells = "; ".join(
-        f"{kind}: {', '.join(f'{n} {name}' for name, n in counts.items())}"
-        for kind, counts in genotype.operation_counts().items()
-    )
-    return f"epoch {epoch}/{epochs}  {numbers}  [{cells}]"
 
 
 def collapse_warning(genotype: Genotype) -> str | None:

@@ -1,5 +1,7 @@
 """The settings of a search: the official recipe."""
 
+from typing import ClassVar
+
 import attrs
 
 from advrush_tf.data.source import OWN_FILES, WELL_KNOWN
@@ -24,6 +26,9 @@ from advrush_tf.runs.settings import (
 )
 from advrush_tf.search.penalty import Penalty
 
+TRAIN_IMAGES = (
+    "Images of the training split, drawn evenly, for a quick trial; all unless given."
+)
 IMAGE_SIZE = (
     "Side of the images in pixels: the set's own unless given, 224 where they have "
     "many sizes; to make them smaller, areas are averaged."
@@ -42,12 +47,24 @@ class SearchSettings(Settings):
         UserError: a value is out of range.
     """
 
+    headings: ClassVar = {
+        "dataset": "Images",
+        "batch_size": "Length",
+        "init_channels": "Supernet",
+        "train_portion": "Halves and augmentation",
+        "learning_rate": "Optimizer of the weights",
+        "alpha_learning_rate": "Optimizer of the alphas",
+        "gamma": "Curvature penalty",
+        "recompute_cells": "Computation",
+    }
+
     dataset: str = path_setting(
         "cifar10",
         f"{', '.join(WELL_KNOWN)}, another tfds image classification set (perhaps with "
         f"its splits, as name@train[:80%],train[80%:]), or the path of {OWN_FILES}.",
     )
     image_size: int | None = setting(None, IMAGE_SIZE, gt(0))
+    train_images: int | None = setting(None, TRAIN_IMAGES, gt(1))
     batch_size: int = setting(
         32, "Images per batch, of each half of the training data.", gt(0)
     )

@@ -6,7 +6,7 @@ import numbers
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Any, NamedTuple, Self, get_args, get_origin
+from typing import Any, ClassVar, NamedTuple, Self, get_args, get_origin
 
 import attrs
 import numpy as np
@@ -146,9 +146,14 @@ class Settings:
     A subclass declares its fields by `setting`, and checks those that depend on one
     another in `check`.
 
+    Attributes:
+        headings: by the first field of each group, the group's name.
+
     Raises:
         UserError: a value is out of range.
     """
+
+    headings: ClassVar[Mapping[str, str]] = {}
 
     def __attrs_post_init__(self) -> None:
         self.check()
@@ -194,7 +199,9 @@ class Settings:
             ValueError, TypeError: they are not of this class.
         """
         fields = attrs.fields_dict(cls)
-        if set(values) != set(fields):
+        # Earlier versions had fewer; what is new changes nothing by default.
+        needed = {name for name, field in fields.items() if field.default is not None}
+        if not needed <= set(values) <= set(fields):
             raise ValueError("its entries are others")
         return cls(**{n: typed_value(fields[n], value) for n, value in values.items()})
 

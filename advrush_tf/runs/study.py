@@ -70,6 +70,7 @@ def run_study(
                 progress.run(stage)
             results = write_results(settings, plan.rows, progress.failures, run.workdir)
         print_summary(results, run.workdir, run.log)
+        run.print_next()
         return results
 
 

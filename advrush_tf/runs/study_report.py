@@ -255,4 +255,3 @@ def print_summary(results: Mapping[str, Any], workdir: Path, log: Log) -> None:
     log(f"Results      {workdir / RESULTS}, {workdir / TABLE}")
     if results["runs"]:
         log(f"Figure       {workdir / FIGURE}")
-    log(f"\nNext: tensorboard --logdir {workdir / 'tensorboard'}")

@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 
@@ -85,6 +85,8 @@ class StudySettings(Settings):
     Raises:
         UserError: a value is out of range, or values contradict one another.
     """
+
+    headings: ClassVar = {"entries": "Comparison"}
 
     entries: tuple[str, ...] = setting(
         tuple(Drawn),

@@ -125,7 +125,7 @@ def curvature_penalty(
     model_fn: Callable[[tf.Tensor], tf.Tensor],
     x: tf.Tensor,
     y: tf.Tensor,
-    h: float = 1.5,
+    h: float,
     squared: bool = False,
 ) -> tf.Tensor:
     """The norm of the change of each example's input gradient along its sign.
@@ -140,7 +140,8 @@ def curvature_penalty(
             logits (batch, classes).
         x: (batch, height, width, channels), floats in the units of `model_fn`'s input.
         y: labels, see `advrush_tf.inputs.as_labels`.
-        h: length of the probe, in the same units.
+        h: length of the probe, in the same units: the recipe's 1.5 in normalised ones
+            is 0.37 in [0, 1] with CIFAR-10's deviations.
         squared: whether to return the norms' squares (CURE's form).
 
     Returns:

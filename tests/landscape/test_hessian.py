@@ -44,7 +44,7 @@ def test_wrong_second_derivatives_are_refused(layer, words):
         hessian_vector_product(model, X, Y, X)
     with tf.GradientTape() as tape:
         # The value takes first derivatives alone.
-        penalty = curvature_penalty(model, X, Y)
+        penalty = curvature_penalty(model, X, Y, 1.5)
     with pytest.raises(ValueError, match=words):
         tape.gradient(penalty, model.trainable_variables)
 
@@ -104,7 +104,7 @@ def test_batches_may_be_of_any_size_and_functions_run_eagerly():
     @tf.function(input_signature=signature)
     def compiled(x, y):
         with tf.GradientTape() as tape:
-            penalty = curvature_penalty(model, x, y)
+            penalty = curvature_penalty(model, x, y, 1.5)
         products = hessian_vector_product(model, x, y, x)
         return products, tape.gradient(penalty, model.trainable_variables[0].value)
 

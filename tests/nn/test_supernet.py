@@ -203,7 +203,7 @@ def test_traced_penalty_equals_the_eager_one():
 
     def gradients():
         with tf.GradientTape() as tape:
-            r = penalty.curvature_penalty(lambda x: net(x, training=False), x, y)
+            r = penalty.curvature_penalty(lambda x: net(x, training=False), x, y, 1.5)
         return r, tape.gradient(r, variables)
 
     norms, expected = gradients()

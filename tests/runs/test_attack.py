@@ -60,6 +60,15 @@ def finished(models, tmp_path_factory):
     return workdir, run_attack(chosen, workdir, log=lines.append), lines
 
 
+def test_the_page_to_write_next_is_of_the_same_model(models, finished):
+    workdir, _, lines = finished
+    model = models / "model.keras"
+    assert (
+        f"launch/landscape.py --model={model} --epsilon=1/10 --run={workdir}"
+        in (lines[-1])
+    )
+
+
 def test_the_numbers_are_those_of_the_stored_images(models, finished):
     workdir, results, _ = finished
     model = keras.models.load_model(models / "model.keras")

@@ -89,6 +89,12 @@ def test_a_searchs_total_by_hand(measured):
     )
 
 
+def test_a_trial_costs_less(measured):
+    settings = SearchSettings(**SEARCH, train_images=600)
+    lines = _lines(dry_runs.search_dry_run, settings)
+    assert lines["total"].endswith("for 3 epochs of 2")
+
+
 def test_a_fits_total_by_hand(monkeypatch):
     cost = StepCost(700, 300, 100, 1, 10**9)
     monkeypatch.setattr(dry_runs, "measure_fit_step", lambda model, batch: cost)

@@ -87,7 +87,6 @@ def test_what_is_told_says_where_everything_is(written):
     assert "Robust accuracy 0.00%" in text
     for name in ("results.json", "results.md", "robustness.png", "adversarial.npz"):
         assert str(workdir / name) in text
-    assert "tensorboard --logdir" in text
 
 
 def test_the_table_shows_it_all(written):

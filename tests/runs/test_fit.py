@@ -1,5 +1,6 @@
 import shutil
 
+import attrs
 import keras
 import numpy as np
 import pytest
@@ -52,7 +53,9 @@ def test_a_fit_leaves_its_results(finished):
     for name in ("curves.png", "model_last.keras", "genotype.json", "settings.json"):
         assert (workdir / name).stat().st_size > 0
     assert len([line for line in lines if line.startswith("epoch ")]) == 3
-    assert any("model.keras" in line for line in lines)
+    assert lines[0].startswith("fit on digits, ")
+    command = f"launch/attack.py --model={workdir / 'model.keras'} --epsilon=0.1 "
+    assert command in lines[-1]
 
 
 def test_a_finished_run_leaves_these_files(finished):
@@ -169,6 +172,8 @@ def test_the_parts_of_the_data_are_disjoint_and_test_is_apart():
     assert len(held_out) == round(0.1 * len(dataset.train.labels))
     assert data.steps_per_epoch == (len(dataset.train.labels) - len(held_out)) // 128
     assert len(data.train) + len(held_out) == len(dataset.train)
+    trial = fit_run.FitData(attrs.evolve(settings, train_images=600), dataset)
+    assert (len(trial.train), len(trial.held_out)) == (540, 60)
     together = np.concatenate([data.train.images, data.held_out.images])
     counts = [
         np.unique(i, axis=0, return_counts=True)

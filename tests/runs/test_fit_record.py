@@ -109,9 +109,15 @@ def test_curves_that_are_missing_are_drawn_from_the_report(tmp_path):
 
 def test_the_line_of_an_epoch():
     assert epoch_line(row(7, 0.75, 0.25), 9) == (
-        "epoch 7/9  loss 1.5 val_acc 0.75 val_robust_acc 0.25 lr 0.1  2 s"
+        "epoch 7/9  loss 1.5 val 0.75 val_robust 0.25 lr 0.1  2 s"
     )
-    assert "val_acc" not in epoch_line(row(2), 9)
+    assert "val" not in epoch_line(row(2), 9)
+    long = dict.fromkeys(
+        (*("accuracy", "robust_accuracy"), *("val_accuracy", "val_robust_accuracy")),
+        1 / 3,
+    )
+    line = epoch_line({**row(100), **long, "seconds": 1234.5}, 200) + "  best"
+    assert len(line) <= 100
 
 
 def test_the_end_names_epsilon_and_both_models(tmp_path):

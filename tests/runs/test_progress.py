@@ -1,7 +1,9 @@
 import errno
 import io
 import os
+import re
 import sys
+import time
 from pathlib import Path
 
 import keras
@@ -13,8 +15,10 @@ from advrush_tf.files import write_json
 from advrush_tf.runs import progress as running
 from advrush_tf.runs.progress import (
     ProgressBar,
+    TracingNotice,
     print_existing_summary,
     print_line,
+    progress_bar,
     write_failure,
 )
 from advrush_tf.runs.settings import Settings
@@ -115,15 +119,9 @@ def test_an_error_leaves_no_bar_in_its_line(monkeypatch, bars, moment):
     assert wiped.strip() == after == ""
 
 
-def test_without_a_length_evaluations_have_no_bar(monkeypatch, bars):
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    _fit(ProgressBar(3))
-    assert [bar.total for bar in bars] == [3, 3]
-
-
 def test_a_bar_shows_the_steps_loss(monkeypatch, bars):
     monkeypatch.setattr(sys, "stderr", Terminal())
-    bar = ProgressBar(2)
+    bar = ProgressBar(2, 1)
     bar.set_params({"epochs": 7})
     bar.on_epoch_begin(4)
     bar.on_train_batch_end(0, {"loss": np.float32(1.23456)})
@@ -133,12 +131,49 @@ def test_a_bar_shows_the_steps_loss(monkeypatch, bars):
     assert bars[0].n == 2
 
 
-def test_a_file_shows_no_bar(monkeypatch, bars):
-    log = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", log)
+def test_a_line_does_not_break_into_a_bar(monkeypatch, capsys):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with progress_bar(3, "epoch 1/2", "step"):
+        before = len(terminal.getvalue())
+        print_line("traced")
+        wiped, drawn = terminal.getvalue()[before:].lstrip("\r").split("\r", 1)
+    assert capsys.readouterr().out == "traced\n"
+    assert wiped.strip() == "" and "epoch 1/2" in drawn
+
+
+def test_a_file_shows_a_line_each_minute_in_place_of_a_bar(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
     _fit(ProgressBar(3, 4))
-    assert bars and all(bar.disable for bar in bars)
-    assert log.getvalue() == ""
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(running._Lines, "SECONDS", 0.01)
+    with progress_bar(3, "epoch 1/2", "step") as bar:
+        bar.update(2)
+        bar.set_postfix(loss="0.5")
+        # However long a step takes.
+        while not (lines := capsys.readouterr().out.splitlines()):
+            time.sleep(0.01)
+    assert re.fullmatch(
+        r"epoch 1/2: 2 of 3 steps, loss=0.5, 00:00 so far, (00:00|\?) left", lines[-1]
+    )
+    assert sys.stderr.getvalue() == ""
+    time.sleep(0.05)
+    capsys.readouterr()
+    time.sleep(0.05)
+    assert capsys.readouterr().out == ""
+
+
+def test_tracing_is_announced_where_it_happens():
+    lines = []
+    notice = TracingNotice(lines.append, 1.0, [1])
+    for epoch in range(3):
+        notice.on_epoch_begin(epoch)
+        announced = list(lines)
+        notice.on_train_batch_end(0)
+        notice.on_train_batch_end(1)
+        assert len(announced) == (0, 1, 2)[epoch]
+    assert f"about {TracingNotice.FACTOR:.0f} s" in lines[0]
+    assert lines[1:] == ["traced, with a first step, in 0 s"]
 
 
 def test_lines_are_on_disk_at_once(tmp_path, monkeypatch):

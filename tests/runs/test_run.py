@@ -1,6 +1,7 @@
 """The frame of all runs."""
 
 import errno
+import shlex
 from types import SimpleNamespace
 
 import attrs
@@ -13,6 +14,7 @@ from advrush_tf.errors import UserError
 from advrush_tf.files import read_json, write_json
 from advrush_tf.runs import run as run_module
 from advrush_tf.runs.run import Run, explained_writes
+from advrush_tf.runs.search_settings import SearchSettings
 from advrush_tf.runs.settings import Settings, setting
 from support.meetings import on_two_workers
 from support.tiny_search import tiny_compiled
@@ -92,6 +94,17 @@ def test_other_errors_pass_through(tmp_path):
     with pytest.raises(KeyboardInterrupt), Run(Small(), tmp_path) as run:
         run.open()
         raise KeyboardInterrupt
+
+
+def test_what_is_next_is_on_the_same_data(tmp_path):
+    settings, lines = SearchSettings(dataset="a set", image_size=8), []
+    run = Run(settings, tmp_path / "it's", log=lines.append, data_dir="/data")
+    run.print_next("fit", genotype="x", epochs=None)
+    board, fit = map(shlex.split, lines)
+    folder = tmp_path / "it's" / "tensorboard"
+    assert board[2:] == ["-m", "tensorboard.main", f"--logdir={folder}"]
+    data = ["--dataset=a set", "--image_size=8", "--data_dir=/data"]
+    assert fit[1:] == ["launch/fit.py", "--genotype=x", *data]
 
 
 def test_a_finished_run_is_shown_again(tmp_path):

@@ -1,6 +1,10 @@
 import json
 import os
+import re
+import shlex
 import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,6 +60,46 @@ def test_a_search_leaves_its_results(finished):
     assert any("genotype.json" in line for line in lines)
 
 
+def test_the_first_line_says_what_is_run_and_tracing_is_announced(finished):
+    workdir, _, lines = finished
+    pattern = f"search on digits, [\\d,]+ parameters, .*[CG]PU.*, in {workdir}"
+    assert re.fullmatch(pattern, lines[0])
+    notices = [n for n, line in enumerate(lines) if line.startswith("tracing")]
+    epochs = [n for n, line in enumerate(lines) if line.startswith("epoch")]
+    # The penalty's graph is traced in the third epoch.
+    assert notices[0] < epochs[0] < epochs[1] < notices[1] < epochs[2]
+
+
+def test_the_fit_to_run_next_suits_the_search(finished):
+    workdir, _, lines = finished
+    *start, launcher = shlex.split(lines[-1])[:2]
+    flags = dict(word.split("=") for word in shlex.split(lines[-1])[2:])
+    assert Path(*start).samefile(sys.executable) and launcher == "launch/fit.py"
+    assert flags["--genotype"] == str(workdir / "genotype.json")
+    assert flags["--dataset"] == "digits"
+    # The same channels, cells and epochs; but of the official search the official fit.
+    sizes = [flags[f"--{name}"] for name in ("init_channels", "num_cells", "epochs")]
+    assert sizes == ["2", "1", "3"]
+    assert not any(search_run._suitable_fit(SearchSettings()).values())
+
+
+def test_an_epochs_line_fits_and_shows_that_the_entropy_moves():
+    logs = dict.fromkeys((*LOGGED, "val_accuracy"), 1 / 3)
+    settings = SearchSettings(epochs=100)
+    for entropy, shown in ((np.log(8), "-0%"), (2.0793, "-0.0068%")):
+        line = search_run.epoch_line(99, settings, {**logs, "entropy": entropy}, 12345)
+        assert f" entropy {shown}  12345 s" in line
+        assert len(line) <= 100
+
+
+def test_a_trial_takes_a_part_of_the_images(finished):
+    settings = SearchSettings(**SMALL, train_images=600)
+    dataset = load_dataset("digits")
+    assert search_run.make_pairs(settings, dataset)[1] == 300 // 128
+    batches = search_run.validation_batches(settings, dataset)
+    assert sum(len(y) for _, y in batches) == 300
+
+
 def test_a_finished_run_leaves_these_files(finished):
     assert_tree(finished[0], "search")
 
@@ -68,8 +112,8 @@ def test_the_genotypes_of_epochs_hold_their_metrics(finished):
     assert {*LOGGED} <= history.metrics.keys()
     epochs = [line for line in lines if line.startswith("epoch ")]
     for number, line in enumerate(epochs):
-        for label, name in (("loss", "loss"), ("val_acc", "val_accuracy")):
-            assert f"{label} {history.metrics[name][number]:.4g} " in line
+        assert f"loss {history.metrics['loss'][number]:.3g} " in line
+        assert f"val {history.metrics['val_accuracy'][number]:.3f} " in line
     assert (history.metrics["penalty"] > 0).tolist() == [False, False, True]
     # One is an epoch's mean, the other of its end.
     ends = (history.entropy["normal"] + history.entropy["reduce"]) / 2
@@ -94,6 +138,7 @@ def test_a_metric_that_is_not_finite_is_left_out(tmp_path):
     recorder = search_run.EpochRecorder(run, {})
     recorder.set_model(tiny_compiled())
     recorder.on_train_begin()
+    recorder.on_epoch_begin(0)
     logs = dict.fromkeys(LOGGED, 0.5)
     recorder.on_epoch_end(0, {**logs, "val_loss": np.inf})
     genotype = Genotype.load(tmp_path / "genotypes" / "epoch_0001.json")

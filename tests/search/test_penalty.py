@@ -195,8 +195,8 @@ def test_alpha_gradient_against_finite_differences(network, x, y, squared, trace
 
 
 def test_squared_is_the_square(network, x, y):
-    norms = penalty.curvature_penalty(network, x, y)
-    squares = penalty.curvature_penalty(network, x, y, squared=True)
+    norms = penalty.curvature_penalty(network, x, y, 1.5)
+    squares = penalty.curvature_penalty(network, x, y, 1.5, squared=True)
     np.testing.assert_allclose(squares, norms.numpy() ** 2, rtol=1e-13)
 
 
@@ -209,23 +209,24 @@ def test_model_without_curvature(x, y, squared):
         return slope * flat[:, :CLASSES]
 
     with tf.GradientTape() as tape:
-        r = penalty.curvature_penalty(model, x, y, squared=squared)
+        r = penalty.curvature_penalty(model, x, y, 1.5, squared=squared)
     np.testing.assert_array_equal(r, np.zeros(BATCH))
     assert np.isfinite(tape.gradient(r, slope))
 
 
 def test_values_do_not_depend_on_the_batch(network, x, y):
-    whole = penalty.curvature_penalty(network, x, y)
+    whole = penalty.curvature_penalty(network, x, y, 1.5)
     parts = [
-        penalty.curvature_penalty(network, x[a:b], y[a:b]) for a, b in [(0, 1), (1, 5)]
+        penalty.curvature_penalty(network, x[a:b], y[a:b], 1.5)
+        for a, b in [(0, 1), (1, 5)]
     ]
     np.testing.assert_allclose(whole, np.concatenate(parts), rtol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [tf.int32, tf.int64])
 def test_integer_labels(network, x, y, dtype):
-    expected = penalty.curvature_penalty(network, x, y)
-    actual = penalty.curvature_penalty(network, x, tf.cast(y, dtype))
+    expected = penalty.curvature_penalty(network, x, y, 1.5)
+    actual = penalty.curvature_penalty(network, x, tf.cast(y, dtype), 1.5)
     np.testing.assert_array_equal(actual, expected)
 
 
@@ -251,9 +252,9 @@ def _unit_images(x, dtype=tf.float32):
 
 def test_keras_model_runs_in_inference_mode(x, y):
     model, x = _keras_classifier(), _unit_images(x)
-    expected = penalty.curvature_penalty(lambda x: model(x, training=False), x, y)
+    expected = penalty.curvature_penalty(lambda x: model(x, training=False), x, y, 1.5)
     before = model.get_weights()
-    np.testing.assert_array_equal(penalty.curvature_penalty(model, x, y), expected)
+    np.testing.assert_array_equal(penalty.curvature_penalty(model, x, y, 1.5), expected)
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
 
@@ -271,9 +272,9 @@ class _TrainsByDefault(keras.Model):
 
 def test_keras_model_is_told_that_it_does_not_train(x, y):
     inner, x = _keras_classifier(), _unit_images(x)
-    expected = penalty.curvature_penalty(lambda x: inner(x, training=False), x, y)
+    expected = penalty.curvature_penalty(lambda x: inner(x, training=False), x, y, 1.5)
     before = inner.get_weights()
-    actual = penalty.curvature_penalty(_TrainsByDefault(inner), x, y)
+    actual = penalty.curvature_penalty(_TrainsByDefault(inner), x, y, 1.5)
     np.testing.assert_array_equal(actual, expected)
     for old, new in zip(before, inner.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
