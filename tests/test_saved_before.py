@@ -39,9 +39,9 @@ def recorded(prefix):
         return {n.removeprefix(prefix): file[n] for n in file if n.startswith(prefix)}
 
 
-def assert_recorded(got, expected, rtol=1e-5):
+def assert_recorded(got, expected, rtol=1e-5, atol=1e-7):
     for name, value in expected.items():
-        np.testing.assert_allclose(got[name], value, rtol, 1e-7, err_msg=name)
+        np.testing.assert_allclose(got[name], value, rtol, atol, err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,8 @@ def test_a_search_goes_on_as_it_would_have_then(tmp_path):
     expected = recorded("resumed_search/")
     alphas = history.genotypes[-1].provenance
     for name in ("alphas_normal", "alphas_reduce"):
-        assert_recorded(alphas, {name: expected.pop(name)}, 1e-3)
+        # A step moves them by 3e-4; Adam magnifies the rounding of small gradients.
+        assert_recorded(alphas, {name: expected.pop(name)}, 1e-3, 1e-5)
     last = {name: values[-1] for name, values in history.metrics.items()}
     assert_recorded(last, expected, 1e-3)
 

@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -202,23 +202,16 @@ class TracingNotice(keras.callbacks.Callback):
 
     Args:
         log: receives the lines.
-        building: seconds that the model took to be built.
-        epochs: from 0, those whose first step traces; one twice for twice the graphs.
+        seconds: by epoch, from 0, for those whose first step traces.
     """
 
-    # Tracing and optimising took so many times the building (docs/numbers.md).
-    FACTOR = 12.0
-
-    def __init__(
-        self, log: Callable[[str], None], building: float, epochs: Sequence[int]
-    ):
+    def __init__(self, log: Callable[[str], None], seconds: Mapping[int, float]):
         super().__init__()
-        self._log, self._building, self._epochs = log, building, epochs
+        self._log, self._seconds = log, seconds
         self._started: float | None = None
 
     def on_epoch_begin(self, epoch, logs=None):
-        if count := self._epochs.count(epoch):
-            seconds = count * self.FACTOR * self._building
+        if seconds := self._seconds.get(epoch):
             self._started = time.perf_counter()
             self._log(
                 f"tracing the graphs of a step, about {seconds:.0f} s to judge by the "

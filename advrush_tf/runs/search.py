@@ -214,12 +214,17 @@ def _search(
         lambda part: make_pairs(settings, dataset, epoch, part)[0]
     )
     validation_steps = int(validation_batches(settings, dataset).cardinality())
-    # The penalty's graph is about as large as all others together.
-    tracing = [epoch, max(epoch, settings.warmup_epochs)][: 2 if settings.gamma else 1]
+    # As many times the building as were measured (docs/numbers.md). In a warm-up the
+    # penalty's graph is made on the way; its first run remains.
+    tracing = {epoch: 5 * building}
+    if settings.gamma and settings.warmup_epochs > epoch:
+        tracing[settings.warmup_epochs] = 5 * building
+    elif settings.gamma:
+        tracing[epoch] += 11 * building
     with reading_examples(), ProgressBar(steps, validation_steps) as bar:
         # The checkpoint first: what TensorBoard shows is then never repeated.
         tensorboard = SearchTensorBoard(run.workdir / "tensorboard", settings.to_dict())
-        notice = TracingNotice(run.log, building, tracing)
+        notice = TracingNotice(run.log, tracing)
         writers = [notice, bar, EpochRecorder(run, notes), tensorboard]
         model.fit(
             batches,

@@ -113,7 +113,9 @@ def read_history(workdir: Path) -> SearchHistory:
         )
     first, *others = read = [_read_epoch(path) for path in paths]
     for path, epoch in zip(paths[1:], others, strict=True):
-        if epoch.settings != first.settings:
+        # A setting that one lacks is newer than it.
+        common = first.settings.keys() & epoch.settings.keys()
+        if any(epoch.settings[name] != first.settings[name] for name in common):
             raise UserError(
                 f"{path} is of a search with other settings than {paths[0]}; move it "
                 "elsewhere."

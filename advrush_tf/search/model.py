@@ -1,5 +1,7 @@
 """AdvRushSearchModel: differentiable architecture search as a Keras model."""
 
+import contextlib
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -276,13 +278,15 @@ class AdvRushSearchModel(ReplicatedModel):
         self.optimizer.build(self.network_weights)
         self.alpha_optimizer.build(self.alphas)
         self.last_step: dict[str, Any] = {}
+        self._epochs = 0  # At which the current `fit` ends.
+        self._tracing: threading.Thread | None = None
         self._compile_steps()
 
     def _compile_steps(self) -> None:
         """Compiles each part of a step separately.
 
         The graph of the penalty is by far the largest. As a separate function it is
-        traced when the warm-up ends, and nothing else is traced again then.
+        traced when the warm-up ends, or beside it, and nothing else is traced again.
         """
         parts = SearchSteps(self, self._penalty)
         steps = {
@@ -293,8 +297,12 @@ class AdvRushSearchModel(ReplicatedModel):
             "track": self.measured(self._track),
         }
         # XLA has no kernel for the second derivative of max pooling.
-        self.steps = {
-            name: self.as_graph(step, self.jit_compile and name != "penalty_gradients")
+        self.steps: dict[str, Any] = {
+            name: self.as_graph(
+                step,
+                self.jit_compile and name != "penalty_gradients",
+                optimised=name == "penalty_gradients",
+            )
             for name, step in steps.items()
         }
 
@@ -343,7 +351,11 @@ class AdvRushSearchModel(ReplicatedModel):
         check_pairs_for_fit(x, y, kwargs.get("steps_per_epoch"))
         kwargs.setdefault("shuffle", False)
         callbacks = [_EpochCount(), *with_directions(callbacks)]
-        return super().fit(x, None, *args, callbacks=callbacks, **kwargs)
+        try:
+            return super().fit(x, None, *args, callbacks=callbacks, **kwargs)
+        finally:
+            self._epochs = 0
+            self._wait_for_tracing()
 
     def summary(self, *args, **kwargs):
         """Prints the supernet's parts, as in Keras, with their shapes."""
@@ -386,6 +398,7 @@ class AdvRushSearchModel(ReplicatedModel):
         # Tensors in the warm-up too, or tracking them would be traced again after it.
         penalty = share = constant(0.0, self.variable_dtype)
         if self.penalised:
+            self._wait_for_tracing()
             penalty, penalty_gradients = self.steps["penalty_gradients"](x_a, y_a)
             share = share_of_norm(penalty_gradients, gradients)
             both = zip(gradients, penalty_gradients, strict=True)
@@ -407,7 +420,33 @@ class AdvRushSearchModel(ReplicatedModel):
         }
         self._check_finite(loss=loss)
         self.last_step = values
-        return self.steps["track"](values)
+        tracked = self.steps["track"](values)
+        if not self.penalised:
+            self._trace_ahead(x_a, y_a)
+        return tracked
+
+    def _trace_ahead(self, x, y):
+        """Begins to trace the penalty, beside the warm-up's steps, if one will come.
+
+        Tracing is Python's work and takes one core; a step is not.
+        """
+        will_come = self.gamma > 0 and self._epochs > self._penalty["warmup_epochs"]
+        one_replica = self.distribute_strategy.num_replicas_in_sync == 1
+        if self._tracing or not will_come or self.run_eagerly or not one_replica:
+            return
+
+        def trace():
+            # What goes wrong here does so again, and is told, when the step comes.
+            with contextlib.suppress(Exception):
+                self.steps["penalty_gradients"].get_concrete_function(x, y)
+
+        self._tracing = threading.Thread(target=trace, daemon=True)
+        self._tracing.start()
+
+    def _wait_for_tracing(self) -> None:
+        if self._tracing:
+            self._tracing.join()
+            self._tracing = None
 
     def _check_finite(self, **losses: Any) -> None:
         for name, loss in losses.items():
@@ -460,6 +499,9 @@ class AdvRushSearchModel(ReplicatedModel):
 
 class _EpochCount(keras.callbacks.Callback):
     """Counts the epochs of the model, over several calls of `fit`."""
+
+    def on_train_begin(self, logs=None):
+        self.model._epochs = self.params["epochs"]
 
     def on_epoch_begin(self, epoch, logs=None):
         # A run that is resumed knows more epochs than a new model.

@@ -39,11 +39,11 @@ class SearchSteps:
     def __init__(self, model: keras.Model, penalty: Mapping[str, Any]):
         self._model = model
         self._penalty = penalty
+        self._all_gradients = model.as_graph(self._gradients_of_a_batch)
 
     def alpha_gradients(self, x, y):
         """Cross-entropy and accuracy in training mode, and the alphas' gradients."""
-        model = self._model
-        contributions = self._gradients(lambda: self._loss(x, y), model.alphas)
+        contributions = self._loss_gradients(x, y, self._model.alphas)
         self._agree_on_statistics()
         return replication.all_reduce_sum(contributions)
 
@@ -90,10 +90,25 @@ class SearchSteps:
     def update_weights(self, x, y):
         """One step of the weights' optimizer; cross-entropy and accuracy before it."""
         weights = self._model.network_weights
-        loss, accuracy, gradients = self._gradients(lambda: self._loss(x, y), weights)
+        loss, accuracy, gradients = self._loss_gradients(x, y, weights)
         self._model.optimizer.apply(gradients, weights)
         self._agree_on_statistics()
         return replication.all_reduce_sum((loss, accuracy))
+
+    def _loss_gradients(self, x, y, variables):
+        """This replica's contributions to the loss and accuracy, and the gradients."""
+        # Replicas meet within a batch's normalisation, and in no inner function.
+        if self._model.run_eagerly or replication.num_replicas() > 1:
+            return self._gradients(lambda: self._loss(x, y), variables)
+        # Traced once for both steps: each runs what it takes of it, and no more.
+        loss, accuracy, gradients = self._all_gradients(x, y)
+        return loss, accuracy, [gradients[variable.path] for variable in variables]
+
+    def _gradients_of_a_batch(self, x, y):
+        variables = [*self._model.alphas, *self._model.network_weights]
+        loss, accuracy, gradients = self._gradients(lambda: self._loss(x, y), variables)
+        paths = [variable.path for variable in variables]
+        return loss, accuracy, dict(zip(paths, gradients, strict=True))
 
     def _loss(self, x, y):
         """This replica's contributions to the whole batch's mean loss and accuracy."""

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 from advrush_tf.inputs import check_labels, check_weights
 from advrush_tf.nn.image_model import ImageModel
@@ -71,11 +72,22 @@ class ReplicatedModel(ImageModel):
             auto_scale_loss=False,
         )
 
-    def as_graph(self, function: Callable, jit_compile: bool = False) -> Callable:
-        """Compiles a function to a graph, unless the model runs eagerly."""
+    def as_graph(
+        self, function: Callable, jit_compile: bool = False, optimised: bool = True
+    ) -> Callable:
+        """Compiles a function to a graph, unless the model runs eagerly.
+
+        Args:
+            function: of tensors.
+            jit_compile: compiles it with XLA.
+            optimised: False leaves TensorFlow's optimiser of graphs out, which takes
+                longer than the first ten steps and makes none of a search's faster but
+                the penalty's.
+        """
         if self.run_eagerly:
             return function
-        return tf.function(function, autograph=False, jit_compile=jit_compile)
+        compiled = tf.function(function, autograph=False, jit_compile=jit_compile)
+        return compiled if optimised else _Unoptimised(compiled)
 
     def on_replicas(self, step: Callable) -> Callable:
         """Returns a function that runs a step on all replicas.
@@ -162,6 +174,30 @@ class ReplicatedModel(ImageModel):
 
     def _maybe_symbolic_build(self, *arguments, **keywords):
         """Does nothing: the models are built, and Keras' attempt fails with workers."""
+
+
+class _Unoptimised:
+    """A `tf.function` whose graphs run as they were traced."""
+
+    def __init__(self, function: Callable):
+        self._function = function
+
+    def __call__(self, *arguments: Any) -> Any:
+        # Of this thread, and of these calls alone; what else the user has set is kept.
+        caller = context.context()
+        options = caller.function_call_options
+        config = tf.compat.v1.ConfigProto.FromString(options.config_proto_serialized)
+        config.graph_options.rewrite_options.disable_meta_optimizer = True
+        caller.function_call_options = context.FunctionCallOptions(
+            options.executor_type, config
+        )
+        try:
+            return self._function(*arguments)
+        finally:
+            caller.function_call_options = options
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._function, name)
 
 
 def with_directions(callbacks: Any) -> list[keras.callbacks.Callback]:
