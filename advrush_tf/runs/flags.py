@@ -1,5 +1,6 @@
 """Launchers: flags from settings, numbers like 8/255, and failing in one line."""
 
+import atexit
 import contextlib
 import enum
 import os
@@ -99,6 +100,8 @@ def _end_when_interrupted() -> None:
     # A program in the background may have been set to ignore it.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, end)
+        # All is done when Python itself ends, which would let it end that speechless.
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
 
 
 def _end(error: Exception) -> int:

@@ -283,24 +283,31 @@ run(lambda: Callback() and None)
 """
 
 
-@pytest.mark.parametrize(
-    "where", ["", "atexit.register(interrupt); Callback = list"], ids=["in it", "after"]
-)
-def test_an_interruption_is_one_line_and_code_130(tmp_path, where):
+def _interrupted(workdir, where):
     program = [sys.executable, "-c", INTERRUPTED.format(where=where)]
-    result = subprocess.run(
-        [*program, f"--workdir={tmp_path}"],
+    return subprocess.run(
+        [*program, f"--workdir={workdir}"],
         cwd=ROOT,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
         capture_output=True,
         text=True,
     )
+
+
+def test_an_interruption_is_one_line_and_code_130(tmp_path):
+    result = _interrupted(tmp_path, "")
     assert result.returncode == 130
     assert result.stderr.splitlines()[-1] == (
         f"interrupted: what was saved in {tmp_path} is kept, and the same command goes "
         "on there."
     )
     assert "Exception" not in result.stderr
+
+
+def test_what_has_ended_is_not_interrupted(tmp_path):
+    result = _interrupted(tmp_path, "atexit.register(interrupt); Callback = list")
+    assert result.returncode == 0
+    assert "interrupted" not in result.stderr
 
 
 @pytest.mark.parametrize(
