@@ -106,7 +106,8 @@ def test_a_step_is_measured(kind):
         for name in profiling.STEPS[kind]
     ]
     nodes = sum(len(graph.as_graph_def().node) for graph in graphs)
-    assert cost.graph_nodes == nodes > 100
+    # The network lies in a function that the steps share.
+    assert cost.graph_nodes > nodes + 1000 and nodes > 100
     assert cost.peak_bytes > 1e8
 
 
