@@ -17,7 +17,7 @@ from advrush_tf.errors import short_line
 from advrush_tf.figures.genotype import CAN_DRAW, genotype_image
 from advrush_tf.figures.style import COLOURS, picture
 
-_NARROWEST = 0.02  # of the colour scale, to each side of equal weights
+_NARROWEST = 5e-4  # of the colour scale, to each side: half of the last digit shown
 _FRAME = COLOURS[1]
 _DPI = 130
 
@@ -59,7 +59,8 @@ class RunTensorBoard(keras.callbacks.Callback):
     before this one, so that no epoch is written twice.
 
     Args:
-        folder: Folder of the event files; made if it does not exist.
+        folder: Folder of the event files, made if it does not exist; the one that it is
+            in is the name of the trial in the HParams tab.
         hyperparameters: Name and value of each setting, for the HParams tab.
         every_steps: Steps from one step that is written to the next, at least 1.
 
@@ -102,7 +103,8 @@ class RunTensorBoard(keras.callbacks.Callback):
                         for t, n in self.metric_names.items()
                     ],
                 )
-                hp.hparams(self._hyperparameters)
+                # A trial that has no name is shown as a hash of its settings.
+                hp.hparams(self._hyperparameters, str(Path(self._folder).parent))
             self._writer.flush()
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -124,6 +126,8 @@ class RunTensorBoard(keras.callbacks.Callback):
         with event_files(), self._writer.as_default(epoch + 1):
             for name, picture in pictures.items():
                 tf.summary.image(name, picture[np.newaxis])
+            for name, values in self.epoch_distributions().items():
+                tf.summary.histogram(name, values)
             self._writer.flush()
 
     def on_train_end(self, logs=None):
@@ -137,6 +141,10 @@ class RunTensorBoard(keras.callbacks.Callback):
     def epoch_pictures(self, epoch: int) -> dict[str, np.ndarray]:
         """Returns RGB pictures, uint8 (height, width, 3), of an epoch from 0 on."""
         del epoch
+        return {}
+
+    def epoch_distributions(self) -> dict[str, tf.Tensor]:
+        """Returns the values of an epoch's end that are shown as histograms."""
         return {}
 
     def optimizers(self) -> dict[str, keras.optimizers.Optimizer]:
@@ -175,7 +183,8 @@ class SearchTensorBoard(RunTensorBoard):
 
     The scalars of a step are not averaged over its epoch. Per epoch there are
     the pictures `alphas/normal`, `alphas/reduce` and, with pygraphviz,
-    `genotype/cells`.
+    `genotype/cells`, and the histograms `alpha_values/normal` and
+    `alpha_values/reduce`.
     """
 
     metric_names: ClassVar[Mapping[str, str]] = {
@@ -189,6 +198,13 @@ class SearchTensorBoard(RunTensorBoard):
 
     def optimizers(self):
         return {"": self.model.optimizer, "alpha_": self.model.alpha_optimizer}
+
+    def epoch_distributions(self):
+        normal, reduce = self.model.alphas
+        return {
+            "alpha_values/normal": normal.value,
+            "alpha_values/reduce": reduce.value,
+        }
 
     def epoch_pictures(self, epoch):
         genotype = self.model.genotype()
@@ -212,7 +228,8 @@ def alphas_image(
     """Draws a cell's weights as a heat map: a row per edge, a column per operation.
 
     Rows are named "<node> <- <state>", both counted with the cell's inputs as 0 and 1.
-    Framed are the edges and operations that the genotype keeps.
+    Framed are the edges and operations that the genotype keeps. The colours reach from
+    the smallest weight to the largest.
 
     Args:
         weights: Weights of the operations, in [0, 1], shape (edges, operations), the
@@ -251,11 +268,9 @@ def _edges(count: int) -> list[tuple[int, int]]:
 
 
 def _colour_range(weights: np.ndarray) -> tuple[float, float]:
-    equal = 1 / weights.shape[1]
-    return (
-        min(float(weights.min()), max(equal - _NARROWEST, 0)),
-        max(float(weights.max()), equal + _NARROWEST),
-    )
+    low, high = float(weights.min()), float(weights.max())
+    margin = max(_NARROWEST - (high - low) / 2, 0)
+    return low - margin, high + margin
 
 
 def _mark_start(writer: Any, step: int) -> None:

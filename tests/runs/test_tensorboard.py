@@ -27,6 +27,7 @@ from advrush_tf.runs.tensorboard import (
 )
 from advrush_tf.search.model import AdvRushSearchModel
 from advrush_tf.training.optimizers import EpochCosine, MomentumSGD, OneCycle
+from support.figure_spy import spy_on_figures
 from support.small_networks import tiny_network
 
 STEPS, EVERY, EPOCHS = 3, 2, 3
@@ -226,12 +227,22 @@ def test_pictures_show_the_alphas_and_the_genotype(run):
     drawings = spies[0].drawings + spies[1].drawings
     for (_, picture), drawing in zip(found["genotype/cells"], drawings, strict=True):
         np.testing.assert_array_equal(picture, drawing)
-    # Nearly equal weights: the middle of the colour scale, wherever there is no text.
-    middle = np.array(colormaps["viridis"](0.5))[:3] * 255
-    for cell in ("normal", "reduce"):
-        _, picture = found[f"alphas/{cell}"][0]
-        near = np.abs(picture - middle).max(-1) < 25
-        assert near.mean() > 0.2
+
+
+def test_histograms_show_the_alphas(run):
+    kind, folder, *_ = run
+    # Buckets of (low, high, count).
+    found = _read(folder, "histograms", lambda buckets: buckets)
+    if not isinstance(kind, SearchKind):
+        assert not found
+        return
+    assert set(found) == {"alpha_values/normal", "alpha_values/reduce"}
+    for epochs in found.values():
+        assert [step for step, _ in epochs] == [1, 2, 3]
+        for _, buckets in epochs:
+            # Of five edges and three operations.
+            assert buckets[:, 2].sum() == 15
+            assert np.abs(buckets[:, :2]).max() < 0.1
 
 
 def _hparams(folder):
@@ -261,7 +272,7 @@ def test_settings_are_hyperparameters_of_one_trial(run):
         }
         expected = HYPERPARAMETERS | {"shape": "8, 8, 1", "nothing": "None"}
         assert values == expected
-    assert starts[0].group_name == starts[1].group_name
+    assert {start.group_name for start in starts} == {str(folder.parent)}
     metrics = [info.name.tag for info in experiments[0].metric_infos]
     assert metrics == list(kind.metrics)
     assert set(metrics) <= set(read_scalars(folder))
@@ -408,6 +419,22 @@ def test_heat_map_colours_the_weights_and_frames_the_kept():
     upper = changed[changed[:, 0] < middle]
     lower = changed[changed[:, 0] > middle]
     assert upper[:, 1].max() < lower[:, 1].min()
+
+
+@pytest.mark.parametrize(
+    ("weights", "low", "high"),
+    [
+        ([[0.1, 0.9], [0.6, 0.4]], 0.1, 0.9),
+        ([[0.498, 0.502]], 0.498, 0.502),
+        # No differences that the numbers do not show.
+        ([[0.49999, 0.50001]], 0.4995, 0.5005),
+    ],
+)
+def test_heat_maps_are_scaled_to_their_values(weights, low, high, monkeypatch):
+    figures = spy_on_figures(monkeypatch)
+    alphas_image(np.array(weights), ("a", "b"), "cell", [])
+    limits = figures[0].axes[0].images[0].get_clim()
+    assert limits == pytest.approx((low, high))
 
 
 def test_equal_weights_can_be_drawn():
