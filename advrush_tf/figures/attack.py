@@ -25,11 +25,12 @@ def draw_triples(
     before: np.ndarray,
     after: np.ndarray,
     class_names: Sequence[str],
+    reach: float,
     path: Path | None,
 ) -> np.ndarray:
     """Draws the first 8 images, each with its adversarial image and their difference.
 
-    Each difference is scaled so that its largest value is black or white; zero is grey.
+    All differences have one scale: zero is grey, `reach` and beyond black or white.
 
     Args:
         clean, adversarial: (images, height, width, channels), floats in [0, 1]. Unless
@@ -38,6 +39,7 @@ def draw_triples(
         before, after: (images,), integers, the predicted classes of `clean` and of
             `adversarial`.
         class_names: of all classes.
+        reach: more than 0, such as the epsilon of an L∞ attack.
         path: of a PNG file, replaced if it is there; None to write none.
 
     Returns:
@@ -53,12 +55,15 @@ def draw_triples(
     size = (3 * _CELL + 0.3, rows * (_CELL * height / width + 0.5))
     figure = Figure(size, layout="constrained", dpi=DPI)
     names = [_short(name) for name in class_names]
+    factor = np.format_float_positional(
+        1 / reach, precision=2, fractional=False, trim="-"
+    )
     for row, axes in enumerate(figure.subplots(rows, 3, squeeze=False)):
         true, first, then = (names[of[row]] for of in (labels, before, after))
-        difference, factor = _scaled(adversarial[row] - clean[row])
+        scaled = 0.5 + (adversarial[row] - clean[row]) / reach / 2
         _show(axes[0], clean[row], f"true: {true}\npredicted: {first}")
         _show(axes[1], adversarial[row], f"adversarial\npredicted: {then}")
-        _show(axes[2], difference, f"difference x {factor}")
+        _show(axes[2], scaled.clip(0, 1), f"difference x {factor}")
     return picture(figure, path)
 
 
@@ -150,15 +155,6 @@ def _visible(images: np.ndarray) -> np.ndarray:
 def _short(name: str) -> str:
     fits = len(name) <= _LONGEST_NAME
     return literal(name if fits else f"{name[: _LONGEST_NAME - 1]}…")
-
-
-def _scaled(difference: np.ndarray) -> tuple[np.ndarray, str]:
-    """Scales [-largest, largest] to [0, 1]; also returns the factor as text."""
-    largest = float(np.abs(difference).max()) or 1.0
-    factor = np.format_float_positional(
-        1 / largest, precision=2, fractional=False, trim="-"
-    )
-    return 0.5 + difference / largest / 2, factor
 
 
 def _show(axes: Axes, image: np.ndarray, title: str) -> None:

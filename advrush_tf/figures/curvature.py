@@ -77,8 +77,8 @@ def draw_spectra(
 ) -> np.ndarray:
     """Draws the density of the input Hessian's eigenvalues, of several models.
 
-    Densities are logarithmic. If the models' ranges differ much, so are eigenvalues,
-    except near zero.
+    Densities are logarithmic. Those of models are comparable if they were smoothed
+    alike, as `mean_spectra` does; `draw_counts` shows ranges that differ much.
 
     Args:
         densities: model's name -> (eigenvalues, their density), each (points,), rising
@@ -95,9 +95,6 @@ def draw_spectra(
     peaks = [density.max() for _, density in densities.values()]
     axes.set_yscale("log")
     axes.set_ylim(min(peaks) / _DENSITIES, 2 * max(peaks))
-    extents = [np.abs(points).max() for points, _ in densities.values()]
-    if max(extents) > _WIDE * min(extents):
-        _set_symlog(axes, min(extents), max(extents))
     axes.set(
         xlabel=f"eigenvalue of the input Hessian, {_BEND}",
         ylabel="density of eigenvalues (integral 1)",

@@ -23,22 +23,27 @@ _MARGIN = 6  # widths
 def mean_spectra(
     curvatures: Mapping[str, Curvature],
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Each model's density of eigenvalues, on a grid for its range.
+    """Each model's density of eigenvalues, on one grid and smoothed alike.
+
+    Smoothed by a share of its own range, a flat model would only look denser at 0.
 
     Args:
         curvatures: model's name -> curvature of its images.
 
     Returns:
-        Model's name -> (points, `spectral_density` there).
+        Model's name -> (points, `spectral_density` there); the points are the same.
     """
-    spectra = {}
-    for name, curvature in curvatures.items():
-        points, width = density_grid(curvature.ritz_values)
-        density = spectral_density(
-            curvature.ritz_values, curvature.ritz_weights, points, width
+    ranges = [curvature.ritz_values.ravel() for curvature in curvatures.values()]
+    points, width = density_grid(np.concatenate(ranges))
+    return {
+        name: (
+            points,
+            spectral_density(
+                curvature.ritz_values, curvature.ritz_weights, points, width
+            ),
         )
-        spectra[name] = points, density
-    return spectra
+        for name, curvature in curvatures.items()
+    }
 
 
 def density_grid(ritz_values: np.ndarray) -> tuple[np.ndarray, float]:

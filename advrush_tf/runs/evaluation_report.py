@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from advrush_tf.attacks.geometry import Norm
 from advrush_tf.figures import attack as figures
 from advrush_tf.files import write_arrays, write_json, write_text
 from advrush_tf.runs.evaluation import Evaluation, as_json
@@ -80,6 +81,10 @@ def _keep_images(evaluated: Evaluation, workdir: Path) -> np.ndarray:
         evaluated.classifier.predict(images[rows]).argmax(-1)
         for images in (evaluated.x, last.progress.images)
     )
+    # In L2 no pixel comes near epsilon.
+    reach = float(last.epsilon)
+    if evaluated.settings.norm != Norm.LINF:
+        reach = float(np.abs(last.progress.images[rows] - evaluated.x[rows]).max())
     return figures.draw_triples(
         evaluated.x[rows],
         last.progress.images[rows],
@@ -87,6 +92,7 @@ def _keep_images(evaluated: Evaluation, workdir: Path) -> np.ndarray:
         before,
         after,
         evaluated.dataset.class_names,
+        reach or 1.0,
         workdir / TRIPLES,
     )
 

@@ -66,7 +66,7 @@ def history(tmp_path_factory):
 def _triples(history, path, names=("cat", "dog")):
     labels = np.arange(len(names))
     clean = np.random.default_rng(0).random((len(names), 6, 6, 3))
-    return draw_triples(clean, 1 - clean, labels, labels, labels[::-1], names, path)
+    return draw_triples(clean, 1 - clean, labels, labels, labels[::-1], names, 1, path)
 
 
 # Of each figure: how it is drawn, and all that its axes say.

@@ -42,22 +42,21 @@ def _pixels(axes):
 def _draw(count=2, channels=3, names=NAMES, **size):
     clean, adversarial = _images(count, channels, **size)
     labels, after = np.arange(count) % len(names), (np.arange(count) + 1) % len(names)
-    draw_triples(clean, adversarial, labels, labels, after, names, None)
+    draw_triples(clean, adversarial, labels, labels, after, names, 1 / 32, None)
     return clean, adversarial
 
 
 def test_titles_of_triples_name_the_classes_and_the_scale(figures):
     clean, adversarial = _images(2)
-    adversarial[1] = clean[1] + 1 / 200
     true, before, after = np.array([[0, 1], [0, 2], [1, 1]])
-    draw_triples(clean, adversarial, true, before, after, NAMES, None)
+    draw_triples(clean, adversarial, true, before, after, NAMES, 8 / 255, None)
     assert _titles(figures[0]) == [
         "true: cat\npredicted: cat",
         "adversarial\npredicted: dog",
         "difference x 32",
         "true: dog\npredicted: ship",
         "adversarial\npredicted: dog",
-        "difference x 200",
+        "difference x 32",
     ]
 
 
@@ -69,7 +68,7 @@ def test_triples_show_the_images_and_their_difference(figures, channels):
         image, attacked, difference = figures[0].axes[3 * row : 3 * row + 3]
         np.testing.assert_array_equal(_pixels(image), clean[row][..., shown])
         np.testing.assert_array_equal(_pixels(attacked), adversarial[row][..., shown])
-        # Half of 32 / 64 from grey, but white at the last pixel.
+        # Half of 32 / 64 from grey, but white where it is epsilon.
         expected = np.where(adversarial[row] > clean[row], 0.75, 0.25)[..., shown]
         expected[-1, -1] = 1
         np.testing.assert_allclose(_pixels(difference), expected, atol=1e-12)
@@ -82,12 +81,14 @@ def test_grey_images_are_not_stretched(figures):
         assert axes.images[0].get_cmap().name == "gray"
 
 
-def test_an_image_without_a_difference_is_grey(figures):
-    clean, _ = _images(1)
-    cats = np.array([0])
-    draw_triples(clean, clean, cats, cats, cats, NAMES, None)
-    assert _titles(figures[0])[2] == "difference x 1"
-    assert (_pixels(figures[0].axes[2]) == 0.5).all()
+def test_differences_of_all_images_have_one_scale(figures):
+    clean, _ = _images(4)
+    # Of epsilon, in each image: none, a half, all and more by rounding.
+    shares = np.array([0, 0.5, 1, 1.01]).reshape(4, 1, 1, 1)
+    cats = np.zeros(4, int)
+    draw_triples(clean, clean - 0.1 * shares, cats, cats, cats, NAMES, 0.1, None)
+    for axes, shade in zip(figures[0].axes[2::3], (0.5, 0.25, 0, 0), strict=True):
+        np.testing.assert_allclose(_pixels(axes), shade, atol=1e-12)
 
 
 @pytest.mark.parametrize(("count", "rows"), [(1, 1), (2, 2), (11, 8)])

@@ -156,22 +156,6 @@ def test_spectra_are_what_was_given(figures):
     assert len(styles) == 2
 
 
-def test_both_of_two_very_different_spectra_are_seen(figures):
-    wide, narrow = _density(800.0), _density(0.8)
-    draw_spectra({NAME: wide, LONG: narrow}, None)
-    (axes,) = figures[0].axes
-    assert axes.get_xscale() == "symlog"
-    low, high = axes.get_xlim()
-    assert low <= wide[0].min() and wide[0].max() <= high
-    bottom, top = axes.get_ylim()
-    assert narrow[1].max() < top
-    # The small peak of the wide one as well.
-    assert bottom < wide[1][wide[0] > 400].max()
-    places = axes.transData.transform(np.stack(narrow, 1))[:, 0]
-    share = (places[-1] - places[0]) / axes.bbox.width
-    assert share > 0.1
-
-
 @pytest.mark.parametrize("scales", [[1], [1, 1000], [1e-4, 1e6, 1], range(1, 9)])
 def test_texts_of_spectra_are_apart(figures, scales):
     draw_spectra({f"{LONG} {scale}": _density(scale) for scale in scales}, None)
