@@ -48,6 +48,9 @@ attack: search
 		--model=$(SEARCH_WORKDIR)_pgd/model.keras \
 		--source_model=$(SEARCH_WORKDIR)_standard/model.keras \
 		--workdir=$(SEARCH_WORKDIR)_attack
+	$(VENV_PYTHON) launch/attack.py $(ATTACK_FLAGS) \
+		--model=$(SEARCH_WORKDIR)_standard/model.keras \
+		--workdir=$(SEARCH_WORKDIR)_standard_attack
 
 # Shows why what was found is smooth, and tells of all runs on one page.
 report: attack
@@ -56,6 +59,7 @@ report: attack
 		--model=$(SEARCH_WORKDIR)_pgd/model.keras --model=$(SEARCH_WORKDIR) \
 		--run=$(SEARCH_WORKDIR) --run=$(SEARCH_WORKDIR)_standard \
 		--run=$(SEARCH_WORKDIR)_pgd --run=$(SEARCH_WORKDIR)_attack \
+		--run=$(SEARCH_WORKDIR)_standard_attack \
 		--workdir=$(SEARCH_WORKDIR)_landscape --report=$(SEARCH_WORKDIR)_report.html
 
 # Compares searches with and without the penalty and random cells, with three seeds.

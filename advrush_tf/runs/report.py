@@ -10,14 +10,20 @@ from advrush_tf.figures.genotype import CAN_DRAW, draw_cells
 from advrush_tf.figures.search import draw_alphas, draw_history
 from advrush_tf.files import read_json, sha256, write_text
 from advrush_tf.genotypes.genotype import Genotype
-from advrush_tf.runs import evaluation_report, inspection, study_report
+from advrush_tf.runs import conclusions, evaluation_report, inspection, study_report
 from advrush_tf.runs.command import read_command
 from advrush_tf.runs.evaluation_report import CURVE, MATRIX, TRIPLES
 from advrush_tf.runs.evaluation_report import RESULTS as EVALUATION
 from advrush_tf.runs.fit_record import CURVES, accuracies, check_models, measured
 from advrush_tf.runs.fit_record import REPORT as FIT
 from advrush_tf.runs.inspection import RESULTS as INSPECTION
-from advrush_tf.runs.report_page import Figure, Measurement, Section, render
+from advrush_tf.runs.report_page import (
+    CLEAN,
+    Figure,
+    Measurement,
+    Section,
+    render,
+)
 from advrush_tf.runs.study_report import FIGURE as SEEDS
 from advrush_tf.runs.study_report import RESULTS as STUDY
 from advrush_tf.runs.table import Table, accuracy_text, mean_text, share_text
@@ -105,6 +111,7 @@ def _search(workdir: Path, history: SearchHistory) -> Section:
         f"{settings['epochs']}, {settings['warmup_epochs']} of them without the "
         f"penalty; supernet of {settings['num_cells']} cells, "
         f"{settings['init_channels']} channels; seed {settings['seed']}.",
+        conclusions.of_search(history),
         read_command(workdir),
         settings,
         _library(genotype.provenance),
@@ -150,6 +157,7 @@ def _fit(workdir: Path, report: Mapping[str, Any]) -> Section:
         f"{len(report['history'])} epochs; {_network(settings)}, "
         f"{report['parameters']:,} parameters; seed {settings['seed']}; "
         f"{report['seconds']:.0f} s.",
+        conclusions.of_fit(report),
         read_command(workdir),
         settings,
         _library(report),
@@ -168,7 +176,7 @@ def _fit_measurements(
     for name, (_, result) in measured(report).items():
         path = workdir / name
         model = sha256(path) if path.is_file() else str(path)
-        for quantity, key in (("clean", "accuracy"), (attack, "robust_accuracy")):
+        for quantity, key in ((CLEAN, "accuracy"), (attack, "robust_accuracy")):
             value = accuracy_text(result[key], images)
             yield Measurement(model, str(path), quantity, value)
 
@@ -209,7 +217,7 @@ def _evaluation(workdir: Path, results: Mapping[str, Any]) -> Section:
     settings, norm = results["settings"], results["norm"]
     model, radius = settings["model"], results["epsilon"]["given"]
     ball = f"{norm}, epsilon {radius}"
-    found = {"clean": results["clean"]}
+    found = {CLEAN: results["clean"]}
     for attack in results["attacks"]:
         if attack["crafted_on"] == model and attack["epsilon"]["given"] == radius:
             found[f"{attack['attack']}, {ball}"] = attack
@@ -220,6 +228,7 @@ def _evaluation(workdir: Path, results: Mapping[str, Any]) -> Section:
         f"{model} on {results['images']} images of the {results['split']} split of "
         f"{results['dataset']}; {ball}; seed {settings['seed']}; "
         f"{results['seconds']:.0f} s.",
+        conclusions.of_evaluation(results),
         read_command(workdir),
         settings,
         results["versions"],
@@ -253,6 +262,7 @@ def _inspection(workdir: Path, results: Mapping[str, Any]) -> Section:
         f"{len(models)} {'models' if len(models) > 1 else 'model'} on the first "
         f"{_images(models)} images of the test split of {settings['dataset']}; "
         f"epsilon {settings['epsilon']}; seed {settings['seed']}.",
+        conclusions.of_inspection(results),
         read_command(workdir),
         settings,
         _library(results) | results["versions"],
@@ -272,8 +282,9 @@ def _study(workdir: Path, results: Mapping[str, Any]) -> Section:
     return Section(
         "Study",
         workdir,
-        f"{', '.join(results['entries'])} on {settings['dataset']}, {results['seeds']} "
-        f"seeds; {' '.join(results['conclusions'])}",
+        f"{', '.join(results['entries'])} on {settings['dataset']}, "
+        f"{results['seeds']} seeds.",
+        " ".join(results["conclusions"]),
         read_command(workdir),
         settings,
         _library(results),

@@ -18,6 +18,7 @@ from advrush_tf.runs.models import short_names
 from advrush_tf.runs.table import Table
 from advrush_tf.version import __version__
 
+CLEAN = "clean"  # the quantity that every classifier has
 _TEMPLATE = "report.html.jinja"
 
 
@@ -85,6 +86,7 @@ class Section:
         kind: kind of run, in a word.
         workdir: folder of the run.
         lead: outline in a sentence.
+        conclusion: what the results come to, in a sentence; empty for nothing.
         command: command line of the run; empty where it is not known.
         settings: settings, by name.
         versions: versions of libraries, by name.
@@ -96,6 +98,7 @@ class Section:
     kind: str
     workdir: Path
     lead: str
+    conclusion: str
     command: str
     settings: Mapping[str, Any]
     versions: Mapping[str, str]
@@ -119,9 +122,9 @@ def compare(measurements: Sequence[Measurement], names: Mapping[str, str]) -> Ta
         row = rows.setdefault(found.model, {"": names[found.model]})
         row[found.quantity] = found.value
     return Table(
-        "All models, with 95 % intervals",
+        "All models, with 95 % intervals (-: not measured)",
         ("model", *quantities),
-        [[row.get(name, "") for name in ("", *quantities)] for row in rows.values()],
+        [[row.get(name, "-") for name in ("", *quantities)] for row in rows.values()],
     )
 
 
@@ -136,6 +139,7 @@ def render(sections: Sequence[Section]) -> str:
     template = importlib.resources.files("advrush_tf.runs").joinpath(_TEMPLATE)
     return environment.from_string(template.read_text("utf-8")).render(
         sections=sections,
+        shown_in=_first_places(sections),
         comparison=_comparison(sections),
         date=datetime.datetime.now().astimezone().strftime("%-d %B %Y, %H:%M %Z"),
         version=__version__,
@@ -144,14 +148,31 @@ def render(sections: Sequence[Section]) -> str:
 
 
 def _comparison(sections: Sequence[Section]) -> Table | None:
-    """Returns the table of all models; None if no run measured any."""
+    """Returns the table of all models with an accuracy; None if there is none.
+
+    The curvature alone, such as a supernet's, is in its inspection's table.
+    """
     found = [one for section in sections for one in section.measurements]
+    classifiers = {one.model for one in found if one.quantity == CLEAN}
+    found = [one for one in found if one.model in classifiers]
     # The same file may have been given by different paths.
     paths: dict[str, str] = {}
     for one in found:
         paths.setdefault(one.model, one.path)
     names = dict(zip(paths, short_names(list(paths.values())), strict=True))
     return compare(found, names) if found else None
+
+
+def _first_places(sections: Sequence[Section]) -> dict[str, int]:
+    """Returns the first section, from 1 on, of each picture's source.
+
+    A fit has the cells of its search.
+    """
+    places: dict[str, int] = {}
+    for number, section in enumerate(sections, 1):
+        for figure in section.figures:
+            places.setdefault(figure.source, number)
+    return places
 
 
 def _text(value: Any) -> str:

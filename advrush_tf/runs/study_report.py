@@ -237,7 +237,8 @@ def _write_tensorboard(
     names = ("entry", "seed", "objective", *_SIZES)
     for number, run in enumerate(results["runs"]):
         with event_writer(folder / f"run_{number:03d}"):
-            hp.hparams({name: run[name] for name in names})
+            trial = f"{run['entry']}, {run['objective']}, seed {run['seed']}"
+            hp.hparams({name: run[name] for name in names}, trial)
             for name in (*COMPARED, *CURVATURES):
                 if name in run:
                     tf.summary.scalar(name, run[name])

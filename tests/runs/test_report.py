@@ -5,7 +5,7 @@ import pytest
 
 from advrush_tf.errors import UserError
 from advrush_tf.files import read_json, write_json
-from advrush_tf.runs import evaluation_report, fit_record, inspection
+from advrush_tf.runs import conclusions, evaluation_report, fit_record, inspection
 from advrush_tf.runs.report import read_section
 from advrush_tf.runs.table import accuracy_text
 from advrush_tf.statistics import wilson
@@ -18,7 +18,13 @@ from support.workdirs import (
     paint,
 )
 
-MAKERS = {"fit": make_fit, "results": make_evaluation, "inspection": make_inspection}
+MAKERS = {
+    "search": make_search,
+    "fit": make_fit,
+    "results": make_evaluation,
+    "inspection": make_inspection,
+}
+REPORTS = [name for name in MAKERS if name != "search"]
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +59,54 @@ def test_a_search_can_be_run_again(search):
     assert search.command == COMMAND
     assert search.settings["num_nodes"] == 2
     assert search.versions == {"advrush_tf": "1.2.3"}
+
+
+@pytest.mark.parametrize(
+    ("name", "conclusion"),
+    [
+        (
+            "search",
+            "The accuracy on the alpha half went from 25.00% to 75.00%; the penalty "
+            "ended at 4.5; the last epoch changed none of the 8 kept edges.",
+        ),
+        (
+            "fit",
+            "The best weights, of epoch 2 of 3, are right on 90.00% of the test images "
+            "and on 50.50% of them under PGD-20; the last ones on 60.00% and 0.00%.",
+        ),
+        (
+            "results",
+            "Of the images, 75.00% are right without an attack and 0.00% under all of "
+            "them; the strongest alone, autoattack, leaves 25.00%; 2 warnings say why "
+            "this may be too high.",
+        ),
+        (
+            "inspection",
+            "The mean top eigenvalue of one/model.keras is 3.25; over 7 random "
+            "genotypes the robust accuracy falls with the top eigenvalue.",
+        ),
+    ],
+)
+def test_a_run_concludes_in_a_sentence(tmp_path, name, conclusion):
+    assert read_section(MAKERS[name](tmp_path)).conclusion == conclusion
+
+
+@pytest.mark.parametrize(
+    ("high", "verb"), [(4.0, "do not overlap"), (7.0, "overlap, so this may be chance")]
+)
+def test_two_models_are_compared_with_their_intervals(tmp_path, high, verb):
+    path = make_inspection(tmp_path) / "inspection.json"
+    results = read_json(path)
+    top = {"mean": 8.0, "low": 6.0, "high": 9.0}
+    models = {
+        "steep": {"images": 64, "accuracy": 1, "curvature": {"top_eigenvalue": top}},
+        "flat": results["models"]["one/model.keras"],
+    }
+    models["flat"]["curvature"]["top_eigenvalue"]["high"] = high
+    assert conclusions.of_inspection({"models": models}) == (
+        "The mean top eigenvalue of flat is 3.25, the lowest, and of steep 8; their "
+        f"intervals {verb}."
+    )
 
 
 def test_an_unfinished_search_can_be_told_of(tmp_path):
@@ -203,7 +257,7 @@ def test_another_folder_is_refused_with_what_was_expected(tmp_path):
         read_section(tmp_path / "none")
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", REPORTS)
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"settings": 1}', "\x00"])
 def test_a_damaged_report_is_named(tmp_path, name, text):
     path = MAKERS[name](tmp_path) / f"{name}.json"

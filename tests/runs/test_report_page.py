@@ -3,6 +3,7 @@ import hashlib
 import io
 import shutil
 import subprocess
+from html import escape
 from html.parser import HTMLParser
 
 import numpy as np
@@ -11,7 +12,7 @@ from matplotlib.image import imread
 
 from advrush_tf.errors import UserError
 from advrush_tf.runs.report import write_html
-from advrush_tf.runs.report_page import Figure, Measurement, compare, render
+from advrush_tf.runs.report_page import Figure, Measurement, Section, compare, render
 from support.workdirs import (
     COLOURS,
     COMMAND,
@@ -130,6 +131,7 @@ def test_a_table_compares_what_was_measured_of_the_same_file(path):
     assert best.startswith("fit/model.keras 75.00% (30.06% to 95.44%) 50.50% (")
     assert best.endswith("3.25 (2.5 to 4)")
     assert last.startswith("fit/model_last.keras 60.00% (")
+    assert last.endswith(" - - - -")
 
 
 def test_settings_commands_and_versions_are_there(page):
@@ -197,7 +199,40 @@ def test_models_are_compared_by_what_they_are_not_by_their_paths():
         {"1": "first", "2": "second"},
     )
     assert table.head == ("model", "clean", "curvature")
-    assert table.rows == [["first", "91%", "3"], ["second", "80%", ""]]
+    assert table.rows == [["first", "91%", "3"], ["second", "80%", "-"]]
+
+
+def _section(workdir, figures=(), measurements=()):
+    return Section(
+        *("Fit", workdir, "It ran.", "It went well.", "", {}, {}),
+        figures=figures,
+        measurements=measurements,
+    )
+
+
+def test_a_picture_is_drawn_once_and_then_pointed_to():
+    cell = Figure.of_svg(b"<svg/>", "Cell", "One edge.")
+    page = Page(render([_section("one", [cell]), _section("two", [cell])]))
+    assert len(page.all("img")) == 1
+    assert "Cell: drawn in one ." in page.text
+    assert [link["href"] for link in page.all("a")].count("#run-1") == 2
+
+
+def test_a_model_without_accuracies_has_no_row():
+    found = [
+        Measurement("1", "a.keras", "clean", "90%"),
+        Measurement("1", "a.keras", "curvature", "3"),
+        Measurement("2", "search", "curvature", "4"),
+    ]
+    page = Page(render([_section("one", measurements=found)]))
+    assert "curvature a.keras 90% 3 Fit" in page.text
+    page = Page(render([_section("one", measurements=found[2:])]))
+    assert "All models" not in page.text
+
+
+def test_every_section_concludes(path):
+    text = path.read_text("utf-8")
+    assert text.count('<p class="conclusion">') == text.count("<section") == 4
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +243,7 @@ def browse(path):
         pytest.skip("there is no Chromium or Chrome")
     common = [found[0], "--headless=new", "--no-sandbox", "--disable-gpu"]
 
-    def run(*options):
+    def run(*options, path=path):
         command = [*common, *options, path.as_uri()]
         return subprocess.run(command, capture_output=True, timeout=120, check=True)
 
@@ -230,3 +265,21 @@ def test_a_browser_understands_the_page_as_it_is_written(browse, page):
     seen = Page(browse("--dump-dom").stdout.decode())
     assert [tag for tag, _ in seen.tags] == [tag for tag, _ in page.tags]
     assert seen.text == page.text
+
+
+@pytest.mark.parametrize("width", [400, 1300, 1900])
+def test_the_page_fits_a_window_and_the_table_of_models_a_wide_one(
+    browse, path, tmp_path, width
+):
+    # In frames, as no window is narrower than 500 pixels.
+    script = """<script>onload = () => { const seen = frames[0].document
+      const wide = it => it.scrollWidth > it.clientWidth
+      document.title = [seen.documentElement, seen.querySelector(".models")].map(wide)
+    }</script>"""
+    frame = (
+        f"<iframe srcdoc='{escape(path.read_text('utf-8'))}' width={width}></iframe>"
+    )
+    probe = tmp_path / "probe.html"
+    probe.write_text(f"<meta charset='utf-8'><title></title>{frame}{script}", "utf-8")
+    dom = browse("--dump-dom", path=probe).stdout.decode()
+    assert f"<title>false,{str(width < 1300).lower()}</title>" in dom

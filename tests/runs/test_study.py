@@ -12,6 +12,7 @@ from advrush_tf.runs import study, study_progress
 from advrush_tf.runs.profiling import count_parameters, multiply_adds
 from advrush_tf.runs.report import read_section
 from advrush_tf.runs.study_settings import StudySettings
+from support.hparams import hparams
 from support.processes import kill_while_writing
 
 TOY = {
@@ -164,7 +165,9 @@ def test_the_numbers_of_a_study(toy, stubs, tmp_path):
     assert "| 20 | 90.00% | 70.00% | 70.00% | 2 | 2 |" in table
     section = read_section(workdir)
     assert section.kind == "Study" and len(section.figures) == 1
-    assert len(list(workdir.glob("tensorboard/run_*"))) == 6
+    trials = [hparams(run)[0][0] for run in workdir.glob("tensorboard/run_*")]
+    assert len({trial.group_name for trial in trials}) == 6
+    assert "random, fgsm_rs, seed 2" in {trial.group_name for trial in trials}
 
 
 def test_a_failed_run_does_not_end_the_others(toy, stubs, tmp_path, monkeypatch):

@@ -11,7 +11,6 @@ from matplotlib import colormaps
 from tensorboard.backend.event_processing.plugin_event_accumulator import (
     EventAccumulator,
 )
-from tensorboard.plugins.hparams import metadata
 
 from advrush_tf.attacks.pgd import SignAscent
 from advrush_tf.data.pipeline import bilevel_pairs, training_batches
@@ -28,6 +27,7 @@ from advrush_tf.runs.tensorboard import (
 from advrush_tf.search.model import AdvRushSearchModel
 from advrush_tf.training.optimizers import EpochCosine, MomentumSGD, OneCycle
 from support.figure_spy import spy_on_figures
+from support.hparams import hparams
 from support.small_networks import tiny_network
 
 STEPS, EVERY, EPOCHS = 3, 2, 3
@@ -245,25 +245,9 @@ def test_histograms_show_the_alphas(run):
             assert np.abs(buckets[:, :2]).max() < 0.1
 
 
-def _hparams(folder):
-    """Starts and experiments of all files of a folder."""
-    starts, experiments = [], []
-    for path in sorted(folder.iterdir()):
-        for event in tf.compat.v1.train.summary_iterator(str(path)):
-            for value in event.summary.value:
-                content = value.metadata.plugin_data.content
-                if value.tag == metadata.SESSION_START_INFO_TAG:
-                    starts.append(
-                        metadata.parse_session_start_info_plugin_data(content)
-                    )
-                if value.tag == metadata.EXPERIMENT_TAG:
-                    experiments.append(metadata.parse_experiment_plugin_data(content))
-    return starts, experiments
-
-
 def test_settings_are_hyperparameters_of_one_trial(run):
     kind, folder, *_ = run
-    starts, experiments = _hparams(folder)
+    starts, experiments = hparams(folder)
     assert len(starts) == len(experiments) == 2
     for start in starts:
         values = {
