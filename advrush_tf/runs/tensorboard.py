@@ -59,8 +59,8 @@ class RunTensorBoard(keras.callbacks.Callback):
     before this one, so that no epoch is written twice.
 
     Args:
-        folder: Folder of the event files, made if it does not exist; the one that it is
-            in is the name of the trial in the HParams tab.
+        folder: Folder of the event files, made if it does not exist; its parent names
+            the trial in the HParams tab.
         hyperparameters: Name and value of each setting, for the HParams tab.
         every_steps: Steps from one step that is written to the next, at least 1.
 
@@ -103,8 +103,10 @@ class RunTensorBoard(keras.callbacks.Callback):
                         for t, n in self.metric_names.items()
                     ],
                 )
-                # A trial that has no name is shown as a hash of its settings.
-                hp.hparams(self._hyperparameters, str(Path(self._folder).parent))
+                # Without a name it is a hash of the settings; of long ones the table
+                # shows the first letters.
+                run = Path(self._folder).parent
+                hp.hparams(self._hyperparameters, f"{run.name} ({run})")
             self._writer.flush()
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -247,7 +249,7 @@ def alphas_image(
     axes = figure.add_subplot()
     low, high = _colour_range(weights)
     image = axes.imshow(weights, "viridis", aspect="auto", vmin=low, vmax=high)
-    figure.colorbar(image, label="weight (softmax of the alphas)")
+    figure.colorbar(image, label="softmax of the alphas")
     edges = _edges(rows)
     axes.set_xticks(range(columns), primitives, rotation=30, ha="right")
     axes.set_yticks(range(rows), [f"{node} \u2190 {state}" for node, state in edges])

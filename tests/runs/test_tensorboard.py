@@ -256,7 +256,7 @@ def test_settings_are_hyperparameters_of_one_trial(run):
         }
         expected = HYPERPARAMETERS | {"shape": "8, 8, 1", "nothing": "None"}
         assert values == expected
-    assert {start.group_name for start in starts} == {str(folder.parent)}
+    assert {start.group_name for start in starts} == {f"new ({folder.parent})"}
     metrics = [info.name.tag for info in experiments[0].metric_infos]
     assert metrics == list(kind.metrics)
     assert set(metrics) <= set(read_scalars(folder))
