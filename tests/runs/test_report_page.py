@@ -11,7 +11,7 @@ import pytest
 from matplotlib.image import imread
 
 from advrush_tf.errors import UserError
-from advrush_tf.runs.report import write_html
+from advrush_tf.runs.report import read_section, write_html
 from advrush_tf.runs.report_page import Figure, Measurement, Section, compare, render
 from support.workdirs import (
     COLOURS,
@@ -128,7 +128,7 @@ def test_a_table_compares_what_was_measured_of_the_same_file(path):
     assert head.startswith("model clean PGD-20, epsilon 0.1 (fit) fgsm, Linf, epsilon")
     assert head.endswith("all attacks, Linf, epsilon 8/255 top eigenvalue")
     # The evaluation's clean accuracy, as it comes after the fit's.
-    assert best.startswith("fit/model.keras 75.00% (30.06% to 95.44%) 50.50% (")
+    assert best.startswith("fit/model.keras 75.00% (30.06 to 95.44%) 50.50% (")
     assert best.endswith("3.25 (2.5 to 4)")
     assert last.startswith("fit/model_last.keras 60.00% (")
     assert last.endswith(" - - - -")
@@ -146,7 +146,7 @@ def test_settings_commands_and_versions_are_there(page):
 
 
 def test_an_interval_is_kept_on_one_line(path):
-    assert "(30.06%\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}95.44%)" in path.read_text()
+    assert "(30.06\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}95.44%)" in path.read_text()
 
 
 def test_a_page_without_models_has_no_comparison():
@@ -267,18 +267,32 @@ def test_a_browser_understands_the_page_as_it_is_written(browse, page):
     assert seen.text == page.text
 
 
+@pytest.fixture(scope="module")
+def crowded(workdirs):
+    """A page whose models have all numbers that `make report` measures."""
+    ball = "Linf, epsilon 8/255"
+    attacks = [f"{name}, {ball}" for name in ("pgd20", "autoattack", "all attacks")]
+    quantities = ("clean", "PGD-20, epsilon 0.0314 (fit)", f"fgsm, {ball}", *attacks)
+    share = "49.17% (47.58% to 49.72%)"
+    found = [
+        Measurement(model, f"runs/digits_{model}/model.keras", name, share)
+        for model in ("standard", "adversarial")
+        for name in (*quantities, "top eigenvalue")
+    ]
+    sections = [read_section(workdir) for workdir in workdirs]
+    return render([_section("one", measurements=found), *sections[::2]])
+
+
 @pytest.mark.parametrize("width", [400, 1300, 1900])
 def test_the_page_fits_a_window_and_the_table_of_models_a_wide_one(
-    browse, path, tmp_path, width
+    browse, crowded, tmp_path, width
 ):
-    # In frames, as no window is narrower than 500 pixels.
+    # In a frame, as no window is narrower than 500 pixels.
     script = """<script>onload = () => { const seen = frames[0].document
       const wide = it => it.scrollWidth > it.clientWidth
       document.title = [seen.documentElement, seen.querySelector(".models")].map(wide)
     }</script>"""
-    frame = (
-        f"<iframe srcdoc='{escape(path.read_text('utf-8'))}' width={width}></iframe>"
-    )
+    frame = f"<iframe srcdoc='{escape(crowded)}' width={width}></iframe>"
     probe = tmp_path / "probe.html"
     probe.write_text(f"<meta charset='utf-8'><title></title>{frame}{script}", "utf-8")
     dom = browse("--dump-dom", path=probe).stdout.decode()
