@@ -162,7 +162,7 @@ def load_dataset(
     if not (test_only or len(dataset.train)):
         raise UserError(
             f"Data set {name} has no images to train with, only to test with; it "
-            "serves launch/attack.py alone."
+            "serves launch/attack.py and launch/landscape.py alone."
         )
     return dataset
 

@@ -300,7 +300,7 @@ def get_genotype(name_or_path: str | os.PathLike) -> Genotype:
     """
     if str(name_or_path) in NAMED:
         return NAMED[str(name_or_path)]
-    if str(name_or_path).startswith("Genotype("):
+    if written.has_call(str(name_or_path)):
         return Genotype.from_text(str(name_or_path))
     try:
         return Genotype.load(name_or_path)

@@ -278,10 +278,15 @@ def _suitable_fit(settings: SearchSettings) -> dict[str, int | None]:
     # What is tried on few images is tried on few once more.
     images = settings.train_images
     flags = {"train_images": images, "test_images": images}
+    # Where left and right differ for a search, they do for a fit.
+    flags["augment"] = None if settings.augment else False
     official, sizes = SearchSettings(), ("init_channels", "num_cells", "epochs")
     own = {name: getattr(settings, name) for name in sizes}
     if any(own[name] != getattr(official, name) for name in sizes):
         flags |= own
+    # Few images may not fill the recipe's batch.
+    if settings.batch_size < official.batch_size:
+        flags["batch_size"] = settings.batch_size
     return flags
 
 

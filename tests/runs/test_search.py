@@ -81,6 +81,12 @@ def test_the_fit_to_run_next_suits_the_search(finished):
     sizes = [flags[f"--{name}"] for name in ("init_channels", "num_cells", "epochs")]
     assert sizes == ["2", "1", "3"]
     assert not any(search_run._suitable_fit(SearchSettings()).values())
+    # What the images ask for is handed on.
+    few = search_run._suitable_fit(SearchSettings(batch_size=16, augment=False))
+    assert {n: v for n, v in few.items() if v is not None} == {
+        "batch_size": 16,
+        "augment": False,
+    }
 
 
 def test_an_epochs_line_fits_and_shows_that_the_entropy_moves():
