@@ -53,6 +53,11 @@ def load_classifier(path: str | Path) -> keras.Model:
             safe mode does not run or does not know.
     """
     path = Path(path)
+    if path.is_dir() and not (path / "saved_model.pb").exists():
+        raise UserError(
+            f"{path} is a folder; give a .keras file, such as the model.keras in the "
+            "workdir of a fit."
+        )
     if path.is_dir():
         raise UserError(
             f"{path} is a folder, as of a SavedModel, which holds a graph without its "

@@ -112,13 +112,16 @@ def test_what_is_no_model_or_holds_code_is_one_clear_line(tmp_path):
     (tmp_path / "cut.keras").write_bytes(whole[len(whole) // 2 :])
     (tmp_path / "text.keras").write_text("no model")
     (tmp_path / "folder.keras").mkdir()
+    (tmp_path / "exported.keras").mkdir()
+    (tmp_path / "exported.keras" / "saved_model.pb").touch()
     (tmp_path / "only.weights.h5").touch()
     (tmp_path / "old.keras").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99))
     with zipfile.ZipFile(tmp_path / "other.keras", "w") as file:
         file.writestr("readme", "hello")
     for name, words in {
         "none": "There is no model file",
-        "folder": "is a folder, as of a SavedModel.* as a .keras file, or .*serve to a",
+        "folder": "is a folder; give a .keras file, such as the model.keras",
+        "exported": "as of a SavedModel.* as a .keras file, or .*serve to a",
         "old": "HDF5 file.* keras.models.load_model and save it as a .keras",
         "only.weights.h5": "holds weights without their model; .* load_weights",
         "text": "damaged or not a .keras file",
