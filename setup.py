@@ -81,8 +81,9 @@ setup(
         # The attacks fgsm, pgd, bim, mim, cw and spsa. Code of this very version is
         # mended; it brings packages that nothing else here needs.
         "cleverhans": ["cleverhans==4.0.0"],
-        # Of cells. The first version whose wheels bring Graphviz with them.
-        "drawings": ["pygraphviz>=2.0"],
+        # Of cells. The first version whose wheels bring Graphviz with them. Keras'
+        # plot_model takes the other, and Graphviz's program.
+        "drawings": ["pydot>=4.0", "pygraphviz>=2.0"],
         "dev": ["mypy", "pytest", "pytest-xdist", "ruff", "scikit-learn"],
     },
 )

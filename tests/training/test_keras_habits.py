@@ -1,5 +1,7 @@
 """What users of Keras write from habit works here, or is refused in one sentence."""
 
+import shutil
+
 import keras
 import numpy as np
 import pytest
@@ -107,6 +109,14 @@ def test_a_fits_summary_shows_the_networks_parts():
     assert "?" not in text
     assert "cell_0 (FixedCell)" in text
     assert text.count("(None, 3)") == 2
+
+
+@pytest.mark.skipif(not shutil.which("dot"), reason="needs Graphviz's program")
+@pytest.mark.parametrize("make", [tiny_network, _fit_model, tiny_model])
+def test_a_model_is_plotted(tmp_path, make):
+    path = tmp_path / "model.png"
+    keras.utils.plot_model(make(), str(path), show_shapes=True, expand_nested=True)
+    assert path.read_bytes()[:4] == b"\x89PNG"
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "float64"])
