@@ -192,10 +192,19 @@ def label_array(y: Any, images: int, num_classes: int | None) -> np.ndarray:
     Raises:
         ValueError: they are wrong or not as many as the images.
     """
-    labels = as_labels(y, num_classes).numpy()
-    if len(labels) != images:
-        raise ValueError(f"{images} images need as many labels, not {len(labels)}")
-    return labels
+    labels = as_labels(y, num_classes)
+    check_count(labels, images)
+    return labels.numpy()
+
+
+def check_count(labels: tf.Tensor, images: int | None) -> None:
+    """Checks that labels are as many as images, where both numbers are known.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if None not in (images, labels.shape[0]) and labels.shape[0] != images:
+        raise ValueError(f"{images} images need as many labels, not {labels.shape[0]}")
 
 
 def check_weights(weights: Any, examples: int) -> None:

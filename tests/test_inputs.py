@@ -158,6 +158,17 @@ def test_wrong_labels_are_refused_everywhere(models, wrong, message):
     assert _not_refused(calls, message) == []
 
 
+@pytest.mark.parametrize("count", [1, 5])
+def test_too_few_labels_are_refused(models, count):
+    x, y = tiny_batch()
+    # Keras counts what it cuts into batches itself.
+    names = ["craft", "objective", "curvature_penalty", "hessian_vector_product"]
+    names += ["measure_curvature", "loss_surface", "train_on_batch", "test_on_batch"]
+    calls = [(n, lambda n=n: TAKERS[n](models[0], x, y[:count])) for n in names]
+    message = f"6 images need as many labels, not {count}"
+    assert _not_refused(calls, message) == []
+
+
 FORMS = {
     "list": lambda y: y.tolist(),
     "column": lambda y: y[:, np.newaxis],
@@ -197,6 +208,9 @@ def test_the_batches_of_a_search_refuse_wrong_labels(wrong):
         advrush_tf.bilevel_pairs(images, [0, wrong, 0, 1], 2)
     with pytest.raises(ValueError, match=r"must be in \[0, 1\]; these are in \[9"):
         advrush_tf.bilevel_pairs(images + np.float32(9), [0, 1, 0, 1], 2)
+    # Nearly black if taken for 8-bit ones.
+    with pytest.raises(ValueError, match="these are 0 and 1 only; give floats"):
+        advrush_tf.bilevel_pairs(images.astype(int) + 1, [0, 1, 0, 1], 2)
 
 
 def test_probabilities_are_refused_or_warned_of(models):

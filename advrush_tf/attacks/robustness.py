@@ -8,7 +8,13 @@ import numpy as np
 from advrush_tf.attacks.base import open_labelled
 from advrush_tf.attacks.catalogue import BLACK_BOX, named_attack
 from advrush_tf.attacks.geometry import Norm, Radius
-from advrush_tf.attacks.sanity_checks import check_results, not_finite, probe_wins
+from advrush_tf.attacks.sanity_checks import (
+    bad_gradients,
+    check_results,
+    missing_classes,
+    not_finite,
+    probe_wins,
+)
 from advrush_tf.attacks.sanity_probes import check_model
 from advrush_tf.attacks.series import Progress, run_series, with_bar, without_bar
 from advrush_tf.statistics import wilson
@@ -86,6 +92,7 @@ def evaluate_robustness(
     robust = survived[-1]
     broken = {name: progress.broken_by == n for n, name in enumerate(attacks)}
     findings = [
+        missing_classes(y, [str(n) for n in range(classifier.num_classes)]),
         *probed.findings,
         *check_results(
             robust,
@@ -98,6 +105,7 @@ def evaluate_robustness(
         not_finite(
             classifier.predict(progress.images[progress.broken_by >= 0]), attack
         ),
+        bad_gradients([attack] if progress.bad_gradients else []),
     ]
     accuracies = {
         name: Accuracy(float(kept.mean()), *wilson(int(kept.sum()), len(kept)))

@@ -16,7 +16,7 @@ import tensorflow as tf
 from advrush_tf.attacks.losses import log_odds
 from advrush_tf.attacks.pgd import SignAscent, Start
 from advrush_tf.errors import Choice
-from advrush_tf.inputs import as_labels, check_images, check_labels
+from advrush_tf.inputs import as_labels, check_count, check_images, check_labels
 from advrush_tf.losses import cross_entropy, kl_divergence
 from advrush_tf.version import PACKAGE
 
@@ -66,6 +66,7 @@ class Objective(abc.ABC):
         """
         check_images(x)
         x, labels = tf.convert_to_tensor(x), as_labels(y)
+        check_count(labels, x.shape[0])
 
         def logits_fn(images: tf.Tensor, training: bool) -> tf.Tensor:
             logits = model_fn(images, training)

@@ -27,6 +27,7 @@ from advrush_tf.custom_gradient import custom_gradient
 from advrush_tf.errors import Choice
 from advrush_tf.inputs import (
     as_labels,
+    check_count,
     check_images,
     check_logits,
     check_pixels,
@@ -183,7 +184,9 @@ def check_model_images(model_fn: Any, x: Any) -> None:
 def checked_losses(labels: Any, logits: tf.Tensor) -> tf.Tensor:
     """Exact cross-entropies of logits that are checked, for labels of any form."""
     check_logits(logits)
-    return exact_cross_entropy(as_labels(labels, logits.shape[-1]), logits)
+    numbers = as_labels(labels, logits.shape[-1])
+    check_count(numbers, logits.shape[0])
+    return exact_cross_entropy(numbers, logits)
 
 
 def _inference_form(model_fn):

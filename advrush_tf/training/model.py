@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.eager import context
 
-from advrush_tf.inputs import check_labels, check_weights
+from advrush_tf.inputs import check_count, check_labels, check_weights
 from advrush_tf.nn.image_model import ImageModel
 
 _NO_LOSS = "the model has its own losses (the objective of a fit, gamma of a search)"
@@ -166,8 +166,9 @@ class ReplicatedModel(ImageModel):
         """
         self.check_images(x)
         pieces = self.distribute_strategy.experimental_local_results
-        for labels in pieces(y):
+        for images, labels in zip(pieces(x), pieces(y), strict=True):
             check_labels(labels, self.num_classes)
+            check_count(labels, images.shape[0])
         if weights is not None:
             for labels, part in zip(pieces(y), pieces(weights), strict=True):
                 check_weights(part, len(labels))

@@ -42,3 +42,20 @@ def test_a_wrong_model_is_doubted():
         evaluate_robustness(model, x, y, attack="best")
     with pytest.raises(ValueError, match="norm must be one of 'Linf', 'L2', not 'L1'"):
         evaluate_robustness(model, x, y, norm="L1")
+
+
+def test_missing_classes_and_gradients_on_the_way_are_named():
+    model, _ = linear()
+    x, y = grey(model)
+    kept = y != 2
+
+    def broken_away_from_grey(images):
+        # Its slope is infinity times 0 where a pixel is 1, as only attacked ones are.
+        extra = tf.reduce_sum(tf.sqrt(tf.nn.relu(1 - images)), [1, 2, 3])
+        return model(images) * (1 + extra[:, tf.newaxis])
+
+    found = evaluate_robustness(
+        broken_away_from_grey, x[kept], y[kept], 1.0, attack="apgd-ce"
+    )
+    assert any("none of 1 of 3 classes (2)" in text for text in found.warnings)
+    assert any("During apgd-ce" in text for text in found.warnings)
