@@ -99,12 +99,10 @@ def _synchronized_batch_norm(x, scale, offset):
 
 def _bessel(x: tf.Tensor) -> tf.Tensor:
     """n / (n - 1) for the n values of a channel."""
-    pixels = x.shape[1] * x.shape[2]
     dtype = x.dtype if x.dtype.size > 2 else tf.float32
-    if x.shape[0] is not None:
-        count = x.shape[0] * pixels
-        return constant(count / max(count - 1, 1), dtype)
-    count = tf.cast(tf.shape(x)[0] * pixels, dtype)
+    if (known := x.shape[:-1].num_elements()) is not None:
+        return constant(known / max(known - 1, 1), dtype)
+    count = tf.cast(tf.size(x) // x.shape[-1], dtype)
     return count / tf.maximum(count - 1, 1)
 
 

@@ -9,7 +9,7 @@ from advrush_tf.nn.constants import inlined
 
 
 class ImageModel(keras.Model):
-    """A Keras model of images in [0, 1], whose `predict` refuses all others."""
+    """A Keras model of images in [0, 1], whose Keras methods refuse all others."""
 
     predict_function: Any
 
@@ -45,6 +45,14 @@ class ImageModel(keras.Model):
             input_signature = [images]
         with inlined():
             super().export(filepath, format, verbose, input_signature, **kwargs)
+
+    def train_step(self, data):
+        check_images(keras.utils.unpack_x_y_sample_weight(data)[0])
+        return super().train_step(data)
+
+    def test_step(self, data):
+        check_images(keras.utils.unpack_x_y_sample_weight(data)[0])
+        return super().test_step(data)
 
     def make_predict_function(self, force=False):
         if self.predict_function is None or force:

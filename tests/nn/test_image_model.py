@@ -48,3 +48,14 @@ def test_a_network_becomes_a_tflite_file(tmp_path):
     interpreter.invoke()
     found = interpreter.get_tensor(logits["index"])
     np.testing.assert_allclose(found, model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_is_a_keras_model_that_refuses_other_images():
+    model, (x, y) = _network(), tiny_batch()
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    before = model.evaluate(x, y, verbose=0)
+    model.fit(x, y, batch_size=4, epochs=3, verbose=0)  # The last batch is smaller.
+    assert model.evaluate(x, y, verbose=0) != before
+    for method in ("fit", "evaluate", "train_on_batch", "test_on_batch"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"must be in \[0"):
+            getattr(model, method)(255 * x, y)
