@@ -259,7 +259,7 @@ def _inspection(workdir: Path, results: Mapping[str, Any]) -> Section:
     return Section(
         "Inspection",
         workdir,
-        f"{len(models)} {'models' if len(models) > 1 else 'model'} on the first "
+        f"{len(models)} {'models' if len(models) > 1 else 'model'} on "
         f"{_images(models)} images of the test split of {settings['dataset']}; "
         f"epsilon {settings['epsilon']}; seed {settings['seed']}.",
         conclusions.of_inspection(results),
