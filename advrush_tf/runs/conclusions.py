@@ -1,4 +1,4 @@
-"""What a run's results come to, in a sentence for the page of a report."""
+"""Conclusions from the results of runs, each a sentence on the page of a report."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -82,7 +82,8 @@ def of_inspection(results: Mapping[str, Any]) -> str:
         name: found["curvature"]["top_eigenvalue"]
         for name, found in results["models"].items()
     }
-    flat, *_, steep = sorted([*tops, *tops], key=lambda name: tops[name]["mean"])
+    by_curvature = sorted(tops, key=lambda name: tops[name]["mean"])
+    flat, steep = by_curvature[0], by_curvature[-1]
     parts = [f"the mean top eigenvalue of {flat} is {tops[flat]['mean']:.3g}"]
     if len(tops) > 1:
         parts[0] += f", the lowest, and of {steep} {tops[steep]['mean']:.3g}"

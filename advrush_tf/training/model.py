@@ -185,17 +185,17 @@ class _Unoptimised:
 
     def __call__(self, *arguments: Any) -> Any:
         # Of this thread, and of these calls alone; what else the user has set is kept.
-        caller = context.context()
-        options = caller.function_call_options
+        eager = context.context()
+        options = eager.function_call_options
         config = tf.compat.v1.ConfigProto.FromString(options.config_proto_serialized)
         config.graph_options.rewrite_options.disable_meta_optimizer = True
-        caller.function_call_options = context.FunctionCallOptions(
+        eager.function_call_options = context.FunctionCallOptions(
             options.executor_type, config
         )
         try:
             return self._function(*arguments)
         finally:
-            caller.function_call_options = options
+            eager.function_call_options = options
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._function, name)
