@@ -126,7 +126,7 @@ def curvature_penalty(
     model_fn: Callable[[tf.Tensor], tf.Tensor],
     x: tf.Tensor,
     y: tf.Tensor,
-    h: float,
+    h: float = 1.5,
     squared: bool = False,
 ) -> tf.Tensor:
     """The norm of the change of each example's input gradient along its sign.
