@@ -14,6 +14,8 @@ import tensorflow as tf
 
 # Half precision rounds the sum of a softmax by this much.
 _SUM_ROUNDING = 1e-2
+# Logits that all lie in [0, 1] and yet so far apart are a sigmoid's.
+_SIGMOID_RANGE = 0.8
 
 
 def check_images(x: Any) -> None:
@@ -233,32 +235,36 @@ def check_weights(weights: Any, examples: int) -> None:
 
 
 def are_probabilities(logits: Any) -> tf.Tensor:
-    """True if outputs, (images, classes), look like those of a softmax.
+    """True if outputs, (images, classes), look like those of a softmax or a sigmoid.
+
+    Those of a sigmoid do once they are sure of some answers.
 
     Returns:
         A bool tensor, (); False for NaN and without images.
     """
     logits = tf.convert_to_tensor(logits)
     sums = tf.reduce_sum(logits, -1)
-    alike = tf.reduce_all(tf.abs(sums - 1) <= _SUM_ROUNDING)
-    inside = tf.reduce_all((logits >= 0) & (logits <= 1 + _SUM_ROUNDING))
-    return alike & inside & (tf.size(logits) > 0)
+    softmax = tf.reduce_all(tf.abs(sums - 1) <= _SUM_ROUNDING)
+    least, largest = tf.reduce_min(logits), tf.reduce_max(logits)
+    sigmoid = largest - least >= _SIGMOID_RANGE
+    inside = (least >= 0) & (largest <= 1 + _SUM_ROUNDING)
+    return (softmax | sigmoid) & inside & (tf.size(logits) > 0)
 
 
 def check_logits(logits: tf.Tensor) -> None:
     """Checks that a model's outputs, (images, classes), are not probabilities.
 
     Raises:
-        ValueError: they look like those of a softmax.
+        ValueError: they look like those of a softmax or a sigmoid.
     """
     _require(
         ~are_probabilities(logits),
         "the model must give logits, not probabilities",
         lambda: (
-            "its outputs have the sum 1 and are in",
+            "all its outputs are in",
             tf.stack([tf.reduce_min(logits), tf.reduce_max(logits)]),
         ),
-        "leave out its softmax",
+        "leave out its softmax or sigmoid",
     )
 
 
@@ -266,9 +272,9 @@ def warn_of_probabilities(found: Any = True) -> None:
     """Warns that a model gives probabilities, if `found` is true."""
     if found:
         warnings.warn(
-            "the model's outputs look like probabilities, in [0, 1] and of sum 1: all "
-            "losses here are of logits, and their gradients vanish for probabilities; "
-            "leave out its softmax",
+            "the model's outputs look like probabilities, all in [0, 1]: the losses "
+            "here are of logits, and their gradients vanish for probabilities; leave "
+            "out its softmax or sigmoid",
             stacklevel=3,
         )
 

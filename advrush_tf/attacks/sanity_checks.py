@@ -135,7 +135,7 @@ def bad_gradients(attacks: Sequence[str]) -> Finding | None:
 
 
 def probabilities(logits: np.ndarray) -> Finding | None:
-    """Warns if the outputs look like those of a softmax.
+    """Warns if the outputs look like those of a softmax or a sigmoid.
 
     Args:
         logits: (images, classes).
@@ -145,8 +145,8 @@ def probabilities(logits: np.ndarray) -> Finding | None:
     return Finding(
         Code.PROBABILITIES,
         f"The model's outputs look like probabilities, from {logits.min():.2g} to "
-        f"{logits.max():.2g} and of sum 1 for each of {len(logits)} images; attack "
-        "its logits, without the softmax.",
+        f"{logits.max():.2g} for {len(logits)} images; attack its logits, without the "
+        "softmax or sigmoid.",
     )
 
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 from advrush_tf import replication
 from advrush_tf.attacks.losses import is_wrong, log_odds
 from advrush_tf.attacks.pgd import SignAscent
+from advrush_tf.custom_gradient import custom_gradient
 from advrush_tf.fit.objectives import Objective
 from advrush_tf.fit.weights import WeightAverage, perturbed, restored_afterwards
 from advrush_tf.inputs import (
@@ -101,6 +102,7 @@ class AdvRushFitModel(ReplicatedModel):
             name: keras.metrics.Mean(name, self.variable_dtype)
             for name in ("loss", "accuracy", "robust_accuracy")
         }
+        self._bad_gradients = keras.metrics.Sum("bad_gradients")
         self.built = True
 
     def call(self, x, training=False):
@@ -176,6 +178,9 @@ class AdvRushFitModel(ReplicatedModel):
         Weights of examples multiply their losses and weigh accuracies; weights of
         classes multiply the losses alone.
 
+        Warns of a network that gives probabilities, and of attacks that met gradients
+        that are not finite: they take those for 0 and may miss what they would find.
+
         Raises:
             ValueError: images are not floats in [0, 1], or labels or weights are wrong.
         """
@@ -185,15 +190,16 @@ class AdvRushFitModel(ReplicatedModel):
             validation_data = images, *map(as_array, others)
         if validation_split:
             _warn_of_other_classes(y, validation_split)
-        return super().fit(
-            x,
-            as_array(y),
-            *args,
-            callbacks=[_DropPathSchedule(), *with_directions(callbacks)],
-            validation_data=validation_data,
-            validation_split=validation_split,
-            **kwargs,
-        )
+        with self._watched():
+            return super().fit(
+                x,
+                as_array(y),
+                *args,
+                callbacks=[_DropPathSchedule(), *with_directions(callbacks)],
+                validation_data=validation_data,
+                validation_split=validation_split,
+                **kwargs,
+            )
 
     def train_on_batch(
         self, x, y=None, sample_weight=None, class_weight=None, **kwargs
@@ -205,10 +211,23 @@ class AdvRushFitModel(ReplicatedModel):
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """Evaluates, as in Keras, the averaged weights if there are any.
 
-        Weights as in `fit`.
+        Weights and warnings as in `fit`.
         """
-        with self.averaged():
+        with self.averaged(), self._watched():
             return super().evaluate(x, y, *args, **kwargs)
+
+    @contextlib.contextmanager
+    def _watched(self):
+        """Looks at the first batch's logits, and for bad gradients at the end."""
+        self._looked_at_logits = False
+        yield
+        if self._bad_gradients.result() > 0:
+            self._bad_gradients.reset_state()
+            warnings.warn(
+                "the gradient that the attack follows had NaN or infinite entries: "
+                "they count as 0, and robust accuracy may be too high; mend the network",
+                stacklevel=4,
+            )
 
     def _weigh_classes(self, weights: dict[int, float] | None) -> None:
         """Sets the weights of classes in the losses of the next training steps."""
@@ -254,7 +273,7 @@ class AdvRushFitModel(ReplicatedModel):
         batch = x, y, factors
         step = tf.cast(self.optimizer.iterations, tf.int64)
         seed = tf.stack([tf.constant(self.seed, tf.int64), step])
-        crafted = self.objective.craft(self._logits, *batch[:2], seed)
+        crafted = self.objective.craft(self._followed, *batch[:2], seed)
         if self.awp_gamma:
             # This pass must leave no trace in the running statistics.
             with restored_afterwards(self.network.non_trainable_variables):
@@ -327,8 +346,23 @@ class AdvRushFitModel(ReplicatedModel):
     def _logits(self, x, training):
         return tf.cast(self.network(x, training=training), self.variable_dtype)
 
-    def _evaluated(self, x):
-        return replication.even_if_empty(lambda x: self._logits(x, False), x)
+    def _followed(self, x, training):
+        """As `_logits`, for attacks: counts the gradients that are not finite."""
+
+        @custom_gradient
+        def counted(x):
+            def gradient(upstream):
+                finite = tf.reduce_all(tf.math.is_finite(upstream))
+                self._bad_gradients.update_state(tf.cast(~finite, tf.float32))
+                return upstream
+
+            return tf.identity(x), gradient
+
+        return self._logits(counted(x), training)
+
+    def _evaluated(self, x, logits=None):
+        logits = logits or self._logits
+        return replication.even_if_empty(lambda x: logits(x, False), x)
 
     def _track(self, losses, y, logits, sample_weight):
         self._trackers["loss"].update_state(losses)
@@ -343,7 +377,7 @@ class AdvRushFitModel(ReplicatedModel):
         logits = {"accuracy": self._evaluated(x)}
         if self.evaluation_attack is not None:
             crafted = self.evaluation_attack.craft(
-                lambda z: log_odds(self._evaluated(z), y),
+                lambda z: log_odds(self._evaluated(z, self._followed), y),
                 x,
                 _EVALUATION_SEED,
             )

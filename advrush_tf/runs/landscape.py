@@ -222,7 +222,9 @@ class _Inspection:
         model, size, seed = classifier.model, settings.batch_size, settings.seed
         self._log(f"{name} on {len(x)} test images ...")
         if probabilities(classifier.predict(x)):
-            raise ValueError("it gives probabilities; save it without the softmax")
+            raise ValueError(
+                "it gives probabilities; save it without softmax or sigmoid"
+            )
         for finding in check_answers(classifier, x, y):
             self._log(f"warning: {finding.sentence}")
         with self._bar("curvature") as bar:

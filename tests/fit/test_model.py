@@ -201,6 +201,23 @@ def test_logits_that_are_not_finite_are_no_right_answer():
     assert (got["accuracy"], got["robust_accuracy"]) == (0.0, 0.0)
 
 
+def test_gradients_that_are_not_finite_are_warned_of(recwarn):
+    images = keras.Input((4, 4, 1))
+    # The root's slope at black pixels is infinite.
+    features = keras.layers.Flatten()(keras.ops.sqrt(images))
+    network = keras.Model(images, keras.layers.Dense(3)(features))
+    attack = SignAscent(epsilon=0.1, step_size=0.1, steps=2, start=Start.UNIFORM)
+    model = AdvRushFitModel(network, PGD(steps=1), evaluation_attack=attack)
+    model.compile()
+    black, grey, y = np.zeros((6, 4, 4, 1), "float32"), 0.5, np.arange(6) % 3
+    for call in (model.fit, model.evaluate):
+        call(black + grey, y, verbose=0)
+        assert not [w for w in recwarn if "NaN or infinite" in str(w.message)]
+        with pytest.warns(UserWarning, match="had NaN or infinite entries"):
+            call(black, y, verbose=0)
+        recwarn.clear()
+
+
 def test_metrics_are_means_over_examples():
     model = model_of(tiny_network(), Standard())
     x, y = tiny_batch(0, 10)
