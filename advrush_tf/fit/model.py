@@ -225,7 +225,7 @@ class AdvRushFitModel(ReplicatedModel):
             self._bad_gradients.reset_state()
             warnings.warn(
                 "the gradient that the attack follows had NaN or infinite entries: "
-                "they count as 0, and robust accuracy may be too high; mend the network",
+                "they count as 0, and robust accuracy may be too high",
                 stacklevel=4,
             )
 
