@@ -82,15 +82,24 @@ class ImageDataset:
         return self._moments[1]
 
     def facts(self) -> dict[str, Any]:
-        """The properties that must be equal on all machines of a run, as JSON types."""
+        """The properties that must be equal on all machines of a run, as JSON types.
+
+        Of images in files only, known by their number, the mean and the deviation of
+        the channels.
+        """
         return {
             "data set": self.name,
             "training images": len(self.train),
             "test images": len(self.test),
             "image shape": list(self.image_shape),
             "classes": list(self.class_names),
-            "moments": self._moments if len(self.train) else None,
+            "training checksum": self.train.checksum or self._rounded_moments(),
+            "test checksum": self.test.checksum,
         }
+
+    def _rounded_moments(self) -> list[list[float]]:
+        """The moments as they are on every processor."""
+        return [[round(value, 6) for value in values] for values in self._moments]
 
     @functools.cached_property
     def _moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -52,12 +52,14 @@ class Examples(abc.ABC):
         ordered: True if the files hold the examples in an order of their own, such as
             by class, and batches are shuffled from part to part only.
         labels: Classes, int32 (N,); None where they are in files only.
+        checksum: Of the images and their classes; None where they are in files only.
     """
 
     image_shape: tuple[int, int, int]
     varying = False
     ordered = False
     labels: np.ndarray | None = None
+    checksum: str | None = None
 
     @abc.abstractmethod
     def __len__(self) -> int: ...

@@ -69,7 +69,7 @@ def run_attack(
         classifiers = _open_everywhere(paths, dataset, run)
         run.settings = attrs.evolve(settings, sha256=tuple(map(sha256, paths)))
         run.agree(dataset)
-        run.open()
+        run.open(dataset)
         models = next(iter(classifiers.values()))
         run.print_outline("evaluation", dataset, [each.model for each in models])
         results = run.finished(RESULTS, print_summary, "evaluation", TABLE)

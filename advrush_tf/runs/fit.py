@@ -293,7 +293,7 @@ def run_fit(
             building = time.perf_counter() - started
             data = FitData(settings, dataset)
             model = make_model(settings, network, data.steps_per_epoch)
-        run.open()
+        run.open(dataset)
         run.devices.on_chief(lambda: _record_genotype(genotype, run.workdir))
         run.print_outline("fit", dataset, [network])
         for images, examples in data.parts.items():

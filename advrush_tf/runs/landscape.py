@@ -152,7 +152,7 @@ def _inspect(run: Run[LandscapeSettings]) -> dict[str, Any]:
         "top", settings.top <= values, f"{values} or less, an image's size"
     )
     run.settings = settings = attrs.evolve(settings, sha256=checksums)
-    run.open()
+    run.open(dataset)
     run.print_outline("inspection", dataset, [each.model for each in classifiers])
     results = run.finished(RESULTS, print_summary, "inspection", TABLE)
     if results is not None:

@@ -146,16 +146,19 @@ class Run(Generic[_Settings]):
                 f"{'; '.join(different)}. Start all workers with the same command."
             )
 
-    def open(self) -> None:
-        """Takes the workdir, which from now on holds a run of these settings.
+    def open(self, dataset: ImageDataset | None = None) -> None:
+        """Takes the workdir, which from now on is that of these settings and images.
 
         To be called once all that may be wrong with the settings has been checked.
 
+        Args:
+            dataset: the run's, if it has one.
+
         Raises:
             UserError: the folder cannot be used, is in use, or holds a run of other
-                settings.
+                settings or images.
         """
-        self.devices.on_chief(self._take)
+        self.devices.on_chief(lambda: self._take(dataset))
         self._frame.enter_context(explained_writes(self.workdir))
 
     def print_outline(
@@ -188,12 +191,15 @@ class Run(Generic[_Settings]):
             flags["data_dir"] = self.data_dir
             self.log(f"      {launcher_command(launcher, **flags)}")
 
-    def _take(self) -> None:
+    def _take(self, dataset: ImageDataset | None) -> None:
         try:
             self._frame.enter_context(locked(self.workdir, self.log))
         except OSError as error:
             raise unusable(self.workdir, error) from None
         record_settings(self.settings, self.workdir)
+        if dataset:
+            with explained_writes(self.workdir):
+                _record_images(dataset, self.workdir)
 
     def finished(
         self,
@@ -258,6 +264,25 @@ class Run(Generic[_Settings]):
                 "them there again to resume, or give another --workdir to start over."
             )
         return epoch
+
+
+def _record_images(dataset: ImageDataset, workdir: Path) -> None:
+    """Writes what the images are to dataset.json, or compares with what they were."""
+    path, facts = workdir / "dataset.json", json_copy(dataset.facts())
+    if not path.exists():
+        write_json(path, facts)
+    try:
+        different = differences(read_json(path), facts)
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged ({error}). Copy it there again, or give another "
+            "--workdir."
+        ) from None
+    if different:
+        raise UserError(
+            f"{workdir} holds a run on other images: {'; '.join(different)}. Give "
+            "another --workdir, or the same images to resume."
+        )
 
 
 def _announce(values: dict[str, Any], path: Path) -> None:

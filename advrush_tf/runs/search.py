@@ -192,7 +192,7 @@ def run_search(
             building = time.perf_counter() - started
             _, steps = make_pairs(settings, dataset)
             compile_model(model, settings, steps)
-        run.open()
+        run.open(dataset)
         run.print_outline("search", dataset, [model])
         for half in _halves(settings, dataset):
             run.name_missing_classes(dataset, half, "images of a half of the data")

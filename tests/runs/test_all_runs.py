@@ -187,8 +187,8 @@ def case(request, tmp_path_factory, inputs, optimised_graphs):
     values = {"dataset": "digits", **kind.values, **inputs[kind.name]}
     opened = Run.open
 
-    def stop(run):
-        opened(run)
+    def stop(run, dataset):
+        opened(run, dataset)
         raise KeyboardInterrupt
 
     case = Case(kind, values, workdir, None)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from advrush_tf.data.array_examples import ArrayExamples
-from advrush_tf.data.dataset import load_dataset
+from advrush_tf.data.dataset import ImageDataset, load_dataset
 from advrush_tf.errors import UserError
 from advrush_tf.files import read_json, write_json
 from advrush_tf.runs import run as run_module
@@ -42,6 +42,32 @@ def test_a_workdir_is_taken_by_open_and_then_refuses_other_settings(tmp_path):
         Run(Small(4), workdir) as run,
     ):
         run.open()
+
+
+def test_a_run_does_not_go_on_with_other_images(tmp_path):
+    x, y = np.zeros((2, 3, 3, 1), np.uint8), np.array([0, 1])
+    changed = x.copy()
+    changed[1, 2, 2] = 1
+
+    def take(train, test):
+        parts = (ArrayExamples(*part) for part in (train, test))
+        with Run(Small(), tmp_path) as run:
+            run.open(ImageDataset("mine", *parts, 2, ("a", "b")))
+
+    take((x, y), (x, y))
+    take((x, y), (x, y))
+    was = (tmp_path / "dataset.json").read_bytes()
+    for train, test, words in (
+        ((changed, y), (x, y), "other images: training checksum is "),
+        ((x, y), (x, y[::-1]), "other images: test checksum is "),
+        ((x[:1], y[:1]), (x, y), "training images is 2 there and 1 here"),
+    ):
+        with pytest.raises(UserError, match=words):
+            take(train, test)
+    assert (tmp_path / "dataset.json").read_bytes() == was
+    (tmp_path / "dataset.json").write_bytes(was[:-9])
+    with pytest.raises(UserError, match=r"dataset.json is damaged .* another"):
+        take((x, y), (x, y))
 
 
 def test_writes_that_fail_are_one_clear_line_once_the_workdir_is_open(tmp_path):
