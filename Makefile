@@ -31,7 +31,7 @@ VENV := .venv
 VENV_PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
-.PHONY: search attack report study test lint
+.PHONY: search attack report study test lint gpu_check
 
 search: $(INSTALLED)
 	$(VENV_PYTHON) launch/search.py $(SEARCH_FLAGS) --workdir=$(SEARCH_WORKDIR)
@@ -68,6 +68,10 @@ study: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(VENV_PYTHON) -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile
+
+# On a machine with a GPU: prints a table to send back, half an hour.
+gpu_check: $(INSTALLED)
+	PYTHONPATH=.:tests $(VENV_PYTHON) -m support.gpu_check
 
 lint: $(INSTALLED)
 	$(VENV_PYTHON) -m ruff check .

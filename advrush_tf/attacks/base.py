@@ -68,7 +68,7 @@ class BatchedClassifier:
         self.batch_size = batch_size
 
         self._stopped = False
-        self._bad_gradients = tf.Variable(0, trainable=False)
+        self._bad_gradients = tf.Variable(0, trainable=False, dtype=tf.int64)
 
         @tf.function(autograph=False)
         def logits(images: tf.Tensor) -> tf.Tensor:
@@ -106,7 +106,7 @@ class BatchedClassifier:
         def counted(images):
             def gradient(upstream):
                 bad = ~tf.reduce_all(tf.math.is_finite(upstream))
-                self._bad_gradients.assign_add(tf.cast(bad, tf.int32))
+                self._bad_gradients.assign_add(tf.cast(bad, tf.int64))
                 return upstream
 
             return tf.identity(images), gradient
