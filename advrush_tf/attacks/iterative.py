@@ -84,11 +84,13 @@ class StepResult(NamedTuple):
         state: of the next step.
         images: (batch, height, width, channels), images whose logits the step saw.
         wrong: (batch,), bool, whether the model did not give those their label.
+        taken: (batch,), int32, of how many steps this is the outcome.
     """
 
     state: State
     images: tf.Tensor
     wrong: tf.Tensor
+    taken: tf.Tensor | int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,15 +128,25 @@ class IterativeAttack(Attack):
         draws: tf.Tensor,
         state: State,
     ) -> StepResult:
-        """One step of all slots.
+        """One step of all slots, or as many as `ahead` says.
 
         Args:
             logits_fn: images to logits.
             batch: images and runs of the slots.
             index: (batch,), int32, each slot's number of steps so far in its run.
-            draws: (batch, `draws`), uniform numbers of this step.
+            draws: (batch, ahead, `draws`), uniform numbers of the next steps.
             state: of `start` or of the last step.
         """
+
+    def ahead(self, slots: int, batch_size: int) -> int:
+        """How many steps of a slot are tried at a time, so long as none changes it.
+
+        Args:
+            slots: images at a time.
+            batch_size: images that the model can take at a time.
+        """
+        del slots, batch_size
+        return 1
 
     def strongest(self, state: State) -> tf.Tensor:
         """The images with the largest loss of each slot's run, for `persistent`."""
@@ -177,8 +189,9 @@ class _Runner:
     def run(self) -> Iterator[Outcome]:
         jobs: list[Attempt | None] = [self._queue.next() for _ in range(self._size)]
         batch = self._batch(jobs)
+        ahead = self._attack.ahead(len(jobs), self._classifier.batch_size)
         begin, renew, advance = _compiled(
-            self._attack, self._classifier.followed_logits, batch
+            self._attack, self._classifier.followed_logits, batch, ahead
         )
         progress = begin(batch)
         while any(jobs):
@@ -232,7 +245,7 @@ def _even(jobs: int, most: int) -> int:
     return math.ceil(jobs / rounds)
 
 
-def _compiled(attack: IterativeAttack, logits_fn: LogitsFn, batch: Batch):
+def _compiled(attack: IterativeAttack, logits_fn: LogitsFn, batch: Batch, ahead: int):
     """The three functions of a pass over such batches, each traced once, here."""
 
     @tf.function(autograph=False)
@@ -251,7 +264,8 @@ def _compiled(attack: IterativeAttack, logits_fn: LogitsFn, batch: Batch):
 
     @tf.function(autograph=False)
     def advance(batch: Batch, progress: _Progress) -> _Progress:
-        draws = _block_draws(attack, batch, progress.index)
+        begun = progress.index // attack.block * attack.block
+        draws = _block_draws(attack, batch, begun, ahead)
 
         def one(number, progress):
             active = progress.index < attack.steps
@@ -259,22 +273,27 @@ def _compiled(attack: IterativeAttack, logits_fn: LogitsFn, batch: Batch):
                 active &= ~progress.broken
             # A slot that waits for its next job goes on; its results are ignored.
             index = tf.minimum(progress.index, attack.steps - 1)
+            places = (index - begun)[:, None] + tf.range(ahead)
             result = attack.step(
-                logits_fn, batch, index, draws[:, number], progress.state
+                logits_fn,
+                batch,
+                index,
+                tf.gather(draws, places, batch_dims=1),
+                progress.state,
             )
             hit = active & result.wrong
-            return number + 1, _Progress(
-                progress.index + tf.cast(active, tf.int32),
+            return number + ahead, _Progress(
+                progress.index + tf.where(active, result.taken, 0),
                 progress.broken | hit,
                 fused(_where, hit, result.images, progress.images),
                 result.state,
             )
 
         _, progress = tf.while_loop(
-            lambda number, _: number < attack.block,
+            lambda number, _: number + ahead <= attack.block,
             one,
             (0, progress),
-            maximum_iterations=attack.block,
+            maximum_iterations=attack.block // ahead,
             parallel_iterations=1,
         )
         return _checked(attack, batch, progress)
@@ -301,12 +320,25 @@ def _checked(attack: IterativeAttack, batch: Batch, progress: _Progress) -> _Pro
     return progress._replace(broken=progress.broken & same, images=images)
 
 
-def _block_draws(attack: IterativeAttack, batch: Batch, index: tf.Tensor) -> tf.Tensor:
-    """The uniform numbers of a block's steps, (batch, block, draws)."""
+def _block_draws(
+    attack: IterativeAttack, batch: Batch, begun: tf.Tensor, ahead: int
+) -> tf.Tensor:
+    """The uniform numbers of each slot's steps from its block's first one on.
+
+    Of one block, or where slots are in the middle of theirs of two: (batch, steps,
+    draws). They depend on the step alone, not on how many are tried at a time.
+    """
+    blocks = 1 if ahead == 1 else 2
     count = attack.draws(batch.x.shape[1:])
     if not count:
-        return tf.zeros([tf.shape(index)[0], attack.block, 0])
-    return batch.uniform((attack.block, count), 1, index)
+        return tf.zeros([tf.shape(begun)[0], blocks * attack.block, 0])
+    return tf.concat(
+        [
+            batch.uniform((attack.block, count), 1, begun + block * attack.block)
+            for block in range(blocks)
+        ],
+        1,
+    )
 
 
 def _where(mask: tf.Tensor, chosen: Any, other: Any) -> Any:

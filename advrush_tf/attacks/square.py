@@ -17,6 +17,8 @@ from advrush_tf.nn.constants import constant
 _TINY = 1e-12
 # A candidate with more candidates than this before it has half the share of pixels.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+# Candidates at a time, if not one.
+_FEWEST_AHEAD = 4
 # The L2 start is a grid of so many tiles each way.
 _TILES = 5
 
@@ -26,7 +28,8 @@ class Square(IterativeAttack):
     """Random search that raises the margin by changes in random squares.
 
     Attributes:
-        queries: looks at the model's logits in a run, the start's included.
+        queries: candidates of a run, the start included, each looked at once by the
+            model; those that are tried in vain beside them do not count.
         restarts: runs from random starts.
         initial_share: the first square's share of the pixels, in (0, 1]; the paper's p.
 
@@ -88,25 +91,69 @@ class Square(IterativeAttack):
     def strongest(self, state):
         return state["best"]
 
-    def step(self, logits_fn, batch, index, draws, state):
-        candidate = state["candidate"]
-        logits = logits_fn(candidate)
-        margin = losses.margin(logits, batch.y)
-        state = fused(self._update, batch, index, draws, state, margin)
-        return StepResult(state, candidate, losses.is_wrong(logits, batch.y))
+    def ahead(self, slots, batch_size):
+        # Most candidates change nothing: where few images are left, the batch is filled
+        # with each one's next candidates, of which the first that counts is taken. A
+        # batch takes longer than a quarter of it, so that fewer would not pay.
+        ahead = min(batch_size // slots, self.block)
+        return ahead if ahead >= _FEWEST_AHEAD else 1
 
-    def _update(self, batch, index, draws, state, margin):
-        """The state after a look at its candidate, with the next one."""
-        better = margin > state["margin"]
-        best = tf.where(per_image(better), state["candidate"], state["best"])
-        sides = constant(tuple(self.sides(*batch.x.shape[1:3]).tolist()))
+    def step(self, logits_fn, batch, index, draws, state):
+        ahead = draws.shape[1]
+        tried = fused(self._candidates, batch, index, draws, state)
+        logits, labels = logits_fn(tried), tf.repeat(batch.y, ahead)
+        seen = losses.margin(logits, labels), losses.is_wrong(logits, labels)
+        return fused(self._update, batch, index, draws, state, tried, seen)
+
+    def _candidates(self, batch, index, draws, state):
+        """Each slot's candidates if none of them is taken, (batch * ahead, ...)."""
+        ahead = draws.shape[1]
+        if ahead == 1:
+            return state["candidate"]
+        indices = index[:, None] + tf.range(ahead - 1)
+        x, best = (tf.repeat(z, ahead - 1, 0) for z in (batch.x, state["best"]))
+        others = self._changed(
+            x,
+            best,
+            tf.reshape(indices, [-1]),
+            tf.reshape(draws[:, :-1], [-1, draws.shape[2]]),
+        )
+        shape = batch.x.shape
+        others = tf.reshape(others, [shape[0], ahead - 1, *shape[1:]])
+        tried = tf.concat([state["candidate"][:, None], others], 1)
+        return tf.reshape(tried, [-1, *shape[1:]])
+
+    def _changed(self, x, best, index, draws):
+        """The candidates after these steps."""
+        sides = constant(tuple(self.sides(*x.shape[1:3]).tolist()))
+        side = tf.gather(sides, tf.minimum(index, self.queries - 1))
         change = _stamp if self.norm is Norm.LINF else _move_mass
-        changed = change(batch.x, best, self.epsilon, tf.gather(sides, index), draws)
-        return {
-            "candidate": project(self.norm, changed, batch.x, self.epsilon),
+        changed = change(x, best, self.epsilon, side, draws)
+        return project(self.norm, changed, x, self.epsilon)
+
+    def _update(self, batch, index, draws, state, tried, seen):
+        """The outcome of the steps up to the first candidate that counts, if any."""
+        slots, ahead = draws.shape[:2]
+        margin, wrong = (tf.reshape(z, [slots, ahead]) for z in seen)
+        left = self.queries - index
+        better = margin > state["margin"][:, None]
+        counts = (better | wrong) & (tf.range(ahead) < left[:, None])
+        first = tf.argmax(counts, 1, tf.int32)
+        last = tf.where(tf.reduce_any(counts, 1), first, tf.minimum(left, ahead) - 1)
+
+        def taken(values):
+            return tf.gather(values, last, batch_dims=1)
+
+        candidate = taken(tf.reshape(tried, [slots, ahead, *batch.x.shape[1:]]))
+        better = taken(better)
+        best = tf.where(per_image(better), candidate, state["best"])
+        following = self._changed(batch.x, best, index + last, taken(draws))
+        state = {
+            "candidate": following,
             "best": best,
-            "margin": tf.where(better, margin, state["margin"]),
+            "margin": tf.where(better, taken(margin), state["margin"]),
         }
+        return StepResult(state, candidate, taken(wrong), last + 1)
 
 
 def _stripes(batch: Batch, epsilon: float) -> tf.Tensor:

@@ -37,7 +37,11 @@ def candidates(attack, x, best, indices, draws):
     }
     indices = tf.constant(indices, tf.int32)
     found = attack.step(
-        lambda z: tf.zeros([len(z), 2]), batch_of(x), indices, tf.constant(draws), state
+        lambda z: tf.zeros([len(z), 2]),
+        batch_of(x),
+        indices,
+        tf.constant(draws[:, None]),
+        state,
     )
     return found.state["candidate"].numpy()
 
@@ -236,7 +240,7 @@ def test_the_best_margin_never_falls(norm):
     for step in range(30):
         tried = model(state["candidate"])[:, 1]
         index = tf.fill([5], step)
-        draws = tf.constant(draws_of(attack, x, step))
+        draws = tf.constant(draws_of(attack, x, step)[:, None])
         found = attack.step(model, batch, index, draws, state)
         seen.append(tried)
         state = found.state
@@ -270,6 +274,38 @@ def test_a_linear_model_is_broken_where_it_can_be(norm, dual, room):
     assert cannot.sum() > 5 and can.sum() > 5
     assert not broken[cannot].any()
     assert broken[can].all()
+
+
+@pytest.mark.parametrize(
+    ("norm", "epsilon", "lead", "persistent"),
+    [
+        (Norm.LINF, 0.2, 5, False),
+        (Norm.LINF, 0.2, 5, True),
+        (Norm.L2, 1.0, 3, False),
+    ],
+)
+def test_candidates_ahead_change_nothing(norm, epsilon, lead, persistent):
+    x, rows = images((6, 7, 3), 8, 0.3, 0.7), np.zeros(8, int)
+    # In eighths, of which sums are exact in any order.
+    kernel = np.random.default_rng(5).integers(-8, 8, 126) / 8
+
+    def logits(z):
+        weighted = tf.reshape(tf.round(512 * z) / 512, [-1, 126]) * kernel
+        margin = tf.reduce_sum(weighted, 1) - 0.5 * kernel.sum() - lead
+        return tf.stack([tf.zeros_like(margin), margin], 1)
+
+    attack = Square(norm, epsilon, queries=120, persistent=persistent)
+    outcomes = []
+    for batch_size in (8, 100):
+        classifier = BatchedClassifier(logits, (6, 7, 3), batch_size)
+        found = attack.outcomes(classifier, x, rows, 0)
+        outcomes.append(sorted(found, key=lambda outcome: outcome.index))
+    assert [attack.ahead(8, size) for size in (8, 16, 32, 100)] == [1, 1, 4, 12]
+    assert 0 < sum(outcome.broken for outcome in outcomes[0]) < 8
+    for found in outcomes[1:]:
+        for one, other in zip(found, outcomes[0], strict=True):
+            assert one.broken == other.broken
+            np.testing.assert_allclose(one.image, other.image, atol=1e-5)
 
 
 def test_each_restart_has_a_start_of_its_own():

@@ -12,15 +12,15 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import keras
-import numpy as np
-
 import advrush_tf
-from support.gpu_kernels import operations_without_gpu_kernel
-from support.processes import ROOT
 
 # isort: split
+import keras
+import numpy as np
 import tensorflow as tf
+
+from support.gpu_kernels import operations_without_gpu_kernel
+from support.processes import ROOT
 
 # Recorded numbers, and both derivatives of every kernel. They run where TensorFlow
 # places them, on the GPU.
@@ -58,10 +58,12 @@ def _batch() -> tuple[np.ndarray, np.ndarray]:
     return rng.random((8, 16, 16, 3), np.float32), np.arange(8, dtype=np.int32) % 4
 
 
-def _search(dtype: str = "float32", jit_compile: bool = False):
-    """A small search model; equal ones for each type."""
+def _search(jit_compile: bool = False, like=None, dtype: str = "float32"):
+    """A small search model, with the weights of another."""
     keras.utils.set_random_seed(0)
     model = advrush_tf.AdvRushSearchModel(4, (16, 16, 3), 4, 3, dtype=dtype)
+    if like:
+        model.set_weights(like.get_weights())
     model.compile(jit_compile=jit_compile)
     return model
 
@@ -96,10 +98,11 @@ def _all_operations(device: str) -> Iterator[Row]:
 
 def _penalised_steps(device: str) -> Iterator[Row]:
     with tf.device("CPU:0"):
-        expected = _penalised(_search("float64"))
+        first = _search()
+        expected = _penalised(_search(like=first, dtype="float64"))
     for jit_compile in (False, True):
         with tf.device(f"{device}:0"):
-            model = _search(jit_compile=jit_compile)
+            model = _search(jit_compile, first)
             found = _penalised(model)
             started = time.perf_counter()
             _penalised(model)

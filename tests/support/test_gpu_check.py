@@ -49,6 +49,6 @@ def test_penalised_steps_that_differ_do_not_hold(monkeypatch):
     gradient = np.array([1.0, -2.0])
     found = iter([gradient, gradient * 1.01, gradient, gradient * 1.1, gradient])
     monkeypatch.setattr(gpu_check, "_penalised", lambda model: next(found))
-    monkeypatch.setattr(gpu_check, "_search", lambda *dtype, **compiled: None)
+    monkeypatch.setattr(gpu_check, "_search", lambda *_, **__: None)
     rows = list(gpu_check.CHECKS["steps"]("CPU"))
     assert [row.held for row in rows] == [True, False]
