@@ -38,8 +38,7 @@ def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
         outputs = [tf.convert_to_tensor(tensor) for tensor in tf.nest.flatten(result)]
 
         def backward(*upstream):
-            gradients = gradient(*upstream[: len(outputs)])
-            return [None] * len(outputs) + tf.nest.flatten(gradients)
+            return tf.nest.flatten(gradient(*upstream[: len(outputs)]))
 
         tensors = outputs + inputs
         graph = ops.get_default_graph()
@@ -49,9 +48,10 @@ def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
             record.stop_recording(),
             graph.gradient_override_map({"IdentityN": _register(graph, backward)}),
         ):
-            named = tf.raw_ops.IdentityN(input=tensors)
-        record.record_operation(function.__name__, named, tensors, backward)
-        return tf.nest.pack_sequence_as(result, named[: len(outputs)])
+            named = tf.raw_ops.IdentityN(input=tensors)[: len(outputs)]
+        # Without the inputs' copies, for which a tape would make zeros.
+        record.record_operation(function.__name__, named, inputs, backward)
+        return tf.nest.pack_sequence_as(result, named)
 
     return call
 
@@ -63,7 +63,13 @@ def _register(graph: tf.Graph, gradient: Callable[..., Any]) -> str:
         setattr(graph, _GRADIENTS, [])
     getattr(graph, _GRADIENTS).append(gradient)
     known: Callable[[], Any] = weakref.ref(gradient)
-    tf.RegisterGradient(name)(lambda _, *upstream: known()(*upstream))
+
+    @tf.RegisterGradient(name)
+    def of_operation(operation, *upstream):
+        gradients = known()(*upstream)
+        # Its first inputs are the results, through which nothing flows.
+        return [None] * (len(operation.inputs) - len(gradients)) + gradients
+
     entries = ops.gradient_registry._registry
     weakref.finalize(gradient, entries.pop, name, None).atexit = False
     return name
