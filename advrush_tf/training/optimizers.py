@@ -198,7 +198,8 @@ class EpochCosine(keras.optimizers.schedules.LearningRateSchedule):
 class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
     """Linear from 0 to `peak` in the first half of the steps, then linear to 0.
 
-    Step i of n has the rate peak * (1 - |2 i / n - 1|), the first one 0.
+    Step i of n has the rate peak * (1 - |2 i / n - 1|), the first one 0, and so have
+    those after the last.
 
     Args:
         peak: largest learning rate.
@@ -213,7 +214,7 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
         self.steps = steps
 
     def __call__(self, step):
-        done = tf.cast(step, tf.float32) / self.steps
+        done = tf.minimum(tf.cast(step, tf.float32) / self.steps, 1)
         return self.peak * (1 - tf.abs(2 * done - 1))
 
     def get_config(self):

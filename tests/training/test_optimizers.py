@@ -165,13 +165,13 @@ def test_epoch_cosine_drives_an_optimizer():
 
 @pytest.mark.parametrize("steps", [5, 7, 100])
 def test_one_cycle_is_numpys_interpolation(steps):
-    # PyTorch's cycle: step 0 has the lowest rate, the step after the last one too.
+    # PyTorch's cycle: step 0 has the lowest rate, steps after the last one too.
     schedule = OneCycle(0.2, steps)
-    expected = np.interp(np.arange(steps), [0, steps / 2, steps], [0, 0.2, 0])
+    expected = np.interp(np.arange(steps + 3), [0, steps / 2, steps], [0, 0.2, 0])
     for kind in (int, np.int64, tf.constant):
-        got = [float(schedule(kind(step))) for step in range(steps)]
+        got = [float(schedule(kind(step))) for step in range(steps + 3)]
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-7)
-    assert got[0] == 0 < got[-1]
+    assert got[0] == got[-1] == 0 < got[steps - 1]
 
 
 def test_one_cycle_drives_an_optimizer():
