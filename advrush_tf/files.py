@@ -22,7 +22,7 @@ import numpy as np
 from advrush_tf.errors import UserError, one_line
 
 # The name of a file or folder that is not complete; a killed run may leave it behind.
-TEMPORARY = ".{}.tmp"
+TEMPORARY = ".{}.advrush.tmp"
 
 
 def expanded(path: str) -> str:

@@ -15,7 +15,7 @@ import tensorflow as tf
 # Half precision rounds the sum of a softmax by this much.
 _SUM_ROUNDING = 1e-2
 # Logits that all lie in [0, 1] and yet so far apart are a sigmoid's.
-_SIGMOID_RANGE = 0.8
+_SIGMOID_RANGE, _FEWEST_OF_SIGMOID = 0.8, 32
 
 
 def check_images(x: Any) -> None:
@@ -237,34 +237,45 @@ def check_weights(weights: Any, examples: int) -> None:
 def are_probabilities(logits: Any) -> tf.Tensor:
     """True if outputs, (images, classes), look like those of a softmax or a sigmoid.
 
-    Those of a sigmoid do once they are sure of some answers.
+    Those of a sigmoid do once they are sure of some answers, in batches of 32 outputs
+    or more: few logits may lie there by chance, so that this is a reason to warn only.
 
     Returns:
         A bool tensor, (); False for NaN and without images.
     """
     logits = tf.convert_to_tensor(logits)
-    sums = tf.reduce_sum(logits, -1)
-    softmax = tf.reduce_all(tf.abs(sums - 1) <= _SUM_ROUNDING)
     least, largest = tf.reduce_min(logits), tf.reduce_max(logits)
-    sigmoid = largest - least >= _SIGMOID_RANGE
-    inside = (least >= 0) & (largest <= 1 + _SUM_ROUNDING)
-    return (softmax | sigmoid) & inside & (tf.size(logits) > 0)
+    far_apart = largest - least >= _SIGMOID_RANGE
+    sigmoid = (
+        far_apart
+        & (least >= 0)
+        & (largest <= 1 + _SUM_ROUNDING)
+        & (tf.size(logits) >= _FEWEST_OF_SIGMOID)
+    )
+    return sigmoid | _of_softmax(logits)
+
+
+def _of_softmax(logits: tf.Tensor) -> tf.Tensor:
+    sums = tf.reduce_sum(logits, -1)
+    alike = tf.reduce_all(tf.abs(sums - 1) <= _SUM_ROUNDING)
+    inside = tf.reduce_all((logits >= 0) & (logits <= 1 + _SUM_ROUNDING))
+    return alike & inside & (tf.size(logits) > 0)
 
 
 def check_logits(logits: tf.Tensor) -> None:
     """Checks that a model's outputs, (images, classes), are not probabilities.
 
     Raises:
-        ValueError: they look like those of a softmax or a sigmoid.
+        ValueError: they look like those of a softmax.
     """
     _require(
-        ~are_probabilities(logits),
+        ~_of_softmax(logits),
         "the model must give logits, not probabilities",
         lambda: (
-            "all its outputs are in",
+            "its outputs have the sum 1 and are in",
             tf.stack([tf.reduce_min(logits), tf.reduce_max(logits)]),
         ),
-        "leave out its softmax or sigmoid",
+        "leave out its softmax",
     )
 
 

@@ -94,7 +94,8 @@ class AdvRushFitModel(ReplicatedModel):
         self.seed = seed
         self._class_weight: dict[int, float] | None = None
         self._num_classes: Any = getattr(network, "num_classes", None)
-        self._looked_at_logits = False
+        # Of the first and the last batch: to read all would wait for each step.
+        self._findings: list[tf.Tensor] = []
         self.average = None
         if ema_decay:
             self.average = WeightAverage(network.weights, ema_decay)
@@ -218,9 +219,11 @@ class AdvRushFitModel(ReplicatedModel):
 
     @contextlib.contextmanager
     def _watched(self):
-        """Looks at the first batch's logits, and for bad gradients at the end."""
-        self._looked_at_logits = False
+        """Looks at the first and the last batch's logits, and for bad gradients."""
+        self._findings = []
         yield
+        if self._findings and not self._findings[0]:
+            warn_of_probabilities(bool(self._findings[-1]))
         if self._bad_gradients.result() > 0:
             self._bad_gradients.reset_state()
             warnings.warn(
@@ -248,9 +251,9 @@ class AdvRushFitModel(ReplicatedModel):
         def look_at_logits(iterator):
             logs = run(iterator)
             found = logs.pop(_PROBABILITIES)
-            if not self._looked_at_logits:
-                self._looked_at_logits = True
+            if not self._findings:
                 warn_of_probabilities(bool(found))
+            self._findings = [*self._findings[:1], found]
             return logs
 
         return look_at_logits

@@ -14,9 +14,10 @@ import keras
 import numpy as np
 
 from advrush_tf.errors import UserError
-from advrush_tf.files import read_arrays, write_arrays
+from advrush_tf.files import parse_json, read_arrays, write_arrays
+from advrush_tf.runs.settings import Settings
 
-_NOTES, _EPOCH = "notes", "epoch"
+_NOTES, _EPOCH, _SETTINGS = "notes", "epoch", "settings"
 _NAME = re.compile(r"epoch_(\d+)\.npz")
 
 
@@ -26,11 +27,16 @@ class CheckpointStore:
     Args:
         folder: where they are; made when needed.
         keep: how many of the newest to keep, at least 1.
+        settings: of the run, which each checkpoint names, but for those of earlier
+            versions; one of another run counts as damaged.
     """
 
-    def __init__(self, folder: str | Path, keep: int = 2):
+    def __init__(
+        self, folder: str | Path, keep: int = 2, settings: Settings | None = None
+    ):
         self.folder = Path(folder)
         self.keep = keep
+        self.settings = settings
 
     def save(
         self, model: Any, epoch: int, notes: Mapping[str, Any] | None = None
@@ -56,6 +62,8 @@ class CheckpointStore:
         arrays = {name: np.asarray(v) for name, v in _variables(model)}
         arrays[_NOTES] = np.asarray(json.dumps(notes or {}))
         arrays[_EPOCH] = np.asarray(epoch)
+        if self.settings:
+            arrays[_SETTINGS] = np.asarray(json.dumps(self.settings.to_dict()))
         for number, old in self._files():
             if number >= epoch:
                 old.replace(old.with_name(f"{old.name}.damaged"))
@@ -95,7 +103,7 @@ class CheckpointStore:
         variables = dict(_variables(model))
         for epoch, path in self._files():
             try:
-                arrays, _ = _read(path, variables)
+                arrays, _ = self._read(path, variables)
                 if (number := int(arrays[_EPOCH])) != epoch:
                     raise ValueError(f"it is of epoch {number}")
             except UserError:
@@ -114,7 +122,7 @@ class CheckpointStore:
             epoch: of a readable checkpoint of such a model.
         """
         variables = dict(_variables(model))
-        arrays, notes = _read(self.path(epoch), variables)
+        arrays, notes = self._read(self.path(epoch), variables)
         for name, variable in variables.items():
             variable.assign(arrays[name])
         return notes
@@ -126,6 +134,26 @@ class CheckpointStore:
     def newest(self) -> Path | None:
         """The file of the newest checkpoint, readable or not, if there is one."""
         return next((path for _, path in self._files()), None)
+
+    def _read(
+        self, path: Path, variables: Mapping[str, keras.Variable]
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Reads all arrays and the notes, and verifies whose and of what shape."""
+        try:
+            arrays = read_arrays(path)
+        except OSError as error:
+            raise UserError(
+                f"Checkpoint {path} cannot be read ({error.strerror}); make it "
+                "readable and run the same command to resume."
+            ) from None
+        if self.settings and _SETTINGS in arrays:
+            recorded = _object(arrays[_SETTINGS])
+            if different := self.settings.differences(recorded):
+                raise ValueError(f"it is of a run where {'; '.join(different)}")
+        for name, variable in variables.items():
+            if arrays[name].shape != tuple(variable.shape):
+                raise ValueError(f"{name} has shape {arrays[name].shape}")
+        return arrays, _object(arrays[_NOTES])
 
     def _files(self) -> list[tuple[int, Path]]:
         """The checkpoints, newest first."""
@@ -141,19 +169,9 @@ def _variables(model: Any) -> Iterator[tuple[str, keras.Variable]]:
             yield f"{group}_{index:04d}", variable
 
 
-def _read(
-    path: Path, variables: dict[str, keras.Variable]
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Reads all arrays and the notes, and verifies the shapes."""
-    try:
-        arrays = read_arrays(path)
-    except OSError as error:
-        raise UserError(
-            f"Checkpoint {path} cannot be read ({error.strerror}); make it "
-            "readable and run the same command to resume."
-        ) from None
-    notes = json.loads(arrays[_NOTES].item())
-    for name, variable in variables.items():
-        if arrays[name].shape != tuple(variable.shape):
-            raise ValueError(f"{name} has shape {arrays[name].shape}")
-    return arrays, notes
+def _object(text: np.ndarray) -> dict[str, Any]:
+    """The JSON object in an array of one text."""
+    value = parse_json(text.item())
+    if not isinstance(value, dict):
+        raise ValueError("its notes are no object")
+    return value

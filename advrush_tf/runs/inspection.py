@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import importlib.metadata
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,25 +56,33 @@ class ModelCurvature:
     surface: Surface
     cut: Cut
 
-    def save(self, path: Path) -> None:
-        """Writes an .npz file, whole or not at all."""
+    def save(self, path: Path, of: Mapping[str, Any]) -> None:
+        """Writes an .npz file, whole or not at all.
+
+        Args:
+            path: the file.
+            of: what it is of, as JSON types.
+        """
         arrays = {
             f"{part}/{name}": array
             for part in _PARTS
             for name, array in vars(getattr(self, part)).items()
         }
-        write_arrays(path, right=self.right, **arrays)
+        text = np.asarray(json.dumps(of, sort_keys=True))
+        write_arrays(path, of=text, right=self.right, **arrays)
 
     @classmethod
-    def load(cls, path: Path) -> "ModelCurvature":
+    def load(cls, path: Path, of: Mapping[str, Any]) -> "ModelCurvature":
         """Reads what `save` wrote.
 
         Raises:
             OSError: the file cannot be read.
-            ValueError: it is damaged.
+            ValueError: it is damaged, or of something else.
         """
         try:
             arrays = read_arrays(path)
+            if arrays["of"].item() != json.dumps(of, sort_keys=True):
+                raise ValueError("it is of another model or run")
             parts = {
                 part: kind(
                     **{

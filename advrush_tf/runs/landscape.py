@@ -15,8 +15,9 @@ from advrush_tf.attacks.base import BatchedClassifier, check_answers, is_right
 from advrush_tf.attacks.sanity_checks import missing_classes, probabilities
 from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.errors import UserError, one_line
-from advrush_tf.files import read_json, sha256, write_json
+from advrush_tf.files import json_copy, read_json, sha256, write_json
 from advrush_tf.genotypes.genotype import Genotype, get_genotype
+from advrush_tf.inputs import check_logits
 from advrush_tf.landscape.architectures import ArchitectureSampler, SampledGenotype
 from advrush_tf.landscape.meter import measure_curvature
 from advrush_tf.landscape.surfaces import loss_cut, loss_surface
@@ -205,28 +206,28 @@ class _Inspection:
     ) -> ModelCurvature:
         """Measures a model, or reads what was measured of it before."""
         path = self._folder / f"model_{number}.npz"
+        of = self._settings.decisive() | {"model": self._settings.sha256[number]}
         if path.exists():
             try:
-                return ModelCurvature.load(path)
+                return ModelCurvature.load(path, of)
             except ValueError as error:
                 self._log(f"{error}; measuring {name} again.")
         try:
             inspected = self._measure(name, classifier)
         except ValueError as error:
             raise UserError(f"{name} cannot be inspected: {error}.") from None
-        inspected.save(path)
+        inspected.save(path, of)
         return inspected
 
     def _measure(self, name: str, classifier: BatchedClassifier) -> ModelCurvature:
         settings, x, y = self._settings, self._x, self._y
         model, size, seed = classifier.model, settings.batch_size, settings.seed
         self._log(f"{name} on {len(x)} test images ...")
-        if probabilities(classifier.predict(x)):
-            raise ValueError(
-                "it gives probabilities; save it without softmax or sigmoid"
-            )
-        for finding in check_answers(classifier, x, y):
-            self._log(f"warning: {finding.sentence}")
+        logits = classifier.predict(x)
+        check_logits(logits)
+        for finding in (probabilities(logits), *check_answers(classifier, x, y)):
+            if finding:
+                self._log(f"warning: {finding.sentence}")
         with self._bar("curvature") as bar:
             curvature = measure_curvature(
                 model,
@@ -276,13 +277,14 @@ class _Inspection:
             for sample in sampler.draw(count, list(samples)):
                 samples.append(sample)
                 rows = [known.to_dict() for known in samples]
-                write_json(path, {"genotypes": rows})
+                of = self._settings.decisive()
+                write_json(path, {"of": of, "genotypes": rows})
                 bar.update()
         return samples, sampler.measure(found) if found else None
 
     def _train_paths(self, supernet: AdvRushSearchModel) -> None:
         epochs = self._settings.path_epochs
-        store = CheckpointStore(self._folder / _PATHS)
+        store = CheckpointStore(self._folder / _PATHS, settings=self._settings)
         trained = SimpleNamespace(
             checkpoint_groups={"weights": supernet.supernet.weights}
         )
@@ -315,7 +317,10 @@ class _Inspection:
         if not path.exists():
             return []
         try:
-            rows = read_json(path)["genotypes"]
+            known = read_json(path)
+            if known["of"] != json_copy(self._settings.decisive()):
+                raise ValueError("it is of another inspection")
+            rows = known["genotypes"]
             return [SampledGenotype.from_dict(row) for row in rows]
         except (ValueError, LookupError, TypeError) as error:
             raise UserError(

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 from advrush_tf.errors import UserError
@@ -69,9 +70,14 @@ def _holder() -> str:
 
 
 def _remove_leftovers(workdir: Path) -> None:
-    """Removes the temporary files and folders of saves that were killed."""
-    for path in list(workdir.rglob(TEMPORARY.format("*"))):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+    """Removes the temporary files and folders of saves that were killed.
+
+    Those in folders with a lock of their own are another run's, which may go on.
+    """
+    ours = TEMPORARY.format("*")
+    for path in workdir.iterdir():
+        folder = path.is_dir() and not path.is_symlink()
+        if fnmatch(path.name, ours):
+            shutil.rmtree(path) if folder else path.unlink()
+        elif folder and not (path / LOCK).exists():
+            _remove_leftovers(path)

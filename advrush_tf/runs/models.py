@@ -199,7 +199,7 @@ def load_supernet(
             those of another search; or the search's data set cannot be had.
     """
     settings = read_search_settings(workdir)
-    store = CheckpointStore(Path(workdir) / "checkpoints")
+    store = CheckpointStore(Path(workdir) / "checkpoints", settings=settings)
     if store.newest() is None:
         raise UserError(
             f"{workdir} holds no checkpoint yet: let its search finish an epoch."

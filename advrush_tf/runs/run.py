@@ -158,6 +158,7 @@ class Run(Generic[_Settings]):
             UserError: the folder cannot be used, is in use, or holds a run of other
                 settings or images.
         """
+        self.store.settings = self.settings
         self.devices.on_chief(lambda: self._take(dataset))
         self._frame.enter_context(explained_writes(self.workdir))
 

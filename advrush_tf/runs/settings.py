@@ -295,6 +295,17 @@ def shown_default(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
+# Where one of these is, a run has been.
+_OF_RUNS = (
+    "environment.json",
+    "dataset.json",
+    "checkpoints",
+    "trials",
+    "measured",
+    "stages.json",
+)
+
+
 def record_settings(settings: Settings, workdir: Path) -> None:
     """Writes settings.json, or compares with the one that is there.
 
@@ -309,7 +320,7 @@ def record_settings(settings: Settings, workdir: Path) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            if environment.exists():
+            if any((workdir / name).exists() for name in _OF_RUNS):
                 raise ValueError("it is gone")
             record_command(workdir)
             write_json(path, settings.to_dict())

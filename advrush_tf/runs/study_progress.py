@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from advrush_tf.errors import NonFiniteLossError, UserError, one_line
-from advrush_tf.files import read_json, write_json
+from advrush_tf.files import read_json, sha256, write_json
 from advrush_tf.runs.run import Log, Run
 from advrush_tf.runs.study_settings import StudySettings
 
@@ -42,6 +42,19 @@ class Stage(NamedTuple):
     run: Callable[[Path, Log], Any]
 
 
+class Done(NamedTuple):
+    """A finished stage: what it took, and the SHA-256 of its report's files."""
+
+    seconds: float
+    sha256: list[str]
+
+
+def _checksums(report: Path) -> list[str]:
+    """Those of a report's last file and, where that is a table, of its numbers."""
+    paths = sorted({report, report.with_suffix(".json")})
+    return [sha256(path) for path in paths if path.is_file()]
+
+
 def read_report(path: Path) -> Any:
     """Returns the content of a stage's JSON file.
 
@@ -57,13 +70,27 @@ def read_report(path: Path) -> Any:
         ) from None
 
 
+def _read_done(path: Path) -> dict[str, Done]:
+    try:
+        return {name: Done(**done) for name, done in read_report(path).items()}
+    except (TypeError, AttributeError):
+        raise UserError(
+            f"{path} does not hold the finished runs of a study; delete it, and the "
+            "same command looks at all runs again."
+        ) from None
+
+
 class Progress:
-    """Runs stages, keeps their seconds, and logs a line on each with the time left."""
+    """Runs stages, keeps their seconds, and logs a line on each with the time left.
+
+    Raises:
+        UserError: the file of finished stages is damaged.
+    """
 
     def __init__(self, stages: Sequence[Stage], run: Run[StudySettings]):
         self._stages, self._workdir, self._log = stages, run.workdir, run.log
         self._path = run.workdir / _STAGES
-        self._seconds = read_report(self._path) if self._path.exists() else {}
+        self._done = _read_done(self._path) if self._path.exists() else {}
         self.failures: dict[str, str] = {}
 
     def run(self, stage: Stage) -> None:
@@ -80,21 +107,24 @@ class Progress:
             self.failures[stage.name] = one_line(error)
             self._log(f"FAILED {stage.name}: {one_line(error)}")
         else:
-            self._seconds[stage.name] = round(time.monotonic() - started, 1)
-            write_json(self._path, self._seconds)
+            seconds = round(time.monotonic() - started, 1)
+            self._done[stage.name] = Done(seconds, _checksums(folder / stage.report))
+            write_json(self._path, {n: d._asdict() for n, d in self._done.items()})
             self._log(self._line(stage))
         # Graphs would add up from stage to stage.
         keras.backend.clear_session()
 
     def _is_done(self, stage: Stage) -> bool:
+        """Whether a stage has ended, and its report is the one that it wrote."""
+        done = self._done.get(stage.name)
         report = self._workdir / stage.name / stage.report
-        return stage.name in self._seconds and report.exists()
+        return done is not None and _checksums(report) == done.sha256
 
     def _line(self, stage: Stage) -> str:
         left = [s for s in self._stages if not self._is_done(s)]
         left = [s for s in left if s.name not in self.failures]
         done = len(self._stages) - len(left)
-        took = duration(self._seconds[stage.name])
+        took = duration(self._done[stage.name].seconds)
         return (
             f"[{done}/{len(self._stages)}] {stage.name} took {took}; "
             f"{time_left([s.kind for s in left], self._times())}"
@@ -104,8 +134,9 @@ class Progress:
         """The seconds of finished stages by kind."""
         times: dict[str, list[float]] = {}
         for stage in self._stages:
-            if stage.name in self._seconds:
-                times.setdefault(stage.kind, []).append(self._seconds[stage.name])
+            if stage.name in self._done:
+                seconds = self._done[stage.name].seconds
+                times.setdefault(stage.kind, []).append(seconds)
         return times
 
 

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from advrush_tf.files import json_copy, read_json
+from advrush_tf.files import json_copy
 from advrush_tf.genotypes.genotype import Genotype
 from advrush_tf.runs import evaluation_report, inspection
+from advrush_tf.runs.study_progress import read_report
 from advrush_tf.runs.study_settings import StudySettings
 from advrush_tf.search.history import is_search, read_history
 from advrush_tf.statistics import (
@@ -90,10 +91,10 @@ def _attack(row: Row) -> Path:
 
 def _measured(row: Row) -> dict[str, Any]:
     """Returns the numbers of one fitted network."""
-    results = read_json(_attack(row))
+    results = read_report(_attack(row))
     found = {
         **{"entry": row.entry, "seed": row.seed, "objective": row.objective},
-        **read_json(row.folder / "network" / NETWORK),
+        **read_report(row.folder / "network" / NETWORK),
         "images": results["images"],
         "clean": results["clean"]["accuracy"],
         "attacks": {one["attack"]: one["accuracy"] for one in results["attacks"]},
@@ -102,7 +103,7 @@ def _measured(row: Row) -> dict[str, Any]:
     }
     landscape = row.folder / f"landscape_{row.objective}" / inspection.RESULTS
     if landscape.exists():
-        (model,) = read_json(landscape)["models"].values()
+        (model,) = read_report(landscape)["models"].values()
         curvature = model["curvature"]
         found |= {name: curvature[name]["mean"] for name in CURVATURES}
     return found

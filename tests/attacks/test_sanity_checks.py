@@ -31,7 +31,8 @@ def test_random_model():
         ([[0.25, 0.754], [1.0, 0.0]], True),  # of a softmax in half precision
         ([[0.25, 0.75], [1.1, -0.1]], False),
         ([[0.25, 0.75], [1.0, 0.5]], False),
-        ([[0.05, 0.75], [1.0, 0.5]], True),  # of a sigmoid, sure of an answer
+        ([[0.05, 0.75], [1.0, 0.5]] * 8, True),  # of a sigmoid, sure of an answer
+        ([[0.05, 0.75], [1.0, 0.5]] * 7, False),  # by chance, perhaps
         ([[-0.1, -2.4]], False),  # logarithms of probabilities will do
     ],
 )

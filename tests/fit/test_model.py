@@ -201,6 +201,22 @@ def test_logits_that_are_not_finite_are_no_right_answer():
     assert (got["accuracy"], got["robust_accuracy"]) == (0.0, 0.0)
 
 
+def test_a_sigmoid_is_warned_of_once_it_is_sure(recwarn):
+    network = keras.Sequential(
+        [keras.Input((2, 2, 1)), keras.layers.Flatten(), keras.layers.Dense(8)]
+    )
+    network = keras.Model(network.inputs, 9 * network.outputs[0])
+    kernel = network.weights[0]
+    kernel.assign(0 * kernel)
+    sure = keras.Model(network.inputs, keras.ops.sigmoid(network.outputs[0]))
+    model = AdvRushFitModel(sure, Standard())
+    model.compile(keras.optimizers.SGD(10.0))
+    x, y = np.ones((8, 2, 2, 1), "float32"), np.zeros(8, int)
+    assert not [w for w in recwarn if "probabilities" in str(w.message)]
+    with pytest.warns(UserWarning, match="look like probabilities"):
+        model.fit(x, y, batch_size=8, epochs=3, verbose=0)
+
+
 def test_gradients_that_are_not_finite_are_warned_of(recwarn):
     images = keras.Input((4, 4, 1))
     # The root's slope at black pixels is infinite.

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from advrush_tf.errors import UserError
+from advrush_tf.files import read_arrays, write_arrays
 from advrush_tf.runs.checkpoints import CheckpointStore
+from advrush_tf.runs.search_settings import SearchSettings
 from advrush_tf.search.model import AdvRushSearchModel
 
 
@@ -96,6 +98,32 @@ def test_a_damaged_one_is_renamed_when_its_epoch_is_saved_again(tmp_path):
     assert sorted(os.listdir(tmp_path)) == sorted(kept + damaged)
     assert {(tmp_path / name).read_bytes() for name in damaged} == {b"PK damaged"}
     assert store.restore(_model(1), pytest.fail)[0] == 2
+
+
+def test_one_of_another_run_is_passed_over(tmp_path):
+    CheckpointStore(tmp_path).save(_model(1), 1)  # Of an earlier version.
+    CheckpointStore(tmp_path, 3, SearchSettings()).save(_model(2), 2)
+    CheckpointStore(tmp_path, 3, SearchSettings(seed=1)).save(_model(3), 3)
+    warnings = []
+    store = CheckpointStore(tmp_path, settings=SearchSettings())
+    assert store.find(_model(9), warnings.append) == 2
+    assert len(warnings) == 1
+    assert "of a run where seed is 1 there and 0 here" in warnings[0]
+    with pytest.raises(ValueError, match="seed is 1 there"):
+        store.load(_model(9), 3)
+    other = CheckpointStore(tmp_path, settings=SearchSettings(seed=2))
+    assert other.find(_model(9), warnings.append) == 1
+
+
+@pytest.mark.parametrize("notes", ["[" * 100_000, "[1]", "7"])
+def test_notes_that_are_no_object_are_damage(tmp_path, notes):
+    store = CheckpointStore(tmp_path)
+    path = store.save(_model(1), 1)
+    arrays = read_arrays(path) | {"notes": np.asarray(notes)}
+    write_arrays(path, **arrays)
+    warnings = []
+    assert store.find(_model(1), warnings.append) == 0
+    assert "is damaged" in warnings[0]
 
 
 def test_one_that_cannot_be_read_is_not_damaged(tmp_path):

@@ -31,8 +31,10 @@ SAMPLES = [
 
 def test_what_is_saved_is_read_again(tmp_path):
     saved = inspected(seed=1)
-    saved.save(tmp_path / "model_0.npz")
-    loaded = ModelCurvature.load(tmp_path / "model_0.npz")
+    saved.save(tmp_path / "model_0.npz", {"model": "a"})
+    loaded = ModelCurvature.load(tmp_path / "model_0.npz", {"model": "a"})
+    with pytest.raises(ValueError, match="of another model or run"):
+        ModelCurvature.load(tmp_path / "model_0.npz", {"model": "b"})
     np.testing.assert_array_equal(loaded.right, saved.right)
     for part in ("curvature", "surface", "cut"):
         first, second = vars(getattr(saved, part)), vars(getattr(loaded, part))
@@ -44,12 +46,12 @@ def test_what_is_saved_is_read_again(tmp_path):
 @pytest.mark.parametrize("kept", [0, 100])
 def test_a_damaged_file_is_said_to_be(tmp_path, kept):
     path = tmp_path / "model_0.npz"
-    inspected().save(path)
+    inspected().save(path, {})
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(ValueError, match=r"model_0\.npz is damaged"):
-        ModelCurvature.load(path)
+        ModelCurvature.load(path, {})
     with pytest.raises(IsADirectoryError):
-        ModelCurvature.load(tmp_path)
+        ModelCurvature.load(tmp_path, {})
 
 
 def test_the_interval_of_a_mean_is_near_the_normal_one():

@@ -137,8 +137,8 @@ def test_genotypes_sampled_before_an_interruption_are_not_sampled_again(
     finished, settings, tmp_path, monkeypatch
 ):
     folder = shutil.copytree(finished[0] / "measured", tmp_path / "measured")
-    rows = read_json(folder / "sampled.json")["genotypes"]
-    write_json(folder / "sampled.json", {"genotypes": rows[:2]})
+    known = read_json(folder / "sampled.json")
+    write_json(folder / "sampled.json", known | {"genotypes": known["genotypes"][:2]})
     measure, seeds = landscape_run.ArchitectureSampler.measure, []
 
     def measured(self, genotype, seed=None):

@@ -21,7 +21,7 @@ from advrush_tf.runs.lock import locked
 workdir = Path(sys.argv[1])
 with locked(workdir, print), replacing(workdir / "a.npz") as file:
     file.write(b"half")
-    tempfile.mkdtemp(".tmp", ".", workdir)
+    tempfile.mkdtemp(".advrush.tmp", ".", workdir)
     print("holding", flush=True)
     sys.stdin.read()
 """
@@ -43,9 +43,16 @@ def test_one_run_at_a_time_until_its_process_ends(tmp_path):
     assert len(os.listdir(workdir)) == 3
     os.kill(other.pid, signal.SIGKILL)
     other.communicate()
-    # What the killed save left behind goes.
+    # What the killed save left behind goes; what is another run's or no run's stays.
+    (workdir / "stage").mkdir()
+    kept = [".notes.tmp", "stage/.lock", "stage/.a.1.advrush.tmp"]
+    for name in kept:
+        (workdir / name).touch()
+    (workdir / "logs").mkdir()
+    (workdir / "logs" / ".a.1.advrush.tmp").touch()
     with locked(workdir, print):
-        assert os.listdir(workdir) == [".lock"]
+        found = {str(p.relative_to(workdir)) for p in workdir.rglob("*")}
+        assert found == {".lock", "stage", "logs", *kept}
     with locked(workdir, print):
         pass
 

@@ -45,9 +45,11 @@ def test_settings_are_recorded_once_and_compared(tmp_path):
 def test_settings_that_are_gone_are_not_written_anew(tmp_path):
     record_settings(SearchSettings(seed=1), tmp_path)
     (tmp_path / "settings.json").unlink()
-    with pytest.raises(UserError, match=r"settings\.json is damaged \(it is gone\)"):
-        record_settings(SearchSettings(seed=2), tmp_path)
-    assert not (tmp_path / "settings.json").exists()
+    (tmp_path / "older" / "checkpoints").mkdir(parents=True)
+    for workdir in (tmp_path, tmp_path / "older"):
+        with pytest.raises(UserError, match=r"settings\.json is damaged \(it is gone"):
+            record_settings(SearchSettings(seed=2), workdir)
+        assert not (workdir / "settings.json").exists()
 
 
 def test_names_of_files_and_batches_of_an_evaluation_are_not_compared(tmp_path):

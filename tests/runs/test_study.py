@@ -58,7 +58,7 @@ def stubs(monkeypatch):
 
     def search(settings, folder, data_dir, log):
         ran.append(settings)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         drawn = random_genotype(100 + settings.seed, settings.num_nodes)
         drawn.save(folder / "genotype.json")
 
@@ -72,7 +72,7 @@ def stubs(monkeypatch):
 
     def attack(settings, folder, data_dir, log):
         ran.append(settings)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         robust = 0.2 + 0.1 * settings.seed + 0.3 * ("random" in settings.model)
         results = {
             "images": 20,
@@ -86,7 +86,7 @@ def stubs(monkeypatch):
 
     def landscape(settings, folder, data_dir, log):
         ran.append(settings)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         number = {"mean": 1 + settings.seed - ("random" in settings.model[0])}
         model = {"curvature": {"penalty": number, "top_eigenvalue": number}}
         (folder / "inspection.json").write_text(json.dumps({"models": {"m": model}}))
@@ -140,6 +140,20 @@ def test_an_entry_or_a_seed_only_adds_runs(toy, stubs, tmp_path):
         run(attrs.evolve(changed, entries=entries[::-1]), workdir)
     with pytest.raises(UserError, match="select is 1 there and 2 here"):
         run(attrs.evolve(changed, select=2), workdir)
+
+
+def test_a_run_whose_report_is_another_one_is_run_again(toy, stubs, tmp_path):
+    workdir = tmp_path / "study"
+    first, _ = run(toy(), workdir)
+    path = workdir / "random" / "seed_0" / "attack_fgsm_rs" / "results.json"
+    path.write_text(path.read_text().replace("0.9", "0.8"))
+    again, _ = run(toy(), workdir)
+    assert len(stubs) == 6 + 1
+    assert again["runs"] == first["runs"]
+    for text in ("null", "7", '{"random/seed_0/search_0": 3.5}'):
+        (workdir / "stages.json").write_text(text)
+        with pytest.raises(UserError, match="does not hold the finished runs"):
+            run(toy(), workdir)
 
 
 def test_the_numbers_of_a_study(toy, stubs, tmp_path):
