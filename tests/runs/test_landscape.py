@@ -137,6 +137,7 @@ def test_genotypes_sampled_before_an_interruption_are_not_sampled_again(
     finished, settings, tmp_path, monkeypatch
 ):
     folder = shutil.copytree(finished[0] / "measured", tmp_path / "measured")
+    shutil.copy(finished[0] / "settings.json", tmp_path)
     known = read_json(folder / "sampled.json")
     write_json(folder / "sampled.json", known | {"genotypes": known["genotypes"][:2]})
     measure, seeds = landscape_run.ArchitectureSampler.measure, []
