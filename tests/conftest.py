@@ -1,11 +1,16 @@
 """Prepares TensorFlow before any test imports it."""
 
+import gc
+import os
 import runpy
 from pathlib import Path
 
 import pytest
 
 from advrush_tf import environment as environment
+
+# The tests' tensors are small: to share one among threads takes longer than it saves.
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 _SCRIPT = Path(__file__).resolve().parent.parent / "testdata" / "make_imagenet_like.py"
 
@@ -23,6 +28,10 @@ def pytest_configure():
     # A quarter of the time that a graph takes to its first numbers. What the optimiser
     # makes of graphs is tested in the processes that tests start.
     tf.config.optimizer.set_experimental_options({_OFF: True})
+    # A graph is some hundred thousand objects, almost none of them in cycles. Python's
+    # search for those is a tenth of the time that tracing takes.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 @pytest.fixture(scope="module")

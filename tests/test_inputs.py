@@ -23,7 +23,9 @@ def models():
     logits = keras.Sequential(
         [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(CLASSES)]
     )
-    search = advrush_tf.AdvRushSearchModel(CLASSES, (8, 8, 1), 2, 2, num_nodes=1)
+    search = advrush_tf.AdvRushSearchModel(
+        *(CLASSES, (8, 8, 1), 2, 1), num_nodes=1, primitives=("none", "avg_pool_3x3")
+    )
     search.compile()
     return logits, search
 

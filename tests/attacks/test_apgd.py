@@ -91,16 +91,20 @@ def test_iterates_are_those_of_algorithm_1(norm, loss):
         state = found.state
         seen.append(found.images.numpy())
 
+    @tf.function
+    def traced(image, label, target):
+        with tf.GradientTape() as tape:
+            tape.watch(image)
+            value = plain_loss(loss, logits_fn(image[tf.newaxis])[0], label, target)
+        return value, tape.gradient(value, image)
+
     for row in range(4):
         order = np.argsort(clean[row])[::-1]
-        target = next(k for k in order if k != y[row])
+        target = tf.constant(next(k for k in order if k != y[row]), tf.int32)
 
         def loss_and_gradient(image, row=row, target=target):
-            image = tf.constant(image[np.newaxis])
-            with tf.GradientTape() as tape:
-                tape.watch(image)
-                value = plain_loss(loss, logits_fn(image)[0], int(y[row]), target)
-            return float(value), tape.gradient(value, image)[0].numpy()
+            value, gradient = traced(tf.constant(image), y[row], target)
+            return float(value), gradient.numpy()
 
         expected = algorithm_1(
             loss_and_gradient, x[row].numpy(), seen[0][row], norm, EPSILONS[norm], 40
@@ -116,7 +120,8 @@ def plain_loss(name, logits, label, target):
     if name == "targeted_dlr":
         scale = ordered[0] - (ordered[2] + ordered[3]) / 2
         return -(logits[label] - logits[target]) / scale
-    other = ordered[1] if int(tf.argmax(logits)) == label else ordered[0]
+    right = tf.argmax(logits, output_type=tf.int32) == label
+    other = tf.where(right, ordered[1], ordered[0])
     return -(logits[label] - other) / (ordered[0] - ordered[2])
 
 

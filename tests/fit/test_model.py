@@ -1,7 +1,3 @@
-import subprocess
-import sys
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
@@ -14,9 +10,9 @@ from advrush_tf.losses import cross_entropy
 from advrush_tf.official import weights as official
 from advrush_tf.training.optimizers import MomentumSGD
 from support import golden
+from support.processes import run_in_a_process
 from support.small_networks import golden_network, tiny_batch, tiny_network
 
-ROOT = Path(__file__).parents[2]
 FAST = PGD(epsilon=0.1, step_size=0.05, steps=2)
 
 
@@ -279,15 +275,14 @@ def test_a_saved_model_goes_on_in_a_new_process(tmp_path):
     run_steps(model)
     model.save(tmp_path / "fit.keras")
     program = (
-        "import sys; sys.path.insert(0, 'tests')\n"
-        "import keras, numpy, advrush_tf\n"
+        "import keras, numpy\n"
         "from support.small_networks import tiny_batch\n"
         f"model = keras.models.load_model({str(tmp_path / 'fit.keras')!r})\n"
         "assert model.objective.epsilon == 0.1\n"
         "model.train_on_batch(*tiny_batch(7))\n"
         f"numpy.savez({str(tmp_path / 'after.npz')!r}, *model.variables)\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+    run_in_a_process(program)
     model.train_on_batch(*tiny_batch(7))
     with np.load(tmp_path / "after.npz") as after:
         arrays = [after[name] for name in after.files]

@@ -94,11 +94,12 @@ def test_crafted_images_of_the_official_code(objective, name):
     def model_fn(z, training):
         return net(z, training=training)
 
+    # Traced: the steps of these networks take longer eagerly.
     net, x, y = official_network("float64")
-    crafted = objective.craft(model_fn, x, y, (0, 0))
+    crafted = tf.function(objective.craft)(model_fn, x, y, (0, 0))
     np.testing.assert_allclose(crafted, nhwc(DATA[name]), rtol=0, atol=1e-8)
     net, x, y = official_network("float32")
-    crafted = objective.craft(model_fn, x, y, (0, 0)).numpy()
+    crafted = tf.function(objective.craft)(model_fn, x, y, (0, 0)).numpy()
     # A sign may turn where a gradient is nearly 0: with TRADES all are, at the start.
     equal = np.abs(crafted - nhwc(DATA[name])) < 1e-6
     assert equal.mean() > (0.9 if name.startswith("trades") else 0.99)

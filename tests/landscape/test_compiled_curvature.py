@@ -5,6 +5,7 @@ convolutions become several ones.
 """
 
 import functools
+import itertools
 
 import keras
 import numpy as np
@@ -31,15 +32,16 @@ def _cells(genotype, cells=2, **settings):
     return make
 
 
-def _of_one_operation(name):
-    """Normal and reduction cells of one operation: with stride 1 and with stride 2."""
-    edges = [(name, 0), (name, 1)]
+def _of_two_operations(first, second):
+    """Normal and reduction cells of two: with stride 1 and with stride 2."""
+    edges = [(first, 0), (second, 1)]
     return _cells(Genotype(edges, [2], edges, [2]), cells=3)
 
 
 def _supernet(dtype):
     kinds = ("max_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_3x3")
-    net = Supernet(CLASSES, 2, 3, 1, primitives=kinds, dtype=dtype)
+    # A reduction cell, whose second node reads the first with stride 1.
+    net = Supernet(CLASSES, 2, 1, 2, primitives=kinds, dtype=dtype)
     net.build((None, *SHAPE))
     return net
 
@@ -51,7 +53,11 @@ WHOLE = {
     "ResNet18": lambda dtype: ResNet18(CLASSES, SHAPE, 2, dtype=dtype),
 }
 OPERATIONS = [name for name in ALL_PRIMITIVES if name != "none"]
-NETWORKS = WHOLE | {name: _of_one_operation(name) for name in OPERATIONS}
+PAIRS = list(itertools.zip_longest(OPERATIONS[::2], OPERATIONS[1::2]))
+NETWORKS = WHOLE | {
+    f"{first}, {second}": _of_two_operations(first, second or first)
+    for first, second in PAIRS
+}
 
 
 def _batch(dtype):

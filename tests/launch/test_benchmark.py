@@ -1,17 +1,23 @@
-from support.processes import assert_is_one_error, kill_with_children, launch
+from support.processes import (
+    assert_is_one_error,
+    fork_small_searches,
+    kill_with_children,
+    launch,
+)
 
 
-def _rows(*flags):
+def _rows(*flags, prepare=None):
     """The cells of each row of the table of a small benchmark."""
     flags = ["--init_channels=2", "--num_cells=1", "--image_size=8", *flags]
-    result = launch("benchmark", "--repeats=1", "--batch_size=4", *flags)
+    flags = ["--repeats=1", "--batch_size=4", *flags]
+    result = launch("benchmark", *flags, prepare=prepare)
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()[2:]
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
 
 
 def test_a_table_of_a_search():
-    rows = _rows("--part=search")
+    rows = _rows("--part=search", prepare=fork_small_searches)
     steps = ["weights", "alphas", "penalised alphas"]
     assert [row[:2] for row in rows] == [["search", step] for step in steps]
     assert all(float(value) > 0 for row in rows for value in row[3:])

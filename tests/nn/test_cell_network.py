@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -18,6 +19,7 @@ CASES = (
     "pdarts_c4_l5_s1",
     "racl_c4_l5_s1",
 )
+PARAMCOUNTS = golden.load("paramcounts")["meta"]["table"]
 
 
 def _train(net, x, y):
@@ -67,7 +69,14 @@ def test_float64_equals_the_official_network(case):
         assert error <= stored * np.abs(data[name]).max(), name
 
 
-@pytest.mark.parametrize("case", CASES)
+# Those that have all operations, both stems and the auxiliary head between them.
+@pytest.mark.parametrize(
+    "case",
+    [
+        *("advrush_c4_l8_aux_s1", "amoebanet_c2_l3_s2"),
+        *("imagenet_advrush_c8_l5_s1", "pdarts_c4_l5_s1"),
+    ],
+)
 def test_float32_within_five_times_pytorchs_own_deviation(case):
     data = golden.load(f"evalnet_{case}")
     deviation = data["meta"]["float32_deviation"]
@@ -91,21 +100,19 @@ def _parameters(net):
     return sum(int(np.prod(v.shape)) for v in net.trainable_variables)
 
 
+# The others are counted with their multiply-adds, in test_profiling.py.
 @pytest.mark.parametrize(
-    "row", golden.load("paramcounts")["meta"]["table"], ids=lambda row: row["arch"]
+    "row",
+    [r for r in PARAMCOUNTS if r["arch"] not in ("ADVRUSH", "AmoebaNet")],
+    ids=lambda row: row["arch"],
 )
 def test_official_numbers_of_parameters(row):
-    net = CellNetwork(row["arch"], 10, (32, 32, 3), auxiliary=True)
+    # Weights without values have shapes, which is what is counted.
+    with keras.StatelessScope(initialize_variables=False):
+        net = CellNetwork(row["arch"], 10, (32, 32, 3), auxiliary=True)
     head = _parameters(net.auxiliary_head)
     assert _parameters(net) == row["params_with_aux"]
     assert _parameters(net) - head == row["params_no_aux"]
-
-
-def test_official_number_of_parameters_on_imagenet():
-    net = CellNetwork(
-        "ADVRUSH", 1000, (224, 224, 3), 48, 14, stem="imagenet", auxiliary=True
-    )
-    assert _parameters(net) == 7_033_704
 
 
 def test_images_are_normalised_inside():
@@ -117,7 +124,8 @@ def test_images_are_normalised_inside():
 
 
 def test_a_saved_network_gives_the_same_in_a_new_process(tmp_path):
-    net = tiny_network(mean=(0.25,), std=(0.5,), drop_path=0.25, seed=1)
+    settings = {"mean": (0.25,), "std": (0.5,), "drop_path": 0.25, "seed": 1}
+    net = CellNetwork("ADVRUSH", 3, (8, 8, 1), 2, 1, **settings)
     x = np.random.default_rng(0).random((2, 8, 8, 1), np.float32)
     net(x, training=True)
     assert_loads_in_a_new_process(

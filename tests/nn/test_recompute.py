@@ -121,8 +121,9 @@ def _assert_close(got, expected, tolerance):
 def test_a_search_computes_the_same(dtype, eager, steps, tolerance):
     plain, again = _search_models(dtype=dtype)
     batch = random_batch(0, size=3)
-    for model in (plain, again):
-        model.compile(run_eagerly=eager)
+    again.compile(run_eagerly=eager)
+    # Bit for bit, a graph is compared with a graph.
+    plain.compile(run_eagerly=eager or tolerance > 0)
     for name in steps:
         results = [model.steps[name](*batch) for model in (again, plain)]
         _assert_close(*results, tolerance)

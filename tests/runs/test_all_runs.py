@@ -202,12 +202,11 @@ def case(request, tmp_path_factory, inputs, optimised_graphs):
 
 def test_a_killed_run_resumes_and_ends_as_one_that_was_not(case, tmp_path):
     """By SIGKILL, while it writes."""
-    kind, workdir, scratch = case.kind, tmp_path / "run", tmp_path / "scratch"
-    scratch.mkdir()
+    kind, workdir = case.kind, tmp_path / "run"
     texts = {
         n: ",".join(v) if isinstance(v, tuple) else v for n, v in case.values.items()
     }
-    kill_while_writing(kind.name, texts, workdir, Path(kind.killed_at).name, scratch)
+    kill_while_writing(kind.name, texts, workdir, Path(kind.killed_at).name)
     assert not (workdir / kind.report).exists()
     assert not (workdir / kind.killed_at).exists()
     before = (workdir / kind.kept).stat().st_mtime_ns

@@ -13,7 +13,8 @@ from advrush_tf.search.model import AdvRushSearchModel
 
 def _model(seed):
     keras.utils.set_random_seed(seed)
-    model = AdvRushSearchModel(3, (8, 8, 1), 2, 1, num_nodes=1)
+    primitives = ("none", "sep_conv_3x3")
+    model = AdvRushSearchModel(3, (8, 8, 1), 2, 1, 1, primitives=primitives)
     model.compile()
     for index, variable in enumerate(model.alpha_optimizer.variables):
         variable.assign(np.full(variable.shape, seed + index))

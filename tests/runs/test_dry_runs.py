@@ -15,7 +15,8 @@ SEARCH = {
     "warmup_epochs": 2,
     "init_channels": 2,
     "num_cells": 1,
-    "num_nodes": 2,
+    "num_nodes": 1,
+    "primitives": ("none", "skip_connect", "sep_conv_3x3"),
     "batch_size": 128,
 }
 FIT = {

@@ -8,7 +8,7 @@ import pytest
 from advrush_tf.data.dataset import load_dataset
 from advrush_tf.errors import NonFiniteLossError, UserError
 from advrush_tf.files import read_json, sha256
-from advrush_tf.genotypes.genotype import get_genotype, random_genotype
+from advrush_tf.genotypes.genotype import Genotype, get_genotype, random_genotype
 from advrush_tf.nn.resnet import ResNet18
 from advrush_tf.runs import fit as fit_run
 from advrush_tf.runs.recipes import fit_settings
@@ -267,10 +267,13 @@ def test_a_loss_that_is_not_finite_stops_the_fit(tmp_path):
 
 
 def test_a_fit_streams_images_of_many_sizes(imagenet_like, tmp_path):
+    edges, path = (("sep_conv_3x3", 0), ("max_pool_3x3", 1)), tmp_path / "cells.json"
+    Genotype(edges, (2,), edges, (2,)).save(path)
     settings = fit_settings(
         "standard",
         "imagenet",
         **{name: SMALL[name] for name in ("init_channels", "num_cells")},
+        genotype=str(path),
         dataset=str(imagenet_like[0]),
         image_size=32,
         batch_size=16,
@@ -278,9 +281,10 @@ def test_a_fit_streams_images_of_many_sizes(imagenet_like, tmp_path):
         validation_portion=0.2,
         eval_steps=1,
     )
-    report = fit_run.run_fit(settings, tmp_path, log=lambda line: None)
+    workdir = tmp_path / "run"
+    report = fit_run.run_fit(settings, workdir, log=lambda line: None)
     dataset = load_dataset(settings.dataset, image_size=32)
-    network = keras.models.load_model(tmp_path / "model.keras")
+    network = keras.models.load_model(workdir / "model.keras")
     assert network.get_config()["mean"] == dataset.mean
     x, y = dataset.test.unit_arrays()
     hits = np.argmax(network(x, training=False), -1) == y

@@ -27,16 +27,18 @@ def test_counts_of_the_official_supernet():
 # Two of the seven rows, which have all operations between them but dil_conv_5x5.
 @pytest.mark.parametrize("arch", ["ADVRUSH", "AmoebaNet"])
 def test_counts_of_official_networks(arch):
-    net = CellNetwork(arch, 10, (32, 32, 3))
-    assert (
-        profiling.count_parameters(net.trainable_variables)
-        == (ROWS[arch]["params_no_aux"])
+    net, row = CellNetwork(arch, 10, (32, 32, 3), auxiliary=True), ROWS[arch]
+    count = profiling.count_parameters(net.trainable_variables)
+    head = profiling.count_parameters(net.auxiliary_head.trainable_variables)
+    assert (count, count - head) == (row["params_with_aux"], row["params_no_aux"])
+    assert profiling.multiply_adds(net) == row["macs_32"]
+
+
+def test_counts_of_the_official_network_on_imagenet():
+    net = CellNetwork(
+        "ADVRUSH", 1000, (224, 224, 3), 48, 14, stem="imagenet", auxiliary=True
     )
-    assert profiling.multiply_adds(net) == ROWS[arch]["macs_32"]
-
-
-def test_count_of_the_official_network_on_imagenet():
-    net = CellNetwork("ADVRUSH", 1000, (224, 224, 3), 48, 14, stem="imagenet")
+    assert profiling.count_parameters(net.trainable_variables) == 7_033_704
     assert profiling.multiply_adds(net) == 640_653_120
 
 

@@ -26,7 +26,7 @@ SMALL = {
     "warmup_epochs": 2,
     "init_channels": 2,
     "num_cells": 1,
-    "num_nodes": 2,
+    "num_nodes": 1,
     "batch_size": 128,
 }
 
@@ -190,8 +190,9 @@ def test_poisoned_weights_are_not_saved(tmp_path, monkeypatch):
         record(self, epoch, logs)
 
     monkeypatch.setattr(search_run.EpochRecorder, "on_epoch_end", poison)
+    settings = SearchSettings(**SMALL, primitives=("skip_connect", "avg_pool_3x3"))
     with pytest.raises(NonFiniteLossError, match="became NaN or infinite in epoch 2"):
-        search_run.run_search(SearchSettings(**SMALL), tmp_path, log=lambda line: None)
+        search_run.run_search(settings, tmp_path, log=lambda line: None)
     assert os.listdir(tmp_path / "checkpoints") == ["epoch_0001.npz"]
 
 

@@ -266,12 +266,10 @@ def test_the_time_left_is_that_of_finished_runs():
 def test_a_killed_study_ends_as_one_that_was_not(toy, tmp_path, optimised_graphs):
     """By SIGKILL in the attack."""
     settings, killed = toy(entries=("random",)), tmp_path / "killed"
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
     flags = {name: getattr(settings, name) for name in TOY}
     flags |= {f"{s}_{name}": v for s in STAGES for name, v in STAGES[s].items()}
     flags = {n: ",".join(v) if isinstance(v, tuple) else v for n, v in flags.items()}
-    kill_while_writing("study", flags, killed, "results.json", scratch)
+    kill_while_writing("study", flags, killed, "results.json")
     fit = killed / "random" / "seed_0" / "fit_fgsm_rs" / "fit.json"
     before = fit.stat().st_mtime_ns
     resumed, _ = run(settings, killed)

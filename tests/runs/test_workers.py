@@ -14,7 +14,7 @@ from support.processes import (
 )
 
 SEARCH = {
-    **{"dataset": "digits", "epochs": 5, "warmup_epochs": 3, "batch_size": 256},
+    **{"dataset": "digits", "epochs": 3, "warmup_epochs": 1, "batch_size": 256},
     **{"init_channels": 1, "num_cells": 1, "num_nodes": 1, "stem_multiplier": 1},
     **{"primitives": "none,skip_connect,sep_conv_3x3", "precision": "float64"},
     **{"gamma": 1.0, "clip_norm": 0.1},
@@ -57,7 +57,7 @@ def searched(tmp_path_factory):
 
 
 def test_a_search_on_two_workers_is_that_of_one_process(searched, tmp_path):
-    """Ten steps, the last four with the penalty, clipped, in float64."""
+    """Six steps, the last four with the penalty, clipped, in float64."""
     flags = [f"--{name}={value}" for name, value in SEARCH.items()]
     alone = launch("search", *flags, f"--workdir={tmp_path}")
     assert alone.returncode == 0, alone.stderr

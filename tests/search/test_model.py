@@ -1,8 +1,4 @@
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,9 +7,10 @@ import tensorflow as tf
 
 from advrush_tf import AdvRushSearchModel, Genotype, NonFiniteLossError
 from advrush_tf.data.pipeline import bilevel_pairs
-from advrush_tf.genotypes.genotype import PRIMITIVES
 from advrush_tf.training.optimizers import EpochCosine, MomentumSGD
+from support.processes import run_in_a_process
 from support.tiny_search import (
+    KINDS,
     MEAN,
     STD,
     assert_equal,
@@ -71,11 +68,11 @@ def test_metrics_have_their_names():
     assert set(model.train_step(random_pair())) == names
 
 
-def test_entropy_of_uniform_alphas_is_log_8():
+def test_entropy_of_uniform_alphas_is_that_of_five_operations():
     model = tiny_model()
     for alphas in model.alphas:
         alphas.assign(np.full(alphas.shape, 0.5))
-    np.testing.assert_allclose(model.entropy(), np.log(8), rtol=1e-6)
+    np.testing.assert_allclose(model.entropy(), np.log(5), rtol=1e-6)
     generator = np.random.default_rng(0)
     values = [generator.normal(size=alphas.shape) for alphas in model.alphas]
     for alphas, value in zip(model.alphas, values, strict=True):
@@ -95,18 +92,16 @@ def test_genotype_is_that_of_the_alphas():
     )
     for alphas, value in zip(model.alphas, (normal, reduce), strict=True):
         alphas.assign(value)
-    assert model.genotype() == Genotype.from_alphas(normal, reduce, PRIMITIVES)
-    assert model.genotype() != Genotype.from_alphas(reduce, normal, PRIMITIVES)
+    assert model.genotype() == Genotype.from_alphas(normal, reduce, KINDS)
+    assert model.genotype() != Genotype.from_alphas(reduce, normal, KINDS)
 
 
 # Saving
 
 
 _ELSEWHERE = """
-import json, sys
+import json
 import keras, numpy as np
-import advrush_tf
-folder = sys.argv[1]
 model = keras.saving.load_model(folder + "/model.keras")
 data = np.load(folder + "/data.npz")
 numbers = {"logits": model.predict(data["x"], verbose=0)}
@@ -121,14 +116,6 @@ config = model.get_compile_config()
 with open(folder + "/config.json", "w") as file:
     json.dump([config, model.get_config()], file, sort_keys=True)
 """
-
-
-def _in_a_new_process(code, *arguments):
-    root = str(Path(__file__).parents[2])
-    environment = {**os.environ, "PYTHONPATH": root, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-c", code, *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_saved_model_goes_on_in_a_new_process(tmp_path):
@@ -147,7 +134,7 @@ def test_saved_model_goes_on_in_a_new_process(tmp_path):
     model.save(tmp_path / "model.keras")
     (x, y), (x2, y2) = pair = random_pair(7)
     np.savez(tmp_path / "data.npz", x=x, y=y, x2=x2, y2=y2)
-    _in_a_new_process(_ELSEWHERE, str(tmp_path))
+    run_in_a_process(f"folder = {str(tmp_path)!r}\n{_ELSEWHERE}")
 
     there = np.load(tmp_path / "numbers.npz")
     assert_equal([there["logits"]], [model.predict(x, verbose=0)])

@@ -1,6 +1,7 @@
 """Programs that tests run in processes of their own."""
 
 import contextlib
+import functools
 import json
 import multiprocessing
 import os
@@ -12,8 +13,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+
+from advrush_tf.search import model as search
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,12 +37,15 @@ class Launched:
         arguments: its flags.
         scratch: a folder for what it prints.
         folder: the launcher's current folder.
+        prepare: called in the new process before the launcher.
         **environment: variables beside this process' own.
     """
 
-    def __init__(self, name, arguments, scratch, folder=ROOT, **environment):
+    def __init__(
+        self, name, arguments, scratch, folder=ROOT, prepare=None, **environment
+    ):
         self._outputs = [Path(scratch, stream) for stream in ("stdout", "stderr")]
-        given = name, arguments, self._outputs, folder, environment
+        given = name, arguments, self._outputs, folder, prepare, environment
         self._process = _IMPORTED.Process(target=_run, args=given)
         self._process.start()
 
@@ -58,17 +65,27 @@ class Launched:
         return tuple(output.read_text("utf-8", "replace") for output in self._outputs)
 
 
-def _run(name, arguments, outputs, folder, environment):
+def _run(name, arguments, outputs, folder, prepare, environment):
     for descriptor, output in enumerate(outputs, start=1):
         os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT), descriptor)
     os.chdir(folder)
     os.environ.update(environment, TF_CPP_MIN_LOG_LEVEL="3")
     sys.argv = [os.path.relpath(ROOT / "launch" / f"{name}.py"), *arguments]
     sys.path.insert(0, str(ROOT / "launch"))
+    if prepare:
+        prepare()
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
-def launch(name, *arguments, folder=ROOT, seconds=None):
+def run_in_a_process(program):
+    """Runs Python in a process of its own, with everything imported, to its end."""
+    process = _IMPORTED.Process(target=exec, args=(program,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+
+
+def launch(name, *arguments, folder=ROOT, seconds=None, prepare=None):
     """Runs launch/<name>.py to its end, or kills it after so many seconds.
 
     Args:
@@ -76,12 +93,13 @@ def launch(name, *arguments, folder=ROOT, seconds=None):
         *arguments: its flags.
         folder: the launcher's current folder.
         seconds: None for as many as it needs.
+        prepare: see `Launched`.
 
     Returns:
         Its exit code and what it printed.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        launched = Launched(name, arguments, scratch, folder)
+        launched = Launched(name, arguments, scratch, folder, prepare)
         launched.communicate(seconds)
         if launched.returncode is None:
             launched.kill()
@@ -132,7 +150,7 @@ def _runs(process):
         return False
 
 
-def kill_while_writing(name, settings, workdir, file, scratch):
+def kill_while_writing(name, settings, workdir, file):
     """Starts a run that is killed when all of a file but its name is on the disk.
 
     Args:
@@ -140,21 +158,37 @@ def kill_while_writing(name, settings, workdir, file, scratch):
         settings: the run's flags.
         workdir: the run's folder.
         file: name of the file.
-        scratch: an empty folder.
     """
-    # Python runs this before anything else.
-    (scratch / "sitecustomize.py").write_text(
-        "import os, signal\n"
-        "def fsync(descriptor):\n"
-        f"    if {file!r} in os.readlink(f'/proc/self/fd/{{descriptor}}'):\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "os.fsync = fsync\n"
-    )
-    command, options = _launcher(name, _flags(settings, workdir))
-    options["env"]["PYTHONPATH"] += os.pathsep + str(scratch)
-    process = subprocess.run(command, capture_output=True, **options)
-    assert process.returncode == -signal.SIGKILL, process.stderr
+    with tempfile.TemporaryDirectory() as scratch:
+        flags = _flags(settings, workdir)
+        process = Launched(name, flags, scratch, prepare=_Killing(file))
+        _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors
     assert any(file in path.name for path in workdir.rglob(".*.tmp"))
+
+
+class _Killing(NamedTuple):
+    """Lets a process kill itself where it would put a file on the disk."""
+
+    file: str
+
+    def __call__(self):
+        def fsync(descriptor):
+            if self.file in os.readlink(f"/proc/self/fd/{descriptor}"):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        os.fsync = fsync
+
+
+def fork_small_searches():
+    """Forks the processes that a launcher starts, in which search models are small.
+
+    For `Launched`: they need not import everything again.
+    """
+    sizes = {"num_nodes": 1, "primitives": ("none", "skip_connect", "sep_conv_3x3")}
+    model, context = search.AdvRushSearchModel, multiprocessing.get_context
+    search.AdvRushSearchModel = functools.partial(model, **sizes)
+    multiprocessing.get_context = lambda method: context("fork")
 
 
 def _flags(settings, workdir):

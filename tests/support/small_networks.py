@@ -6,6 +6,13 @@ import numpy as np
 from advrush_tf.genotypes.genotype import Genotype
 from advrush_tf.nn.cell_network import CellNetwork
 
+# An operation of each kind, with stride 2 and, from node 2, with stride 1.
+_EDGES = (
+    *(("sep_conv_3x3", 0), ("skip_connect", 1)),
+    *(("dil_conv_3x3", 2), ("max_pool_3x3", 1)),
+)
+CELLS = Genotype(_EDGES, (2, 3), _EDGES, (2, 3))
+
 
 def golden_network(data, dtype):
     """The official network of a golden file, with new initial weights."""
@@ -27,7 +34,7 @@ def golden_network(data, dtype):
 def tiny_network(seed=0, **settings):
     """A network of 8x8 images of one channel and three classes."""
     keras.utils.set_random_seed(seed)
-    return CellNetwork("ADVRUSH", 3, (8, 8, 1), 2, 2, **settings)
+    return CellNetwork(CELLS, 3, (8, 8, 1), 2, 2, **settings)
 
 
 def tiny_batch(seed=0, size=6):

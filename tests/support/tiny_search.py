@@ -6,13 +6,16 @@ import tensorflow as tf
 
 from advrush_tf import AdvRushSearchModel
 
+# One operation of each kind.
+KINDS = ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_3x3")
 MEAN, STD = (0.25, 0.5, 0.75), (0.5, 0.25, 0.125)
 
 
 def tiny_model(seed=0, num_cells=1, **settings):
     keras.utils.set_random_seed(seed)
+    settings = {"num_nodes": 2, "primitives": KINDS} | settings
     return AdvRushSearchModel(
-        3, (8, 8, 3), init_channels=2, num_cells=num_cells, num_nodes=2, **settings
+        3, (8, 8, 3), init_channels=2, num_cells=num_cells, **settings
     )
 
 

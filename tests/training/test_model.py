@@ -16,7 +16,7 @@ from advrush_tf.training.optimizers import L2Adam, MomentumSGD
 from support.replicas import on_each, pieces, strategy
 from support.tiny_search import random_batch
 
-PRIMITIVES = ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3")
+PRIMITIVES = ("none", "skip_connect", "sep_conv_3x3")
 STEPS, BATCH = 5, 8
 TOLERANCE = {"rtol": 1e-8, "atol": 1e-12}
 
