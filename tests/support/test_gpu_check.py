@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from advrush_tf.genotypes.search_space import PRIMITIVES
 from support import gpu_check
 from support.gpu_kernels import operations_without_gpu_kernel
 from support.tiny_search import random_batch, tiny_compiled
@@ -28,7 +29,8 @@ def test_operations_without_a_kernel_are_found(wrap):
 
 def test_a_penalised_step_needs_no_cpu():
     batch = [tf.constant(values) for values in random_batch(0)]
-    model = tiny_compiled(run_eagerly=False)
+    settings = {"primitives": PRIMITIVES}
+    model = tiny_compiled(run_eagerly=False, model_settings=settings)
     with operations_without_gpu_kernel() as found:
         for name in ("update_weights", "alpha_gradients", "penalty_gradients"):
             model.steps[name].get_concrete_function(*batch)
