@@ -69,14 +69,7 @@ def test_float64_equals_the_official_network(case):
         assert error <= stored * np.abs(data[name]).max(), name
 
 
-# Those that have all operations, both stems and the auxiliary head between them.
-@pytest.mark.parametrize(
-    "case",
-    [
-        *("advrush_c4_l8_aux_s1", "amoebanet_c2_l3_s2"),
-        *("imagenet_advrush_c8_l5_s1", "pdarts_c4_l5_s1"),
-    ],
-)
+@pytest.mark.parametrize("case", CASES)
 def test_float32_within_five_times_pytorchs_own_deviation(case):
     data = golden.load(f"evalnet_{case}")
     deviation = data["meta"]["float32_deviation"]
