@@ -1,11 +1,12 @@
 """A data set in arrays of an `.npz` file."""
 
-import zipfile
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy
 
 from advrush_tf.data.array_examples import (
     COPIES,
@@ -21,6 +22,8 @@ from advrush_tf.inputs import as_labels
 
 _MOST_CLASSES = 100_000
 _BATCH = 500
+# Bytes of a label while it is checked.
+_LABEL = 8
 
 
 def read_npz(
@@ -50,12 +53,12 @@ def read_npz(
         ) from None
     with np.load(path, allow_pickle=False) as file:
         parts = _parts(path, {*file.files})
+        _check_headers(path, file, parts, test_only)
         given = {part: _array(path, file, f"y_{part}") for part in parts}
         labels = {part: _labels(path, part, given[part]) for part in parts}
         names = _numbered_classes(path, labels, given[parts[0]])
         if test_only and "test" in parts:
             parts = ["test"]
-        _check_memory(path, [f"x_{part}" for part in parts])
         train, test = (
             _examples(path, file, part, labels[part], image_size)
             if part in parts
@@ -78,6 +81,41 @@ def _parts(path: Path, names: set[str]) -> list[str]:
             "its arrays."
         )
     return parts
+
+
+def _check_headers(
+    path: Path, file: Any, parts: Sequence[str], test_only: bool
+) -> None:
+    """Checks, before anything is loaded, that labels go with images, and all fits."""
+    needed = 0
+    for part in parts:
+        (images, size), (labels, _) = (
+            _header(path, file, f"{kind}_{part}") for kind in "xy"
+        )
+        if images[:1] != labels[:1]:
+            raise UserError(
+                f"x_{part} of {path} has the shape {images} and y_{part} {labels}; "
+                "give one class per image."
+            )
+        needed += COPIES * _LABEL * math.prod(labels)
+        if part == "test" or not (test_only and "test" in parts):
+            needed += COPIES * size * math.prod(images)
+    require_memory(f"Data set {path}", needed)
+
+
+def _header(path: Path, file: Any, name: str) -> tuple[tuple[int, ...], int]:
+    """The shape of an array and the bytes of each of its numbers."""
+    member = name if name in file.zip.namelist() else f"{name}.npy"
+    try:
+        with file.zip.open(member) as content:
+            first = npy.read_magic(content) == (1, 0)
+            read = npy.read_array_header_1_0 if first else npy.read_array_header_2_0
+            shape, _, dtype = read(content)
+    except ValueError as error:
+        raise UserError(
+            f"{name} of {path} is no array ({one_line(error)}); save it again."
+        ) from None
+    return shape, dtype.itemsize
 
 
 def _array(path: Path, file: Any, name: str) -> np.ndarray:
@@ -137,13 +175,6 @@ def _numbered_classes(
             "correct the labels, or give that class training images."
         )
     return tuple(map(str, range(count)))
-
-
-def _check_memory(path: Path, names: Sequence[str]) -> None:
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-    sizes = [m.file_size for m in members if m.filename.removesuffix(".npy") in names]
-    require_memory(f"Data set {path}", COPIES * sum(sizes))
 
 
 def _examples(

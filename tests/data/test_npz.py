@@ -1,8 +1,11 @@
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 
+from advrush_tf.data import npz
 from advrush_tf.data.dataset import load_dataset
 from advrush_tf.errors import UserError
 
@@ -112,7 +115,7 @@ X = np.full((6, 4, 6, 3), 40, np.uint8)
             "y_test of .* class 7, but y_train only 0 to 2",
         ),
         ({"y_train": np.arange(5) % 3}, "x_train of .* one class per image"),
-        ({"y_test": np.zeros(0, int)}, "y_test of .* is empty"),
+        ({"x_test": X[:0], "y_test": np.zeros(0, int)}, "y_test of .* is empty"),
         (
             {"x_train": X.astype(np.float32)},
             r"x_train of .* in \[0, 1\]; these are in ",
@@ -150,10 +153,23 @@ def test_members_that_are_no_arrays_are_named(tmp_path):
         other.writestr("x_train", b"no array")
         with other.open("y_train.npy", "w") as member:
             np.save(member, arrays()["y_train"])
-    with pytest.raises(
-        UserError, match=r"x_train of .*own.npz: images must be numbers"
-    ):
+    with pytest.raises(UserError, match=r"x_train of .*own.npz is no array \(.*magic"):
         load_dataset(str(path))
+
+
+def test_headers_are_checked_before_anything_is_loaded(load, monkeypatch):
+    monkeypatch.setattr(npz, "_array", None)
+    with pytest.raises(UserError, match=r"\(6, 4, 6, 3\) and y_train \(7,\); give one"):
+        load(**arrays() | {"y_train": np.arange(7) % 3})
+    # Three times 9 images of 72 bytes, and 9 labels of 8 bytes while they are checked.
+    for test_only, needed in ((False, 3 * 9 * (72 + 8)), (True, 3 * (3 * 72 + 9 * 8))):
+        free = SimpleNamespace(available=needed / 0.75 - 1)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda free=free: free)
+        with pytest.raises(UserError, match="own.npz needs 0.0 GB; the limit is"):
+            load(**arrays(), test_only=test_only)
+        free.available += 2
+        with pytest.raises(TypeError):  # Now it is loaded.
+            load(**arrays(), test_only=test_only)
 
 
 def test_a_damaged_byte_is_noticed(load, tmp_path):
