@@ -15,12 +15,11 @@ from advrush_tf.data.array_examples import (
     require_memory,
 )
 from advrush_tf.data.examples import HELD_BACK, Parts
-from advrush_tf.data.source import OWN_FILES
+from advrush_tf.data.source import MOST_CLASSES, OWN_FILES
 from advrush_tf.errors import UserError, one_line
 from advrush_tf.files import check_archive
 from advrush_tf.inputs import as_labels
 
-_MOST_CLASSES = 100_000
 _BATCH = 500
 # Bytes of a label while it is checked.
 _LABEL = 8
@@ -156,11 +155,11 @@ def _numbered_classes(
     present = np.unique(deciding)
     one_hot = given.shape[1] if given.ndim == 2 and given.shape[1] > 1 else 0
     count = one_hot or int(present[-1]) + 1
-    if not 2 <= count <= _MOST_CLASSES:
+    if not 2 <= count <= MOST_CLASSES:
         found = "one class" if count == 1 else f"{count:,} classes"
         raise UserError(
             f"y_{part} of {path} has {found}; a classifier has two or more, here at "
-            f"most {_MOST_CLASSES:,}, counted from 0."
+            f"most {MOST_CLASSES:,}, counted from 0."
         )
     missing = sorted({*range(count)} - {*present.tolist()})
     if missing and part == "train":

@@ -24,6 +24,9 @@ OWN_FILES = (
     "y_train, x_test and y_test"
 )
 
+# What claims more is damaged: each class has a name, and a row of a network's weights.
+MOST_CLASSES = 100_000
+
 # The embedded data set, which testdata/make_digits.py makes.
 _DIGITS = Path(__file__).resolve().parent / "digits"
 
@@ -61,7 +64,8 @@ def image_and_label(builder: Any) -> tuple[Any, Any]:
         The `tfds.features.Image`, 8-bit, and the `ClassLabel`.
 
     Raises:
-        UserError: If the data set has no such pair of supervised keys.
+        UserError: If the data set has no such pair of supervised keys, or more classes
+            than a network can have.
     """
     import tensorflow_datasets as tfds  # slow, and only needed to read data
 
@@ -84,6 +88,12 @@ def image_and_label(builder: Any) -> tuple[Any, Any]:
         raise UserError(
             f"Feature {keys[1]!r} of data set {name} is not a class label; use an "
             "image classification set."
+        )
+    if label.num_classes > MOST_CLASSES:
+        raise UserError(
+            f"Data set {name} has {label.num_classes:,} classes; a classifier has at "
+            f"most {MOST_CLASSES:,} here. Correct its features.json, or prepare it "
+            "again."
         )
     return image, label
 

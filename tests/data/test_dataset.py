@@ -249,13 +249,17 @@ def test_a_count_that_cannot_be_is_refused(copy, count):
         data.load_dataset(str(copy))
 
 
-def test_labels_outside_the_classes_are_refused(copy):
-    def fewer(features):
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [("9", "labels outside 0 to 8"), (str(10**9), "has 1,000,000,000 classes; .*most")],
+)
+def test_labels_outside_the_classes_and_too_many_are_refused(copy, classes, message):
+    def change(features):
         label = features["featuresDict"]["features"]["label"]
-        label["classLabel"]["numClasses"] = "9"
+        label["classLabel"]["numClasses"] = classes
 
-    _edit(copy / "features.json", fewer)
-    with pytest.raises(UserError, match="labels outside 0 to 8"):
+    _edit(copy / "features.json", change)
+    with pytest.raises(UserError, match=message):
         data.load_dataset(str(copy))
 
 

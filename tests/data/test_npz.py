@@ -165,7 +165,7 @@ def test_headers_are_checked_before_anything_is_loaded(load, monkeypatch):
     for test_only, needed in ((False, 3 * 9 * (72 + 8)), (True, 3 * (3 * 72 + 9 * 8))):
         free = SimpleNamespace(available=needed / 0.75 - 1)
         monkeypatch.setattr(psutil, "virtual_memory", lambda free=free: free)
-        with pytest.raises(UserError, match="own.npz needs 0.0 GB; the limit is"):
+        with pytest.raises(UserError, match=r"own.npz needs 0.0 GB; the limit is"):
             load(**arrays(), test_only=test_only)
         free.available += 2
         with pytest.raises(TypeError):  # Now it is loaded.
