@@ -76,7 +76,13 @@ def _class_names(folder: Path, least: int = 2) -> tuple[str, ...]:
 
 def _entries(folder: Path) -> list[Path]:
     """The entries of a folder by name, without hidden ones."""
-    return sorted(entry for entry in folder.iterdir() if entry.name[0] != ".")
+    entries = sorted(entry for entry in folder.iterdir() if entry.name[0] != ".")
+    for entry in entries:
+        try:
+            entry.name.encode()
+        except UnicodeError:
+            raise UserError(f"{str(entry)!r} is not UTF-8; rename it.") from None
+    return entries
 
 
 def _read(folder: Path, names: Sequence[str], image_size: int | None) -> ArrayExamples:

@@ -136,6 +136,8 @@ def _cut(folder):
             lambda f: (f / "test" / "cat" / "0.png").write_text("x"),
             r"test/cat/0.png is n",
         ),
+        (_add("train/c\udcff/x.png", 8, 8, 3), r"train/c\\udcff' is not UTF-8; rename"),
+        (_add("train/dog/c\udcff.png", 8, 8, 3), r"dog/c\\udcff.png' is not UTF-8"),
         (
             lambda f: images_of(f / "test", 2, (9, 9, 3)),
             r"\(8, 8, 3\) .* of test \(9, 9",
