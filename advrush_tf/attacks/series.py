@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from advrush_tf.attacks.base import Attack, BatchedClassifier, Outcome, is_right
-from advrush_tf.files import read_arrays, write_arrays
+from advrush_tf.files import parse_json, read_arrays, write_arrays
 
 # In `Progress.broken_by`: by no attack so far, and wrong before any attack.
 ROBUST, CLEAN = -1, -2
@@ -107,18 +107,22 @@ class Progress:
         try:
             saved = read_arrays(path)
             arrays = {name: saved[name] for name in ("images", "broken_by", "done")}
-            metadata = json.loads(saved["notes"].item())
+            metadata = parse_json(saved["notes"].item())
             identity = tuple(metadata["attacks"]), metadata["evaluation"]
-            numbers = {
-                name: type(getattr(self, name))(metadata[name])
-                for name in ("finished", "seconds", "bad_gradients")
-            }
+            numbers = {n: metadata[n] for n in ("finished", "seconds", "bad_gradients")}
+            for name, value in (arrays | numbers).items():
+                if _kind(value) != _kind(getattr(self, name)):
+                    raise ValueError(f"{name} is of another type")
         except (ValueError, LookupError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({error})") from None
         same = all(getattr(self, n).shape == a.shape for n, a in arrays.items())
         if not same or identity != (self.attacks, self.evaluation):
             raise ValueError(f"{path} belongs to another evaluation or attack")
         vars(self).update(arrays, **numbers)
+
+
+def _kind(value: Any) -> Any:
+    return getattr(value, "dtype", type(value))
 
 
 Watch = Callable[[str, int, Iterable[Outcome]], Iterable[Outcome]]

@@ -121,11 +121,16 @@ def test_a_progress_of_other_attacks_or_images_is_refused(tmp_path):
     # A folder cannot be read, whoever asks.
     with pytest.raises(IsADirectoryError):
         Progress(X, ["first"]).restore(tmp_path)
-    arrays = vars(Progress(X, ["first"]))
-    kept = {name: arrays[name] for name in ("images", "broken_by", "done")}
-    np.savez(path, notes=np.asarray("{}"), **kept)
-    with pytest.raises(ValueError, match="is damaged"):
-        Progress(X, ["first"]).restore(path)
+    path.write_bytes(whole)
+    kept = dict(np.load(path))
+    other = str(kept["notes"]).replace('"finished": -1', '"finished": "-1"')
+    for change in (
+        *({"notes": np.asarray(notes)} for notes in ("{}", "[" * 10**5, "[1]", other)),
+        *({name: kept[name].astype("S9")} for name in ("images", "broken_by", "done")),
+    ):
+        np.savez(path, **kept | change)
+        with pytest.raises(ValueError, match="is damaged"):
+            Progress(X, ["first"]).restore(path)
 
 
 def test_attacks_get_the_indices_of_the_images(classifier):
