@@ -16,7 +16,7 @@ from advrush_tf.data.class_folders import read_class_folders
 from advrush_tf.data.examples import HELD_BACK, Augmenting, Examples, Parts
 from advrush_tf.data.imagenet import CHANNELS, ResizedCrop
 from advrush_tf.data.npz import read_npz
-from advrush_tf.data.source import image_and_label, open_source
+from advrush_tf.data.source import image_and_label, normal_path, open_source
 from advrush_tf.data.splits import count, read, streamed, train_and_test
 from advrush_tf.errors import UserError, one_line
 
@@ -88,7 +88,7 @@ class ImageDataset:
         the channels.
         """
         return {
-            "data set": self.name,
+            "data set": normal_path(self.name),
             "training images": len(self.train),
             "test images": len(self.test),
             "image shape": list(self.image_shape),

@@ -1,5 +1,6 @@
 """Finding a data set: of tfds, by name or by path, or the user's own files by path."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,19 @@ def open_source(name: str, data_dir: str | Path | None = None) -> Any:
     if _is_path(name):
         return _from_path(name)
     return _named_builder(name, folder)
+
+
+def normal_path(name: str) -> str:
+    """Returns the path of the user's own files in its plainest spelling.
+
+    Args:
+        name: As for `advrush_tf.data.load_dataset`; that of a tfds set is unchanged.
+    """
+    if not _is_path(name):
+        return name
+    plain = os.path.normpath(name)
+    # A folder's name alone may be that of a tfds set.
+    return plain if _is_path(plain) else os.path.join(".", plain)
 
 
 def image_and_label(builder: Any) -> tuple[Any, Any]:

@@ -54,7 +54,9 @@ class LandscapeSettings(Settings):
     test_images: int = setting(
         64, "Images of the test split that are looked at, drawn evenly.", gt(0)
     )
-    batch_size: int = setting(16, "Images at a time, of the models.", gt(0))
+    batch_size: int = setting(
+        16, "Images at a time, of the models.", gt(0), decisive=False
+    )
     probe_length: float = setting(
         PROBE_LENGTH, "Length of the penalty's probe, in [0, 1] units.", gt(0)
     )

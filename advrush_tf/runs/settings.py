@@ -12,6 +12,7 @@ import attrs
 import numpy as np
 
 from advrush_tf.attacks.geometry import Radius
+from advrush_tf.data.source import normal_path
 from advrush_tf.environment import onednn_is_on
 from advrush_tf.errors import UserError
 from advrush_tf.files import expanded, read_json, write_json, write_text
@@ -171,10 +172,16 @@ class Settings:
         return json.loads(json.dumps(attrs.asdict(self, value_serializer=_as_text)))
 
     def decisive(self) -> dict[str, Any]:
-        """Returns the settings that determine the outcome, as JSON types."""
-        fields = attrs.fields(type(self))
-        free = {field.name for field in fields if not field.metadata["decisive"]}
-        return {n: v for n, v in self.to_dict().items() if n not in free}
+        """Returns the settings that determine the outcome, however they are spelt."""
+        return self._decisive(self.to_dict())
+
+    def _decisive(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        fields = attrs.fields_dict(type(self))
+        return {
+            name: _unspelt(fields.get(name), value)
+            for name, value in values.items()
+            if name not in fields or fields[name].metadata["decisive"]
+        }
 
     def differences(self, there: Mapping[str, Any]) -> list[str]:
         """Returns a phrase for each difference from a run's recorded settings.
@@ -183,10 +190,12 @@ class Settings:
 
         Args:
             there: what `to_dict` gave.
+
+        Raises:
+            ValueError: a radius there is none.
         """
         here = self.to_dict()
-        free = set(here) - set(self.decisive())
-        if {n for n in {*there, *here} if there.get(n) != here.get(n)} <= free:
+        if not differences(self._decisive(there), self._decisive(here)):
             return []
         return differences(there, here)
 
@@ -208,6 +217,17 @@ class Settings:
 
 def _as_text(settings: Any, field: Any, value: Any) -> Any:
     return str(value) if isinstance(value, Radius) else value
+
+
+def _unspelt(field: attrs.Attribute | None, value: Any) -> Any:
+    """A value of JSON types, the same for all spellings of a radius or a path."""
+    if isinstance(value, list):
+        return [_unspelt(field, each) for each in value]
+    if field is None or not isinstance(value, str):
+        return value
+    if Radius in (kind := value_type(field), *get_args(kind)):
+        return float(Radius(value))
+    return normal_path(value) if field.name == "dataset" else value
 
 
 def value_type(field: attrs.Attribute) -> Any:

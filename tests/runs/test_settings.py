@@ -65,7 +65,27 @@ def test_names_of_files_and_batches_of_an_evaluation_are_not_compared(tmp_path):
     with pytest.raises(UserError, match=r"batch_size is 128 there.*sha256 is "):
         record_settings(other, tmp_path)
     record_settings(LandscapeSettings(model=("a",)), tmp_path / "inspection")
-    record_settings(LandscapeSettings(model=("./a",)), tmp_path / "inspection")
+    again = LandscapeSettings(model=("./a",), batch_size=3)
+    record_settings(again, tmp_path / "inspection")
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "same"),
+    [
+        ({"epsilon": "8/255"}, {"epsilon": "8 / 255"}, True),
+        ({"epsilon": "8/255"}, {"epsilon": repr(8 / 255)}, True),
+        ({"epsilon": "8/255"}, {"epsilon": "0.0314"}, False),
+        ({"epsilons": ("0", ".5")}, {"epsilons": ("0.0", "1/2")}, True),
+        ({"dataset": "d.npz"}, {"dataset": "./a/../d.npz"}, True),
+        ({"dataset": "./own/"}, {"dataset": "./own"}, True),
+        ({"dataset": "cifar10"}, {"dataset": "./cifar10"}, False),
+        ({"dataset": "d.npz"}, {"dataset": "e.npz"}, False),
+    ],
+)
+def test_spellings_are_not_compared(there, here, same):
+    first, second = (AttackSettings(model="m", **given) for given in (there, here))
+    assert (second.differences(first.to_dict()) == []) == same
+    assert (second.decisive() == first.decisive()) == same
 
 
 def test_unusable_workdirs_are_refused(tmp_path):
