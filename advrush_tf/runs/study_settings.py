@@ -88,7 +88,7 @@ class StudySettings(Settings):
 
     headings: ClassVar = {"entries": "Comparison"}
 
-    entries: tuple[str, ...] = setting(
+    entries: tuple[str, ...] = path_setting(
         tuple(Drawn),
         "What is compared, the first with all others: advrush (searched with the "
         "penalty), darts (the same without it), random cells, published names, paths "

@@ -10,6 +10,7 @@ from advrush_tf.environment import onednn_is_on
 from advrush_tf.errors import UserError
 from advrush_tf.files import read_json
 from advrush_tf.runs import settings as settings_module
+from advrush_tf.runs import study_settings
 from advrush_tf.runs.attack_settings import AttackSettings
 from advrush_tf.runs.fit_settings import FitSettings
 from advrush_tf.runs.landscape_settings import LandscapeSettings
@@ -124,11 +125,14 @@ def test_an_image_size_is_more_than_0(make):
         (LandscapeSettings, "dataset"),
         (functools.partial(AttackSettings, model="m"), "source_model"),
         (LandscapeSettings, "model"),
+        (StudySettings, "entries"),
     ],
 )
 def test_a_tilde_in_a_path_is_the_home_folder(make, name, monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    several = name == "source_model" or (make is LandscapeSettings and name == "model")
+    several = name in ("source_model", "entries")
+    several |= make is LandscapeSettings and name == "model"
+    monkeypatch.setattr(study_settings, "get_genotype", lambda entry: None)
     needed = {"model": "m"} if make is AttackSettings else {}
     needed = {"model": ("m",)} if make is LandscapeSettings else needed
 
