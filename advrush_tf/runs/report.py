@@ -55,8 +55,9 @@ def write_html(workdirs: Sequence[Path], path: Path) -> None:
         path: the HTML file, replaced if it exists.
 
     Raises:
-        UserError: a folder holds nothing to report, or a file is damaged.
-        OSError: a file could not be read or written.
+        UserError: a folder holds nothing to report, or a file in it is damaged or
+            cannot be read.
+        OSError: the HTML file could not be written.
     """
     sections = [read_section(workdir) for workdir in workdirs]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,14 +68,14 @@ def read_section(workdir: Path) -> Section:
     """Reads the files in a run's workdir.
 
     Raises:
-        UserError: the folder holds no finished run, or a file is damaged.
-        OSError: a file cannot be read.
+        UserError: the folder holds no finished run, or a file is damaged or cannot be
+            read.
     """
     check_workdir(workdir)
-    # It names a damaged file by itself.
-    history = read_history(workdir) if is_search(workdir) else None
     path = workdir / "genotypes"
     try:
+        # It names a damaged file by itself.
+        history = read_history(workdir) if is_search(workdir) else None
         if history is not None:
             return _search(workdir, history)
         name = next(name for name in _READERS if (workdir / name).is_file())
@@ -82,6 +83,11 @@ def read_section(workdir: Path) -> Section:
         return _READERS[name](workdir, read_json(path))
     except UserError:
         raise
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or path} cannot be used ({error.strerror}). Run its "
+            "command again, or leave the folder out of the report."
+        ) from None
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} or a picture beside it is damaged ({one_line(error)}). Run its "

@@ -285,3 +285,7 @@ def test_a_damaged_picture_is_named(tmp_path):
     (make_fit(tmp_path) / "curves.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"damaged .*curves\.png is no PNG file"):
         read_section(tmp_path)
+    (tmp_path / "curves.png").unlink()
+    (tmp_path / "curves.png").mkdir()
+    with pytest.raises(UserError, match=r"curves\.png cannot be used \(Is a directory"):
+        read_section(tmp_path)
