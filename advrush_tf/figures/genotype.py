@@ -21,6 +21,7 @@ from matplotlib.transforms import Affine2D
 
 from advrush_tf.errors import UserError
 from advrush_tf.figures.style import picture
+from advrush_tf.files import replacing
 from advrush_tf.genotypes.genotype import Genotype
 
 # True if Graphviz is here. Searches and reports go without drawings where it is not.
@@ -89,7 +90,7 @@ def draw_cells(genotype: Genotype, stem: str | os.PathLike) -> list[Path]:
         The four files, in this order.
 
     Raises:
-        OSError: a file could not be written.
+        OSError: a file could not be written; an earlier one is untouched.
         UserError: pygraphviz is not installed.
     """
     stem = Path(stem)
@@ -100,10 +101,11 @@ def draw_cells(genotype: Genotype, stem: str | os.PathLike) -> list[Path]:
             path = stem.with_name(f"{stem.name}_{kind}.{suffix}")
             # Without date and with fixed ids, equal genotypes make equal files.
             metadata = {"Date": None} if suffix == "svg" else None
-            with matplotlib.rc_context(
-                {"svg.hashsalt": "cell", "svg.fonttype": "path"}
+            with (
+                matplotlib.rc_context({"svg.hashsalt": "cell", "svg.fonttype": "path"}),
+                replacing(path) as file,
             ):
-                figure.savefig(path, dpi=_PRINT_DPI, metadata=metadata)
+                figure.savefig(file, format=suffix, dpi=_PRINT_DPI, metadata=metadata)
             written.append(path)
     return written
 

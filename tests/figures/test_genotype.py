@@ -109,6 +109,18 @@ def test_draw_cells_writes_png_and_svg(tmp_path):
         assert {"#cfe3f3", "#f3d9e8", "#cdeee2"} <= fills
 
 
+def test_a_full_disk_leaves_an_earlier_drawing(tmp_path, monkeypatch):
+    def run_full(figure, file, **options):
+        file.write(b"a part")
+        raise OSError("No space left on device")
+
+    (tmp_path / "cell_normal.png").write_bytes(b"earlier")
+    monkeypatch.setattr(drawing.Figure, "savefig", run_full)
+    with pytest.raises(OSError, match="No space"):
+        drawing.draw_cells(genotypes.NAMED["ADVRUSH"], tmp_path / "cell")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"earlier"]
+
+
 def test_equal_genotypes_make_equal_files(tmp_path):
     genotype = genotypes.NAMED["RACL"]
     first = drawing.draw_cells(genotype, tmp_path / "a")
