@@ -392,8 +392,8 @@ class AdvRushSearchModel(ReplicatedModel):
             (x_w, y_w), (x_a, y_a) = data
         except (TypeError, ValueError):
             raise ValueError(PAIRS_NEEDED) from None
-        self.check_batch(x_w, y_w)
-        self.check_batch(x_a, y_a)
+        self.check_training_batch(x_w, y_w)
+        self.check_training_batch(x_a, y_a)
         alpha_loss, alpha_accuracy, gradients = self.steps["alpha_gradients"](x_a, y_a)
         # Tensors in the warm-up too, or tracking them would be traced again after it.
         penalty = share = constant(0.0, self.variable_dtype)

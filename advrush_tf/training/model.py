@@ -136,11 +136,13 @@ class ReplicatedModel(ImageModel):
 
     def _function(self, step: Callable) -> Callable:
         measure = self.as_graph(self.measured(step), self.jit_compile)
+        trains = step == self.train_step
+        check = self.check_training_batch if trains else self.check_batch
 
         def run(iterator):
             x, y, weights = keras.utils.unpack_x_y_sample_weight(next(iterator))
             batch = x, as_array(y), as_array(weights)
-            self.check_batch(*batch)
+            check(*batch)
             return measure(batch)
 
         return run
@@ -172,6 +174,20 @@ class ReplicatedModel(ImageModel):
         if weights is not None:
             for labels, part in zip(pieces(y), pieces(weights), strict=True):
                 check_weights(part, len(labels))
+
+    def check_training_batch(self, x: Any, y: Any, weights: Any = None) -> None:
+        """Checks a batch, as `check_batch` does, and that all replicas have images.
+
+        Raises:
+            ValueError: it is wrong, or a replica has none.
+        """
+        self.check_batch(x, y, weights)
+        sizes = [len(p) for p in self.distribute_strategy.experimental_local_results(x)]
+        if not all(sizes):
+            raise ValueError(
+                f"a replica has no images: the training batch has {sum(sizes)}, for "
+                f"{len(sizes)} replicas; use another batch_size, or drop_remainder"
+            )
 
     def _maybe_symbolic_build(self, *arguments, **keywords):
         """Does nothing: the models are built, and Keras' attempt fails with workers."""

@@ -174,6 +174,16 @@ def test_a_batch_may_have_fewer_images_than_replicas():
     assert found["loss"] == pytest.approx(losses.mean(), rel=1e-5)
     assert found["accuracy"] == pytest.approx((logits.argmax(1) == y).mean())
     assert 0 <= found["robust_accuracy"] <= found["accuracy"]
+    # A step would learn nothing on one replica, and its kernels fail.
+    batch = pieces(model.distribute_strategy, x[:1], y[:1])
+    model.make_train_function()
+    searching = _searched(2)[0]
+    for train, given in (
+        (model.train_function, iter([batch])),
+        (searching.train_step, (batch, batch)),
+    ):
+        with pytest.raises(ValueError, match=r"batch has 1, for 2 replicas; use an"):
+            train(given)
 
 
 def _statistics_after_one_step(chosen, model, x, y):
