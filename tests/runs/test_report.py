@@ -226,6 +226,8 @@ def test_figures_are_those_that_are_there(tmp_path):
 
 def test_an_inspection_tells_curvature_and_correlation(tmp_path):
     section = read_section(make_inspection(tmp_path))
+    assert "64 images of the train[80%:] split of cifar10" in section.lead
+    assert section.warnings == ["(chance): It guesses."]
     curvature, correlation = section.tables
     assert curvature.head == (
         *("model", "clean accuracy"),

@@ -137,6 +137,8 @@ def make_inspection(workdir, sha256="ab"):
         "library": "advrush_tf 1.2.3",
         "versions": {"keras": "3.0"},
         "settings": settings.to_dict(),
+        "split": "train[80%:]",
+        "warnings": [{"model": None, "code": "chance", "sentence": "It guesses."}],
         "models": {
             "one/model.keras": {
                 "images": 64,
