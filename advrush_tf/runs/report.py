@@ -163,6 +163,8 @@ def _fit(workdir: Path, report: Mapping[str, Any]) -> Section:
         _library(report),
         [*_own_drawings(workdir), *_pictures(workdir, [CURVES])],
         [accuracies(report), _history(report)],
+        # Older fits have none.
+        evaluation_report.warnings({"warnings": [], **report}),
         measurements=list(_fit_measurements(workdir, report)),
     )
 

@@ -110,6 +110,7 @@ def make_fit(workdir, **changes):
             "best": {"accuracy": 0.9, "robust_accuracy": np.float32(0.505).item()},
             "last": {"accuracy": 0.6, "robust_accuracy": 0.0},
         },
+        "warnings": [{"code": "chance", "sentence": "It guesses."}],
         "seconds": 3.0,
     }
     _write(workdir / "fit.json", report)
