@@ -157,7 +157,10 @@ class _Prober:
 
 # A network's gradient takes long to trace: all that is measured shares this graph.
 def _slope(classifier: BatchedClassifier):
-    """Margins, and the gradient of their or of the log-odds' sum, finite or not."""
+    """Margins, -infinity of logits that are not finite, and a gradient, finite or not.
+
+    The gradient is that of the sum of the margins or of the log-odds.
+    """
 
     @tf.function(autograph=False)
     def slope(images, y, of_margin):
@@ -168,7 +171,9 @@ def _slope(classifier: BatchedClassifier):
             loss = tf.where(of_margin, margins, log_odds(logits, y))
         # A model that rounds has no gradient at all.
         gradient = tape.gradient(loss, images, unconnected_gradients="zero")
-        return margins, gradient
+        # As for attacks, see `losses.is_wrong`.
+        answered = tf.reduce_all(tf.math.is_finite(logits), -1)
+        return tf.where(answered, margins, float("-inf")), gradient
 
     return slope
 

@@ -4,13 +4,15 @@ Images are not clipped to [0, 1]: the subject is the function, not an attack.
 """
 
 import dataclasses
+import functools
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from advrush_tf.attacks.base import BatchedClassifier, as_logits_fn
+from advrush_tf.attacks.base import BatchedClassifier, LogitsFn
 from advrush_tf.attacks.geometry import Norm, as_number, steepest
 from advrush_tf.attacks.losses import log_odds
 from advrush_tf.attacks.pgd import SignAscent, Start, usual_step_size
@@ -22,8 +24,9 @@ from advrush_tf.search.penalty import input_gradient
 _ATTACK_STEPS = 20
 _FIRST, _LAST = -1, 2  # of a cut, in steps from the clean to the adversarial image
 
-# (images, labels, their indices in the data set) to directions (batch, k, ...).
-_DirectionsFn = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+# (the model, images, labels, their indices in the data set) to directions
+# (batch, k, ...).
+_DirectionsFn = Callable[[LogitsFn, tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 _Progress = Callable[[int], object]
 
 
@@ -84,6 +87,8 @@ def loss_surface(
         seed: of the random signs, at least 0.
         progress: receives 1 after each image.
 
+    Warns of gradients that have NaN or infinite entries, which count as 0.
+
     Raises:
         ValueError: there are no images or not in [0, 1], labels or a number are out of
             range, or the model does not give logits.
@@ -95,9 +100,8 @@ def loss_surface(
         raise ValueError(f"radius must be positive, not {radius}")
     if points < 3 or points % 2 == 0:
         raise ValueError(f"points must be odd and 3 or more, not {points}")
-    logits_fn = as_logits_fn(model)
 
-    def directions(images, labels, indices):
+    def directions(logits_fn, images, labels, indices):
         gradient = input_gradient(logits_fn, images, labels)
         sign = steepest(Norm.LINF, gradient)
         return tf.stack([sign, _random_signs(seed, indices, images.shape[1:])], 1)
@@ -134,7 +138,7 @@ def loss_cut(
             adversarial image are among them.
         seed: of the attack's random starts, at least 0.
 
-    Other arguments and errors are those of `loss_surface`.
+    Other arguments, warnings and errors are those of `loss_surface`.
 
     Source: of the attack, Madry et al., arXiv 1706.06083.
     """
@@ -142,9 +146,8 @@ def loss_cut(
         raise ValueError(f"points must be 4, 7, 10 or so on, not {points}")
     step_size = usual_step_size(epsilon, _ATTACK_STEPS)
     attack = SignAscent(epsilon, step_size, _ATTACK_STEPS, Start.UNIFORM)
-    logits_fn = as_logits_fn(model)
 
-    def directions(images, labels, indices):
+    def directions(logits_fn, images, labels, indices):
         # Each image has its seed, whatever batch it is in.
         noise = tf.map_fn(
             lambda pair: attack.noise(*pair),
@@ -195,6 +198,7 @@ def _losses_of_images(
     classifier = BatchedClassifier(model, x.shape[1:], -(-len(offsets) // batches))
     y = label_array(y, len(x), classifier.num_classes)
     check_logits(classifier.predict(x[:batch_size]))
+    directions_fn = functools.partial(directions_fn, classifier.followed_logits)
     for image, label, directions in _with_directions(directions_fn, x, y, batch_size):
         losses = []
         for some in np.array_split(offsets, batches):
@@ -204,10 +208,19 @@ def _losses_of_images(
             logits = classifier.predict(perturbed).astype(np.float64)
             losses.append(cross_entropy(labels, logits))
         yield np.concatenate(losses)
+    if classifier.bad_gradients:
+        warnings.warn(
+            "the model's gradient has NaN or infinite entries, which count as 0: the "
+            "loss may rise more in other directions than in those that are shown",
+            stacklevel=3,
+        )
 
 
 def _with_directions(
-    directions_fn: _DirectionsFn, x: np.ndarray, y: np.ndarray, batch_size: int
+    directions_fn: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor],
+    x: np.ndarray,
+    y: np.ndarray,
+    batch_size: int,
 ) -> Iterator[tuple[np.ndarray, int, np.ndarray]]:
     """Each image, its label and its directions (k, height, width, channels)."""
     compiled = tf.function(directions_fn, autograph=False)

@@ -42,7 +42,7 @@ def _are_radii(radii: tuple[Radius, ...]) -> bool:
     return all(r == 0 or r >= _SMALLEST for r in radii) and all_distinct(radii)
 
 
-_RADIUS = Check(
+ANY_RADIUS = Check(
     lambda radius: radius >= _SMALLEST,
     f"{_SMALLEST:g} or more, a number or a fraction such as 8/255",
 )
@@ -94,7 +94,7 @@ class AttackSettings(Settings):
     epsilon: Radius = setting(
         "8/255",
         "Radius of the perturbations in [0, 1] units, such as 8/255.",
-        _RADIUS,
+        ANY_RADIUS,
         converter=Radius,
     )
     epsilons: tuple[Radius, ...] = setting(

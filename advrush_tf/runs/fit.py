@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 import keras
+import numpy as np
 import tensorflow as tf
 
 from advrush_tf.data.dataset import ImageDataset
@@ -37,6 +38,8 @@ from advrush_tf.runs.tensorboard import FitTensorBoard
 from advrush_tf.training import optimizers
 
 EVALUATION_BATCH = 256
+# Images for a look at the answers of the fitted network.
+_LOOK = 64
 _USUAL_RADIUS = FitSettings().epsilon
 
 
@@ -189,6 +192,7 @@ class FitData:
     Attributes:
         train, held_out: the parts of its training examples.
         tested: the test examples, or a sample of them, for the report alone.
+        split: name of the split of the test examples.
         steps_per_epoch: number of training batches in an epoch.
 
     Raises:
@@ -197,6 +201,7 @@ class FitData:
 
     def __init__(self, settings: FitSettings, dataset: ImageDataset):
         self._settings, self._dataset = settings, dataset
+        self.split = dataset.test_split
         count = settings.train_images or len(dataset.train)
         train = dataset.train.drawn(count, settings.seed)
         images, portion = len(train), 1 - settings.validation_portion
@@ -246,6 +251,10 @@ class FitData:
     def test(self) -> Any:
         """Batches of the test examples."""
         return _evaluation_batches(self.tested)
+
+    def few_tested(self) -> tuple[np.ndarray, np.ndarray]:
+        """A few of the test examples: images in [0, 1], and labels."""
+        return self.tested.drawn(_LOOK, self._settings.seed).unit_arrays()
 
 
 def _evaluation_batches(examples: Examples, part: Shard = ALL) -> Any:
@@ -329,6 +338,8 @@ def _fit_and_report(
             lambda: write_report(
                 model,
                 data.test(),
+                data.few_tested(),
+                data.split,
                 run.settings,
                 record,
                 run.workdir,

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from advrush_tf.attacks.base import BatchedClassifier, check_answers
 from advrush_tf.errors import NonFiniteLossError, UserError
 from advrush_tf.figures.fit import draw_curves
 from advrush_tf.files import json_copy, sha256, write_json
@@ -170,6 +171,8 @@ def save_network(
 def write_report(
     model: AdvRushFitModel,
     test: tf.data.Dataset,
+    few: tuple[np.ndarray, np.ndarray],
+    split: str,
     settings: FitSettings,
     record: FitRecord,
     workdir: Path,
@@ -181,6 +184,9 @@ def write_report(
     Args:
         model: the fitted model, with the last weights.
         test: batches (x, y) of the test split.
+        few: some of its images, float32 in [0, 1], and their labels, for a look at the
+            best weights' answers, see `check_answers`.
+        split: its name.
         settings: settings of the fit.
         record: history of the fit.
         workdir: receives fit.json and model_last.keras.
@@ -203,9 +209,12 @@ def write_report(
     results["last"] = results["best"]
     if record.best["epoch"] != last["epoch"]:
         results["last"] = _measure(load_classifier(workdir / LAST), test, settings)
+    classifier = BatchedClassifier(best, few[0].shape[1:], len(few[0]))
+    findings = check_answers(classifier, *few)
     report = {
         "library": f"advrush_tf {__version__}",
         "settings": settings.to_dict(),
+        "split": split,
         "network": _described(model.network),
         "parameters": count_parameters(model.network.trainable_variables),
         "history": record.history,
@@ -215,6 +224,7 @@ def write_report(
             "attack": settings.evaluation_attack.get_config(),
             **results,
         },
+        "warnings": [dataclasses.asdict(finding) for finding in findings],
         "seconds": record.seconds + time.perf_counter() - started,
         "sha256": {name: sha256(workdir / name) for name in (BEST, LAST)},
     }
@@ -367,8 +377,11 @@ def accuracies(report: Mapping[str, Any]) -> Table:
 def print_summary(
     report: Mapping[str, Any], workdir: Path, log: Callable[[str], None]
 ) -> None:
-    """Prints the accuracies of a fit and the paths of its files."""
+    """Prints the accuracies of a fit, its warnings and the paths of its files."""
     log(f"\n{accuracies(report).markdown()}\n")
+    # Older fits have none.
+    for warning in report.get("warnings", ()):
+        log(f"warning: {warning['sentence']}")
     log(f"Best weights {workdir / BEST}")
     log(f"Last weights {workdir / LAST}")
     log(f"Report       {workdir / REPORT}")

@@ -135,6 +135,7 @@ def as_json(
     samples: Sequence[SampledGenotype],
     found: SampledGenotype | None,
     correlations: Mapping[str, RankCorrelation],
+    noted: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Returns all results, in JSON's types.
 
@@ -144,11 +145,13 @@ def as_json(
         samples: the measured random genotypes.
         found: the search's genotype, measured with the same shared weights.
         correlations: of each quantity with the robust accuracy, over the samples.
+        noted: entries that are known beforehand: the split, the warnings.
     """
     results: dict[str, Any] = {
         "library": f"advrush_tf {__version__}",
         "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
         "settings": settings.to_dict(),
+        **noted,
         "models": {
             name: _model(path, inspected, settings.seed)
             for path, (name, inspected) in zip(
@@ -232,13 +235,27 @@ def _rank_correlations(architectures: Mapping[str, Any]) -> Table:
     )
 
 
+def warnings(results: Mapping[str, Any]) -> list[str]:
+    """Returns the reasons not to trust an inspection, with their codes and models.
+
+    Args:
+        results: what `as_json` gives; older inspections have none.
+    """
+    return [
+        f"({', '.join(filter(None, (one['code'], one['model'])))}): {one['sentence']}"
+        for one in results.get("warnings", ())
+    ]
+
+
 def markdown(results: Mapping[str, Any]) -> str:
-    """Returns the results as Markdown tables.
+    """Returns the results as Markdown: tables and warnings.
 
     Args:
         results: what `as_json` gives.
     """
-    return "\n\n".join(table.markdown() for table in tables(results))
+    parts = [table.markdown() for table in tables(results)]
+    parts += [f"**Warning** {warning}" for warning in warnings(results)]
+    return "\n\n".join(parts)
 
 
 def write_results(
@@ -247,6 +264,7 @@ def write_results(
     size: int,
     samples: Sequence[SampledGenotype],
     found: SampledGenotype | None,
+    noted: Mapping[str, Any],
     workdir: Path,
     log: Callable[[str], None],
 ) -> dict[str, Any]:
@@ -260,6 +278,7 @@ def write_results(
         size: number of values of an image.
         samples: the measured random genotypes, if any.
         found: the search's genotype, measured in the same way.
+        noted: see `as_json`.
         workdir: receives the files.
         log: receives the lines for the user.
 
@@ -270,7 +289,7 @@ def write_results(
         OSError: a file could not be written.
     """
     correlations = _correlations(samples, settings.seed)
-    results = as_json(settings, models, samples, found, correlations)
+    results = as_json(settings, models, samples, found, correlations, noted)
     write_json(workdir / RESULTS, results)
     pictures = _draw(settings, models, size, workdir)
     if samples:

@@ -1,5 +1,6 @@
 """A whole inspection: from models to curvature, surfaces and a report, resumable."""
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterable, Sequence
@@ -12,7 +13,7 @@ import keras
 from tqdm import tqdm
 
 from advrush_tf.attacks.base import BatchedClassifier, check_answers, is_right
-from advrush_tf.attacks.sanity_checks import missing_classes, probabilities
+from advrush_tf.attacks.sanity_checks import Finding, missing_classes, probabilities
 from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.errors import UserError, one_line
 from advrush_tf.files import json_copy, read_json, sha256, write_json
@@ -171,7 +172,10 @@ def _inspect(run: Run[LandscapeSettings]) -> dict[str, Any]:
     if settings.sample_genotypes:
         supernet = classifiers[paths.index(searches[0])].model
         samples, found = inspection.sample(supernet, searches[0])
-    return write_results(settings, models, values, samples, found, run.workdir, run.log)
+    noted = {"split": dataset.test_split, "warnings": inspection.warnings}
+    return write_results(
+        settings, models, values, samples, found, noted, run.workdir, run.log
+    )
 
 
 def _open(
@@ -187,7 +191,11 @@ def _open(
 
 
 class _Inspection:
-    """Measures models and genotypes, and keeps what is measured in a folder."""
+    """Measures models and genotypes, and keeps what is measured in a folder.
+
+    Attributes:
+        warnings: reasons not to trust it, a row each as inspection.json has them.
+    """
 
     def __init__(self, run: Run[LandscapeSettings], dataset: ImageDataset):
         self._dataset, self._log = dataset, run.log
@@ -198,13 +206,24 @@ class _Inspection:
             settings.test_images, settings.seed
         ).unit_arrays()
         missing = missing_classes(self._y, dataset.class_names, "test images")
+        self.warnings: list[dict[str, Any]] = []
         if missing:
-            run.log(f"warning: {missing.sentence}")
+            self._warn(missing)
+
+    def _warn(self, finding: Finding, model: str | None = None) -> None:
+        self.warnings.append({"model": model, **dataclasses.asdict(finding)})
+        self._log(f"warning: {finding.sentence}")
 
     def measure(
         self, number: int, name: str, classifier: BatchedClassifier
     ) -> ModelCurvature:
         """Measures a model, or reads what was measured of it before."""
+        # An inspection that goes on must tell of it, too.
+        x, y = self._x, self._y
+        likely = probabilities(classifier.predict(x))
+        for finding in (likely, *check_answers(classifier, x, y)):
+            if finding:
+                self._warn(finding, name)
         path = self._folder / f"model_{number}.npz"
         of = self._settings.decisive() | {"model": self._settings.sha256[number]}
         if path.exists():
@@ -223,11 +242,7 @@ class _Inspection:
         settings, x, y = self._settings, self._x, self._y
         model, size, seed = classifier.model, settings.batch_size, settings.seed
         self._log(f"{name} on {len(x)} test images ...")
-        logits = classifier.predict(x)
-        check_logits(logits)
-        for finding in (probabilities(logits), *check_answers(classifier, x, y)):
-            if finding:
-                self._log(f"warning: {finding.sentence}")
+        check_logits(classifier.predict(x))
         with self._bar("curvature") as bar:
             curvature = measure_curvature(
                 model,

@@ -169,6 +169,8 @@ def _fit(workdir: Path, report: Mapping[str, Any]) -> Section:
         _library(report),
         [*_own_drawings(workdir), *_pictures(workdir, [CURVES])],
         [accuracies(report), _history(report)],
+        # Older fits have none.
+        evaluation_report.warnings({"warnings": [], **report}),
         measurements=list(_fit_measurements(workdir, report)),
     )
 
@@ -266,7 +268,9 @@ def _inspection(workdir: Path, results: Mapping[str, Any]) -> Section:
         "Inspection",
         workdir,
         f"{len(models)} {'models' if len(models) > 1 else 'model'} on "
-        f"{_images(models)} images of the test split of {settings['dataset']}; "
+        # Older inspections name no split.
+        f"{_images(models)} images of the {results.get('split', 'test')} split of "
+        f"{settings['dataset']}; "
         f"epsilon {settings['epsilon']}; seed {settings['seed']}.",
         conclusions.of_inspection(results),
         read_command(workdir),
@@ -275,6 +279,7 @@ def _inspection(workdir: Path, results: Mapping[str, Any]) -> Section:
         # Searches have their sections.
         _pictures(workdir, [name for name in names if not name.startswith("search_")]),
         inspection.tables(results),
+        inspection.warnings(results),
         measurements=measurements,
     )
 

@@ -19,6 +19,8 @@ from advrush_tf.runs.table import Table
 from advrush_tf.runs.tensorboard import event_writer
 
 RESULTS, TABLE, FIGURE = "study.json", "study.md", "study.png"
+# Networks that a warning names.
+_NAMED = 3
 _SIZES = ("init_channels", "parameters", "multiply_adds")
 
 
@@ -175,8 +177,24 @@ def _run_table(runs: Sequence[Mapping[str, Any]], attacks: Sequence[str]) -> Tab
 
 
 def warnings(results: Mapping[str, Any]) -> list[str]:
-    """Returns the stages that failed, with their reasons."""
-    return [f"{name} failed: {why}" for name, why in results["failures"].items()]
+    """Returns the stages that failed, with their reasons, and what their runs warn of.
+
+    Args:
+        results: what `as_json` gives.
+    """
+    runs: dict[str, list[str]] = {}
+    for run in results["runs"]:
+        name = "{entry}, {objective}, seed {seed}".format(**run)
+        for sentence in dict.fromkeys(run["warnings"]):
+            runs.setdefault(sentence, []).append(name)
+    return [
+        *(f"{name} failed: {why}" for name, why in results["failures"].items()),
+        *(
+            f"{'; '.join(names) if len(names) <= _NAMED else f'{len(names)} networks'}:"
+            f" {sentence}"
+            for sentence, names in runs.items()
+        ),
+    ]
 
 
 def markdown(results: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from advrush_tf.files import json_copy
 from advrush_tf.genotypes.genotype import Genotype
-from advrush_tf.runs import evaluation_report, inspection
+from advrush_tf.runs import evaluation_report, fit_record, inspection
 from advrush_tf.runs.study_progress import read_report
 from advrush_tf.runs.study_settings import StudySettings
 from advrush_tf.search.history import is_search, read_history
@@ -101,11 +101,15 @@ def _measured(row: Row) -> dict[str, Any]:
         "robust": results["robust"]["accuracy"],
         "warnings": [one["sentence"] for one in results["warnings"]],
     }
-    landscape = row.folder / f"landscape_{row.objective}" / inspection.RESULTS
-    if landscape.exists():
-        (model,) = read_report(landscape)["models"].values()
-        curvature = model["curvature"]
-        found |= {name: curvature[name]["mean"] for name in CURVATURES}
+    stages = {"fit": fit_record.REPORT, "landscape": inspection.RESULTS}
+    for stage, file in stages.items():
+        path = row.folder / f"{stage}_{row.objective}" / file
+        report = read_report(path) if path.exists() else {}
+        # Older ones have none.
+        found["warnings"] += [one["sentence"] for one in report.get("warnings", ())]
+        for model in report.get("models", {}).values():
+            curvature = model["curvature"]
+            found |= {name: curvature[name]["mean"] for name in CURVATURES}
     return found
 
 

@@ -6,17 +6,16 @@ from typing import Any, ClassVar
 
 import attrs
 
-from advrush_tf.attacks.geometry import Radius
+from advrush_tf.attacks.geometry import Norm, Radius
 from advrush_tf.errors import UserError
 from advrush_tf.fit.objectives import ObjectiveName
 from advrush_tf.genotypes.genotype import NAMED, Genotype, get_genotype
-from advrush_tf.runs.attack_settings import AttackSettings
+from advrush_tf.runs.attack_settings import ANY_RADIUS, AttackSettings
 from advrush_tf.runs.fit_settings import FitSettings
 from advrush_tf.runs.landscape_settings import LandscapeSettings
 from advrush_tf.runs.recipes import fit_settings
 from advrush_tf.runs.search_settings import IMAGE_SIZE, SearchSettings
 from advrush_tf.runs.settings import (
-    RADIUS,
     Check,
     Settings,
     all_distinct,
@@ -111,8 +110,10 @@ class StudySettings(Settings):
     image_size: int | None = setting(None, IMAGE_SIZE, gt(0))
     epsilon: Radius = setting(
         "8/255",
-        "Radius of all perturbations in [0, 1] units, such as 8/255.",
-        RADIUS,
+        "Radius of all perturbations in [0, 1] units, such as 8/255; with "
+        "--attack_norm=L2 of the attacks alone, and fits and inspections keep their "
+        "usual radius.",
+        ANY_RADIUS,
         converter=Radius,
     )
     select: int = setting(
@@ -190,7 +191,7 @@ class StudySettings(Settings):
         self, objective: str, genotype: str, seed: int, **changes: Any
     ) -> FitSettings:
         """Returns the settings of a fit, some of them changed."""
-        given = {**self.fit, **self._common(seed), "epsilon": str(self.epsilon)}
+        given = {**self.fit, **self._common(seed), **self._cube()}
         given |= {"objective": objective, "genotype": genotype, **changes}
         return _made("fit", fit_settings, given)
 
@@ -202,8 +203,14 @@ class StudySettings(Settings):
 
     def landscape_settings(self, model: str, seed: int) -> LandscapeSettings:
         """Returns the settings of a measurement of curvature."""
-        given = {**self.landscape, **self._common(seed), "epsilon": str(self.epsilon)}
+        given = {**self.landscape, **self._common(seed), **self._cube()}
         return _made("landscape", LandscapeSettings, given | {"model": (model,)})
+
+    def _cube(self) -> dict[str, Any]:
+        """The radius of what perturbs in the L-infinity norm alone."""
+        if self.attack_settings("model.keras", 0).norm == Norm.L2:
+            return {}
+        return {"epsilon": str(self.epsilon)}
 
     def _common(self, seed: int) -> dict[str, Any]:
         return {"dataset": self.dataset, "image_size": self.image_size, "seed": seed}

@@ -116,6 +116,20 @@ def test_what_the_probe_breaks():
         np.testing.assert_array_equal(probed.broken, expected)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
+def test_logits_that_are_not_finite_on_the_way_count_as_broken(bad):
+    def model(images):
+        logits = linear(images)
+        ordered = tf.sort(logits, -1)
+        near = ordered[:, -1:] - ordered[:, -2:-1] < 1
+        worst = tf.one_hot(tf.argmin(logits, -1), CLASSES, True, False)
+        return tf.where(near & worst, bad, logits)
+
+    classifier, (x, y) = BatchedClassifier(model, SHAPE, 16), blobs(16)
+    assert np.isfinite(classifier.predict(x)).all()
+    assert probes.check_model(classifier, x, y, Norm.LINF, 0.09, 0).broken.all()
+
+
 @pytest.mark.parametrize("activation", [tf.round, tf.sign])
 def test_model_without_gradient(activation):
     expected = [Code.ZERO_GRADIENTS, Code.ACCURACY_OVER_EPSILON]

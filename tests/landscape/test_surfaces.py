@@ -114,6 +114,26 @@ def test_directions_of_a_sure_classifier_are_not_rounding():
     np.testing.assert_allclose(cut.losses[0], np.exp(-25 - 2 * totals), 1e-4)
 
 
+@pytest.mark.parametrize("measure", [loss_surface, loss_cut])
+@pytest.mark.parametrize("factor", [0.0, np.nan])
+def test_gradients_that_are_not_finite_are_told_of(measure, factor, recwarn):
+    @tf.custom_gradient
+    def bad(images):
+        return tf.identity(images), lambda gradient: factor * gradient
+
+    x, y = np.full((1, 2, 2, 1), 0.1, np.float32), np.zeros(1, int)
+    measure(
+        lambda images: two_classes(bad(images)),
+        x,
+        y,
+        0.1,
+        {loss_cut: 4}.get(measure, 3),
+    )
+    found = [str(one.message) for one in recwarn if one.filename == __file__]
+    assert len(found) == np.isnan(factor)
+    assert all("gradient has NaN or infinite entries" in text for text in found)
+
+
 def test_directions_are_of_their_image_and_seed():
     x, y = np.full((8, 2, 2, 1), 0.1, np.float32), np.zeros(8, int)
     one = loss_surface(two_classes, x[:1], y[:1], 0.2, 3)

@@ -38,6 +38,15 @@ def test_radii_of_all_runs_may_be_written_so(text):
 def test_l2_radii_have_no_limit():
     settings = AttackSettings("m.keras", norm="L2", epsilon="3", epsilons=("0.5", "2"))
     assert settings.curve == [0.5, 2.0, 3.0]
+    study = StudySettings(attack={"norm": "L2"}, epsilon="2")
+    assert study.attack_settings("m.keras", 0).epsilon == 2
+    # Fits and cuts are of the other norm.
+    assert study.fit_settings("pgd", "ADVRUSH", 0).epsilon == fit_settings().epsilon
+    assert study.landscape_settings("m.keras", 0).epsilon == 8 / 255
+    with pytest.raises(UserError, match="--epsilon is 2; it must be at most 1 in Linf"):
+        StudySettings(epsilon="2")
+    with pytest.raises(UserError, match="--epsilon is inf; it must be 1e-06 or more"):
+        StudySettings(attack={"norm": "L2"}, epsilon="inf")
 
 
 def test_a_step_keeps_its_share_of_other_radii():

@@ -54,6 +54,11 @@ def test_a_fit_leaves_its_results(finished):
         assert (workdir / name).stat().st_size > 0
     assert len([line for line in lines if line.startswith("epoch ")]) == 3
     assert lines[0].startswith("fit on digits, ")
+    # So small a network is at chance.
+    (warning,) = report["warnings"]
+    assert report["split"] == "test"
+    assert "gives all 50 images that were tried the class" in warning["sentence"]
+    assert f"warning: {warning['sentence']}" in lines
     command = f"launch/attack.py --model={workdir / 'model.keras'} --epsilon=0.1 "
     assert command in lines[-1]
 

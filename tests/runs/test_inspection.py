@@ -20,6 +20,13 @@ from support.inspections import inspected
 
 MODELS = {"a/model.keras": inspected(seed=1), "b/model.keras": inspected(seed=2)}
 SETTINGS = LandscapeSettings(model=("a/model.keras", "b/model.keras"))
+NOTED = {
+    "split": "train[80%:]",
+    "warnings": [
+        {"model": None, "code": "missing_classes", "sentence": "No cats."},
+        {"model": "a/model.keras", "code": "chance", "sentence": "It guesses."},
+    ],
+}
 # The more curved, the less robust; the gradients' norms are all the same.
 SAMPLES = [
     SampledGenotype(
@@ -73,7 +80,9 @@ def test_results_name_each_model_and_its_numbers():
     models = {"a/m.keras": inspected(seed=1), "b/m.keras": inspected(seed=2)}
     settings = LandscapeSettings(model=("x/a/m.keras", "x/b/m.keras"))
     correlations = {"penalty": RankCorrelation(-0.5, -0.75, -0.25, 40)}
-    results = as_json(settings, models, [], None, correlations)
+    noted = {"split": "test", "warnings": []}
+    results = as_json(settings, models, [], None, correlations, noted)
+    assert "Warning" not in markdown(results)
     assert "architectures" not in results
     found = results["models"]["b/m.keras"]
     assert found["path"] == "x/b/m.keras"
@@ -93,7 +102,9 @@ def test_results_name_each_model_and_its_numbers():
 
 def _write(workdir, samples):
     lines = []
-    results = write_results(SETTINGS, MODELS, 64, samples, None, workdir, lines.append)
+    results = write_results(
+        SETTINGS, MODELS, 64, samples, None, NOTED, workdir, lines.append
+    )
     return results, "\n".join(lines)
 
 
@@ -106,7 +117,11 @@ def written(tmp_path_factory):
 def test_results_and_table_are_files(written):
     workdir, results, text = written
     assert read_json(workdir / "inspection.json") == results
-    assert (workdir / "inspection.md").read_text().strip() in text
+    assert results["split"] == "train[80%:]"
+    table = (workdir / "inspection.md").read_text()
+    assert table.strip() in text
+    assert "**Warning** (missing_classes): No cats.\n" in table
+    assert "**Warning** (chance, a/model.keras): It guesses.\n" in table
     for name in ("curvature", "spectra", "eigenvalues", "surfaces", "cuts"):
         assert str(workdir / f"{name}.png") in text
 

@@ -102,6 +102,11 @@ def test_an_inspection_leaves_its_results(finished, search):
     sampled = results["architectures"]["sampled"]
     assert [sample["seed"] for sample in sampled] == [0, 1, 2, 3]
     assert results["architectures"]["found"]["seed"] is None
+    # Six images cannot be of ten classes.
+    (missing,) = results["warnings"]
+    assert (missing["code"], missing["model"]) == ("missing_classes", None)
+    assert f"warning: {missing['sentence']}" in lines
+    assert results["split"] == "test"
 
 
 def test_a_finished_run_leaves_these_files(finished):

@@ -119,6 +119,7 @@ def test_an_unfinished_search_can_be_told_of(tmp_path):
 def test_a_fit_tells_the_accuracies_of_both_weights(fit):
     assert fit.kind == "Fit"
     assert "12,345 parameters" in fit.lead
+    assert fit.warnings == ["(chance): It guesses."]
     table, history = fit.tables
     assert "On 200 test images, PGD-20 with epsilon 0.1 (25.50/255)" in table.caption
     assert table.head[2:] == ("clean accuracy", "robust accuracy")
@@ -226,6 +227,8 @@ def test_figures_are_those_that_are_there(tmp_path):
 
 def test_an_inspection_tells_curvature_and_correlation(tmp_path):
     section = read_section(make_inspection(tmp_path))
+    assert "64 images of the train[80%:] split of cifar10" in section.lead
+    assert section.warnings == ["(chance): It guesses."]
     curvature, correlation = section.tables
     assert curvature.head == (
         *("model", "clean accuracy"),

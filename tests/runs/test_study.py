@@ -79,7 +79,7 @@ def stubs(monkeypatch):
             "clean": {"accuracy": 0.9},
             "robust": {"accuracy": robust},
             "attacks": [{"attack": "fgsm", "accuracy": robust}],
-            "warnings": [],
+            "warnings": [{"code": "few_images", "sentence": "Few images."}],
         }
         (folder / "results.json").write_text(json.dumps(results))
         (folder / "results.md").write_text("")
@@ -89,7 +89,9 @@ def stubs(monkeypatch):
         folder.mkdir(parents=True, exist_ok=True)
         number = {"mean": 1 + settings.seed - ("random" in settings.model[0])}
         model = {"curvature": {"penalty": number, "top_eigenvalue": number}}
-        (folder / "inspection.json").write_text(json.dumps({"models": {"m": model}}))
+        warnings = [{"model": "m", "code": "chance", "sentence": "It guesses."}]
+        results = {"models": {"m": model}, "warnings": warnings * (settings.seed == 2)}
+        (folder / "inspection.json").write_text(json.dumps(results))
         (folder / "inspection.md").write_text("")
 
     for name, stage in (
@@ -158,7 +160,7 @@ def test_a_run_whose_report_is_another_one_is_run_again(toy, stubs, tmp_path):
 
 def test_the_numbers_of_a_study(toy, stubs, tmp_path):
     workdir = tmp_path / "study"
-    results, _ = run(toy(seeds=3), workdir)
+    results, lines = run(toy(seeds=3), workdir)
     assert results["comparisons"] == 2
     clean, robust = results["differences"]
     assert clean["mean"] == 0 and clean["p"] == 1 and clean["seeds_needed"] is None
@@ -177,7 +179,13 @@ def test_the_numbers_of_a_study(toy, stubs, tmp_path):
     table = (workdir / "study.md").read_text()
     assert "| random | fgsm_rs | 3 | 2 |" in table
     assert "| 20 | 90.00% | 70.00% | 70.00% | 2 | 2 |" in table
+    assert "**Warning** 6 networks: Few images.\n" in table
+    own = toy().entries[1]
+    guesses = f"random, fgsm_rs, seed 2; {own}, fgsm_rs, seed 2: It guesses."
+    assert f"**Warning** {guesses}\n" in table
+    assert any(guesses in line for line in lines)
     section = read_section(workdir)
+    assert section.warnings[1] == guesses
     assert section.kind == "Study" and len(section.figures) == 1
     trials = [hparams(run)[0][0] for run in workdir.glob("tensorboard/run_*")]
     assert len({trial.group_name for trial in trials}) == 6

@@ -110,6 +110,7 @@ def make_fit(workdir, **changes):
             "best": {"accuracy": 0.9, "robust_accuracy": np.float32(0.505).item()},
             "last": {"accuracy": 0.6, "robust_accuracy": 0.0},
         },
+        "warnings": [{"code": "chance", "sentence": "It guesses."}],
         "seconds": 3.0,
     }
     _write(workdir / "fit.json", report)
@@ -137,6 +138,8 @@ def make_inspection(workdir, sha256="ab"):
         "library": "advrush_tf 1.2.3",
         "versions": {"keras": "3.0"},
         "settings": settings.to_dict(),
+        "split": "train[80%:]",
+        "warnings": [{"model": None, "code": "chance", "sentence": "It guesses."}],
         "models": {
             "one/model.keras": {
                 "images": 64,
