@@ -14,7 +14,7 @@ import numpy as np
 from advrush_tf.attacks.geometry import Radius
 from advrush_tf.data.source import normal_path
 from advrush_tf.environment import onednn_is_on
-from advrush_tf.errors import UserError
+from advrush_tf.errors import Choice, UserError
 from advrush_tf.files import expanded, read_json, write_json, write_text
 from advrush_tf.runs.command import record_command
 
@@ -99,10 +99,14 @@ def setting(
 
     def convert(value: Any, field: attrs.Attribute) -> Any:
         try:
+            if isinstance(default, Choice) and value is not None:
+                value = type(default)(value)
             return converter(value)
         except UserError as error:
             raise UserError(f"--{field.name}: {error}.") from None
-        except ValueError:
+        except ValueError as error:
+            if isinstance(default, Choice):
+                raise UserError(f"--{field.name}: {error}.") from None
             raise refusal(field.name, value, checks[0].allowed) from None
 
     def validate(settings: Any, field: attrs.Attribute, value: Any) -> None:

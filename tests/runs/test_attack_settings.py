@@ -58,6 +58,7 @@ def test_a_step_keeps_its_share_of_other_radii():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"norm": "l3"}, "--norm: norm must be one of 'Linf', 'L2', not 'l3'"),
         ({"model": ""}, "--model is"),
         ({"source_model": ("m.keras",)}, "--source_model"),
         ({"attacks": ()}, "--attacks is none; it must be at least one"),
