@@ -65,10 +65,10 @@ def _register(graph: tf.Graph, gradient: Callable[..., Any]) -> str:
     known: Callable[[], Any] = weakref.ref(gradient)
 
     @tf.RegisterGradient(name)
-    def of_operation(operation, *upstream):
+    def of_operation(_, *upstream):
         gradients = known()(*upstream)
         # Its first inputs are the results, through which nothing flows.
-        return [None] * (len(operation.inputs) - len(gradients)) + gradients
+        return [None] * (len(upstream) - len(gradients)) + gradients
 
     entries = ops.gradient_registry._registry
     weakref.finalize(gradient, entries.pop, name, None).atexit = False
