@@ -139,7 +139,7 @@ class IterativeAttack(Attack):
         """
 
     def ahead(self, slots: int, batch_size: int) -> int:
-        """How many steps of a slot are tried at a time, so long as none changes it.
+        """Returns how many steps of a slot are tried at a time, while none changes it.
 
         Args:
             slots: images at a time.

@@ -115,7 +115,7 @@ class Progress:
         keras.backend.clear_session()
 
     def _is_done(self, stage: Stage) -> bool:
-        """Whether a stage has ended, and its report is the one that it wrote."""
+        """Returns whether a stage has ended, and its report is the one it wrote."""
         done = self._done.get(stage.name)
         report = self._workdir / stage.name / stage.report
         return done is not None and _checksums(report) == done.sha256
