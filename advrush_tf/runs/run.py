@@ -273,7 +273,10 @@ def _record_images(dataset: ImageDataset, workdir: Path) -> None:
     if not path.exists():
         write_json(path, facts)
     try:
-        different = differences(read_json(path), facts)
+        recorded = read_json(path)
+        if not isinstance(recorded, dict):
+            raise ValueError("it does not describe images")
+        different = differences(recorded, facts)
     except ValueError as error:
         raise UserError(
             f"{path} is damaged ({error}). Copy it there again, or give another "

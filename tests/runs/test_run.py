@@ -65,9 +65,10 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path):
         with pytest.raises(UserError, match=words):
             take(train, test)
     assert (tmp_path / "dataset.json").read_bytes() == was
-    (tmp_path / "dataset.json").write_bytes(was[:-9])
-    with pytest.raises(UserError, match=r"dataset.json is damaged .* another"):
-        take((x, y), (x, y))
+    for damaged in (was[:-9], b"[1]"):
+        (tmp_path / "dataset.json").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"dataset.json is damaged .* another"):
+            take((x, y), (x, y))
 
 
 def test_writes_that_fail_are_one_clear_line_once_the_workdir_is_open(tmp_path):
