@@ -264,7 +264,9 @@ def _compiled(attack: IterativeAttack, logits_fn: LogitsFn, batch: Batch, ahead:
 
     @tf.function(autograph=False)
     def advance(batch: Batch, progress: _Progress) -> _Progress:
-        begun = progress.index // attack.block * attack.block
+        # A slot without a job may have come to its run's end.
+        begun = tf.minimum(progress.index, attack.steps - 1)
+        begun = begun // attack.block * attack.block
         draws = _block_draws(attack, batch, begun, ahead)
 
         def one(number, progress):
