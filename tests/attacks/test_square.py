@@ -308,6 +308,26 @@ def test_candidates_ahead_change_nothing(norm, epsilon, lead, persistent):
             np.testing.assert_allclose(one.image, other.image, atol=1e-5)
 
 
+def test_slots_wait_for_one_whose_candidates_all_count():
+    looks = tf.Variable(0.0)
+
+    def logits(z):
+        # The first image's margin stays, the second's rises with each look, and the
+        # third is wrong at once.
+        rising = looks.assign_add(1.0) - 1000
+        mean = tf.reduce_mean(z, [1, 2, 3])
+        margin = tf.where(mean < 0.4, -1.0, tf.where(mean > 0.7, rising, 1.0))
+        return tf.stack([tf.zeros_like(margin), margin], 1)
+
+    x = np.ones((3, 6, 6, 1), np.float32) * np.reshape([0.2, 0.8, 0.5], (3, 1, 1, 1))
+    attack = Square(Norm.LINF, 0.05, queries=100)
+    classifier = BatchedClassifier(logits, (6, 6, 1), 12)
+    assert attack.ahead(3, 12) == 4
+    found = attack.outcomes(classifier, x.astype(np.float32), np.zeros(3, int), 0)
+    broken = {outcome.index: outcome.broken for outcome in found}
+    assert broken == {0: False, 1: False, 2: True}
+
+
 def test_each_restart_has_a_start_of_its_own():
     x, y = images((8, 8, 1), 12, 0.45, 0.55), np.zeros(12, int)
     model = linear(np.random.default_rng(6).normal(size=64))
