@@ -13,9 +13,6 @@ import tensorflow as tf
 from advrush_tf.custom_gradient import custom_gradient
 from advrush_tf.nn.constants import constant
 
-# Name, in graphs, of the max pooling whose second derivative is ours.
-OUR_POOLING = "twice_differentiable_max_pool"
-
 _ONE = [1, 1, 1, 1]
 
 
@@ -71,9 +68,27 @@ def grouped_conv2d(
 
 
 def pad_symmetric(x: tf.Tensor, kh: int, kw: int, value: float = 0.0) -> tf.Tensor:
-    """Pads height and width by (k - 1) / 2 on each side with `value`."""
+    """Pads height and width by (k - 1) / 2 on each side with `value`.
+
+    The registered gradient computes shapes at run time.
+    """
+    height, width, channels = x.shape[1:]
     ph, pw = kh // 2, kw // 2
-    return tf.pad(x, [[0, 0], [ph, ph], [pw, pw], [0, 0]], constant_values=value)
+    paddings = constant(((0, 0), (ph, ph), (pw, pw), (0, 0)))
+    begin, size = constant((0, ph, pw, 0)), constant((-1, height, width, channels))
+
+    @custom_gradient
+    def pad(x):
+        y = tf.raw_ops.PadV2(
+            input=x, paddings=paddings, constant_values=constant(value, x.dtype)
+        )
+        return y, crop
+
+    @custom_gradient
+    def crop(y):
+        return tf.slice(y, begin, size), lambda dx: tf.pad(dx, paddings)
+
+    return pad(x)
 
 
 def depthwise_conv2d(x: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> tf.Tensor:
@@ -131,47 +146,12 @@ def _depthwise_same(x, kernel):
 
 
 def max_pool_3x3(x: tf.Tensor, stride: int = 1) -> tf.Tensor:
-    """3x3 max pooling; the border counts as minus infinity."""
-    if stride == 1:
-        return _max_pool(x, 1, "SAME")
-    return _max_pool(pad_symmetric(x, 3, 3, x.dtype.min), stride, "VALID")
+    """3x3 max pooling; the border counts as minus infinity.
 
-
-def _max_pool(x: tf.Tensor, stride: int, padding: str) -> tf.Tensor:
-    """Max pooling without TensorFlow's second derivative, which is wrong.
-
-    The CPU kernel MaxPoolGradGrad may write its result over the input it still reads:
-    in a graph, at stride 1, single values come out wrong. A gather replaces it.
+    Padded by hand at stride 1 too: TensorFlow's CPU kernel of the second derivative may
+    write its result over an input of the same size that it still reads.
     """
-
-    @custom_gradient
-    def pool(x):
-        y = tf.nn.max_pool2d(x, 3, stride, padding, name=OUR_POOLING)
-        return y, lambda dy: pool_gradient(dy, x, y)
-
-    @custom_gradient
-    def pool_gradient(dy, x, y):
-        # Of the function that is being made: `second` could not reach, from its own,
-        # the function that a compiled model pools in.
-        x = tf.identity(x)
-        dx = tf.raw_ops.MaxPoolGrad(
-            orig_input=x,
-            orig_output=y,
-            grad=dy,
-            ksize=[1, 3, 3, 1],
-            strides=[1, stride, stride, 1],
-            padding=padding,
-        )
-
-        def second(ddx):
-            _, largest = tf.nn.max_pool_with_argmax(
-                x, 3, stride, padding, include_batch_in_index=True
-            )
-            return tf.gather(tf.reshape(ddx, [-1]), largest), None, None
-
-        return dx, second
-
-    return pool(x)
+    return tf.nn.max_pool2d(pad_symmetric(x, 3, 3, x.dtype.min), 3, stride, "VALID")
 
 
 def avg_pool_3x3(x: tf.Tensor, stride: int = 1) -> tf.Tensor:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 import tensorflow as tf
 
 from advrush_tf.losses import exact_cross_entropy
-from advrush_tf.nn.kernels import OUR_POOLING
 
 # The derivative of each counts as one that depends on nothing.
 _CONSTANT = ("ResizeBilinearGrad", "ScaleAndTranslateGrad")
@@ -107,17 +106,13 @@ def _inputs(node: tf.compat.v1.NodeDef) -> list[str]:
 
 
 def _is_pooling_in_place(node: tf.compat.v1.NodeDef) -> bool:
-    """True if TensorFlow's CPU kernel may overwrite an input before its last read.
-
-    Of our pooling in a compiled function, TensorFlow differentiates what no loss uses.
-    """
+    """True if TensorFlow's CPU kernel may overwrite an input before its last read."""
     if node.op == "MaxPoolGradGradV2":  # Its strides are tensors.
         return True
     # Beside those of images and channels; the other may be along a side of one pixel.
     smallest = sorted(node.attr["strides"].list.i)[2:3]
     return (
         node.op == "MaxPoolGradGrad"
-        and OUR_POOLING not in node.name
         and smallest == [1]
         and node.attr["padding"].s == b"SAME"
     )

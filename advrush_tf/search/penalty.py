@@ -37,6 +37,8 @@ from advrush_tf.nn.second_derivatives import check_second_derivatives
 
 LossesFn = Callable[..., tf.Tensor]
 
+# Name of the scope of an input gradient, in graphs.
+INPUT_GRADIENT = "input_gradient"
 # The official code's, added to the sign and to its length.
 _TINY = 1e-7
 
@@ -69,11 +71,12 @@ def input_gradient(
     Returns:
         A tensor of the shape and the dtype of `x`.
     """
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(x)
-        logits = tf.cast(model_fn(x), x.dtype)
-        losses = losses_fn(y, logits)
-    return tape.gradient(losses, x)
+    with tf.name_scope(INPUT_GRADIENT):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(x)
+            logits = tf.cast(model_fn(x), x.dtype)
+            losses = losses_fn(y, logits)
+        return tape.gradient(losses, x)
 
 
 def probe_direction(gradient: tf.Tensor, h: float) -> tf.Tensor:
