@@ -33,7 +33,7 @@ def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*arguments: Any) -> Any:
         if tf.executing_eagerly():
             return eager(*arguments)
-        inputs = [tf.convert_to_tensor(argument) for argument in arguments]
+        inputs = [_of_this_graph(argument) for argument in arguments]
         result, gradient = function(*inputs)
         outputs = [tf.convert_to_tensor(tensor) for tensor in tf.nest.flatten(result)]
 
@@ -54,6 +54,17 @@ def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
         return tf.nest.pack_sequence_as(result, named)
 
     return call
+
+
+def _of_this_graph(argument: Any) -> tf.Tensor:
+    """A tensor that the gradient's gradient, in a graph of its own, can reach as well.
+
+    A graph reaches the tensors of the one around it, not those further out.
+    """
+    tensor = tf.convert_to_tensor(argument)
+    if tf.is_symbolic_tensor(tensor) and tensor.graph is not ops.get_default_graph():
+        return tf.identity(tensor)
+    return tensor
 
 
 def _register(graph: tf.Graph, gradient: Callable[..., Any]) -> str:

@@ -161,6 +161,13 @@ class ConvBatchNorm(Block):
             update_running(self.moving_mean, mean)
             update_running(self.moving_variance, variance)
             return y
+        if self.affine or scale is None:
+            return self._convolve_normalised(x, scale, offset)
+        y = self._convolve_normalised(x, tf.stop_gradient(scale), offset)
+        return kernels.already_scaled(y, scale)
+
+    def _convolve_normalised(self, x, scale, offset):
+        """Both as one convolution, by the running statistics."""
         factor = inverse_deviation(self.moving_variance)
         factor = factor if scale is None else factor * scale
         shift = self.moving_mean.value * factor

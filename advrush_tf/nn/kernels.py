@@ -248,6 +248,28 @@ def repeat_channels(x: tf.Tensor, times: int) -> tf.Tensor:
 
 
 @custom_gradient
+def already_scaled(x: tf.Tensor, scale: tf.Tensor):
+    """Returns `x`, which already holds a factor, with its derivatives in that factor.
+
+    To scale a convolution's kernel costs nothing, but its derivative in the scale is
+    that of the kernel, which takes longer than a sum over the result. With the scale
+    constant in the kernel, this gives all derivatives of the product in its place.
+
+    Args:
+        x: (batch, height, width, channels), `scale` times what does not depend on it.
+        scale: (channels,); where it is 0 its derivative is 0, as behind a softmax.
+    """
+
+    def gradient(dy):
+        products = tf.reduce_sum(tf.cast(dy * x, scale.dtype), constant((0, 1, 2)))
+        # The other factor of `x` stays, whatever the scale.
+        factor = tf.stop_gradient(scale)
+        return already_scaled(dy, scale), tf.math.divide_no_nan(products, factor)
+
+    return tf.identity(x), gradient
+
+
+@custom_gradient
 def add_bias(x: tf.Tensor, bias: tf.Tensor):
     """Adds (channels,) to every pixel.
 

@@ -195,6 +195,10 @@ KERNELS: dict[str, tuple] = {
     "halves_even": (kernels.shifted_halves, [(2, 4, 6, 3)]),
     "halves_odd": (kernels.shifted_halves, [(2, 5, 4, 3)]),
     "bias": (kernels.add_bias, [(2, 4, 4, 3), (3,)]),
+    "already_scaled": (
+        lambda x, s: kernels.already_scaled(x * tf.stop_gradient(s), s),
+        [(2, 4, 4, 3), (3,)],
+    ),
     "repeat": (lambda x: kernels.repeat_channels(x, 3), [(2, 3, 3, 2)]),
     "concat": (kernels.concat_channels, [(2, 3, 3, 2), (2, 3, 3, 3)]),
 }

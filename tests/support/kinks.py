@@ -15,8 +15,6 @@ from unittest import mock
 import numpy as np
 import tensorflow as tf
 
-from advrush_tf.nn import kernels
-
 EPSILON = float(np.finfo(np.float32).eps)
 
 
@@ -49,15 +47,15 @@ def record() -> Iterator[list[np.ndarray]]:
         pooling where in its flat input each maximum lies, for each sign the sign.
     """
     sides: list[np.ndarray] = []
-    relu, pool, sign = tf.nn.relu, kernels._max_pool, tf.sign
+    relu, pool, sign = tf.nn.relu, tf.nn.max_pool2d, tf.sign
 
     def recorded_relu(x):
         sides.append((x > 0).numpy())
         return relu(x)
 
-    def recorded_pool(x, stride, padding):
-        sides.append(_winners(x, stride, padding).numpy())
-        return pool(x, stride, padding)
+    def recorded_pool(x, *window):
+        sides.append(_winners(x, *window).numpy())
+        return pool(x, *window)
 
     def recorded_sign(x):
         sides.append(sign(x).numpy())
@@ -93,9 +91,9 @@ def replay(sides: list[np.ndarray]) -> Iterator[Turned]:
         turned.add(x, (x > 0) != passes, _largest(x))
         return tf.where(passes, x, tf.zeros_like(x))
 
-    def forced_pool(x, stride, padding):
+    def forced_pool(x, *window):
         flat, side = tf.reshape(x, [-1]), next_side(tf.int64)
-        best = tf.gather(flat, _winners(x, stride, padding))
+        best = tf.gather(flat, _winners(x, *window))
         y = tf.gather(flat, side)
         # Not the largest input, which may be padded with the largest number there is.
         turned.add(best - y, best > y, _largest(best))
@@ -112,10 +110,8 @@ def replay(sides: list[np.ndarray]) -> Iterator[Turned]:
         raise ValueError("The forced run has fewer kinks than the recorded one.")
 
 
-def _winners(x: tf.Tensor, stride: int, padding: str) -> tf.Tensor:
-    return tf.nn.max_pool_with_argmax(
-        x, 3, stride, padding, include_batch_in_index=True
-    ).argmax
+def _winners(x: tf.Tensor, *window: Any) -> tf.Tensor:
+    return tf.nn.max_pool_with_argmax(x, *window, include_batch_in_index=True).argmax
 
 
 def _largest(x: tf.Tensor) -> tf.Tensor:
@@ -126,7 +122,7 @@ def _largest(x: tf.Tensor) -> tf.Tensor:
 def _patched(relu: Callable, pool: Callable, sign: Callable) -> Iterator[Any]:
     with (
         mock.patch.object(tf.nn, "relu", relu),
-        mock.patch.object(kernels, "_max_pool", pool),
+        mock.patch.object(tf.nn, "max_pool2d", pool),
         mock.patch.object(tf, "sign", sign),
     ):
         yield

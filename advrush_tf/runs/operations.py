@@ -1,0 +1,203 @@
+"""Where a step's time goes: seconds by kind of operation, beside the machine's limits."""
+
+import collections
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from advrush_tf.search.penalty import INPUT_GRADIENT
+
+# What TensorFlow's optimiser puts before the name of an operation that it replaces.
+_REPLACED = re.compile("^_(Mkl)?(Native)?(Fused(?!BatchNorm))?")
+_GRADIENT = "gradient_tape"
+# Axes of a kernel over which one value of a result sums.
+_KERNEL_AXES = {"Conv2D": 3, "DepthwiseConv2dNative": 2, "MatMul": 1}
+
+
+class Limits(NamedTuple):
+    """What the machine reaches on plain work, with all its cores.
+
+    Attributes:
+        bandwidth: bytes a second that the sum of two large tensors moves.
+        products: multiply-adds a second of a large float32 matrix product.
+    """
+
+    bandwidth: float
+    products: float
+
+
+class OperationCost(NamedTuple):
+    """Cost of all operations of one kind in a step.
+
+    Attributes:
+        part: the pass: forward or gradient; the input gradient's own two passes, whose
+            gradient is a second derivative, are "input's".
+        kind: TensorFlow's name of the kind.
+        count: how many there are.
+        seconds: they take, one after the other.
+        moved: bytes of all their inputs and outputs.
+        multiply_adds: of convolutions and products.
+    """
+
+    part: str
+    kind: str
+    count: int
+    seconds: float
+    moved: int
+    multiply_adds: int
+
+    def least_seconds(self, limits: Limits) -> float:
+        """Seconds that a machine of such limits needs for it at least."""
+        return max(self.moved / limits.bandwidth, self.multiply_adds / limits.products)
+
+
+def measure_limits(side: int = 2048, repeats: int = 5) -> Limits:
+    """Measures the machine's limits, the best of several repeats.
+
+    Args:
+        side: of the square float32 matrices, of which the sum takes 8 times as much.
+    """
+    x = tf.random.stateless_uniform((8 * side, side), (0, 0))
+    square = x[:side]
+
+    def best(function: Callable[[], tf.Tensor]) -> float:
+        return min(_seconds(function) for _ in range(1 + repeats))
+
+    return Limits(
+        3 * 4 * 8 * side**2 / best(lambda: x + x),
+        side**3 / best(lambda: square @ square),
+    )
+
+
+def _seconds(function: Callable[[], tf.Tensor]) -> float:
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def profile(
+    functions: Sequence[Any], x: tf.Tensor, y: tf.Tensor
+) -> list[OperationCost]:
+    """Runs compiled functions once more and sums what each kind of operation took.
+
+    Operations share the processor's cores, and where several run at once each takes
+    longer: let TensorFlow run one at a time
+    (`tf.config.threading.set_inter_op_parallelism_threads(1)`) before its first.
+
+    Args:
+        functions: `tf.function`s of (x, y), run one after the other.
+        x: images; static shapes tell what an operation moves.
+        y: labels.
+
+    Returns:
+        The costs, the dearest first.
+    """
+    graphs = [function.get_concrete_function(x, y).graph for function in functions]
+    named = {
+        operation.name: (operation, part)
+        for graph in graphs
+        for operation, part in _operations_of(graph)
+    }
+
+    def run() -> None:
+        tf.nest.map_structure(np.asarray, [function(x, y) for function in functions])
+
+    run()
+    totals: dict[tuple[str, str], np.ndarray] = collections.defaultdict(
+        lambda: np.zeros(4)
+    )
+    for name, kind, seconds in _events(run):
+        if (found := _find(name, named)) is None:
+            continue
+        operation, part = found
+        kind = _REPLACED.sub("", kind)
+        cost = 1, seconds, _bytes_moved(operation), _multiply_adds(operation, kind)
+        totals[part, kind] += cost
+    return sorted(
+        (
+            OperationCost(*key, int(count), seconds, int(moved), int(products))
+            for key, (count, seconds, moved, products) in totals.items()
+        ),
+        key=lambda cost: -cost.seconds,
+    )
+
+
+def _operations_of(graph: Any) -> Iterator[tuple[tf.Operation, str]]:
+    """The operations of a graph and of the functions that it calls, with their part."""
+    operations = graph.get_operations()
+    inner = [
+        place
+        for place, operation in enumerate(operations)
+        if operation.name.startswith(INPUT_GRADIENT)
+    ]
+    for place, operation in enumerate(operations):
+        # Layers' names stand before those of their operations; gradients' have none.
+        forward = "/" in operation.name and not operation.name.startswith(_GRADIENT)
+        part = "forward" if forward else "gradient"
+        # Operations are in the order of their making.
+        inside = inner and inner[0] <= place <= inner[-1]
+        yield operation, f"input's {part}" if inside else part
+        for attribute in ("f", "body"):
+            if attribute in operation.node_def.attr:
+                name = operation.get_attr(attribute).name
+                yield from _operations_of(graph._get_function(name).graph)
+
+
+def _events(run: Callable[[], None]) -> Iterator[tuple[str, str, float]]:
+    """Name, kind and seconds of each operation that a call runs."""
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    options = tf.profiler.experimental.ProfilerOptions(host_tracer_level=2)
+    with tempfile.TemporaryDirectory() as folder:
+        with tf.profiler.experimental.Profile(folder, options):
+            run()
+        (path,) = Path(folder).rglob("*.xplane.pb")
+        space = xplane_pb2.XSpace.FromString(path.read_bytes())
+    for plane in space.planes:
+        for line in plane.lines:
+            for event in line.events:
+                name, _, kind = plane.event_metadata[event.metadata_id].name.rpartition(
+                    ":"
+                )
+                if name:
+                    yield name, kind, event.duration_ps / 1e12
+
+
+def _find(name: str, named: dict[str, Any]) -> Any:
+    """What has a name that may begin with those of the calls around it, or None."""
+    while name not in named:
+        _, slash, name = name.partition("/")
+        if not slash:
+            return None
+    return named[name]
+
+
+def _bytes_moved(operation: tf.Operation) -> int:
+    tensors = [*operation.inputs, *operation.outputs]
+    return sum(
+        (tensor.shape.num_elements() or 0) * tensor.dtype.size for tensor in tensors
+    )
+
+
+def _multiply_adds(operation: tf.Operation, kind: str) -> int:
+    """Multiply-adds of a convolution, of one of its gradients, or of a product."""
+    forward = re.sub("Backprop.*", "", kind)
+    if forward not in _KERNEL_AXES:
+        return 0
+    while not operation.type.startswith(forward):
+        # What the optimiser fuses has the name of the last operation.
+        operation = operation.inputs[0].op
+    if kind.endswith("BackpropFilter"):
+        kernel, result = operation.outputs[0], operation.inputs[2]
+    elif kind.endswith("BackpropInput"):
+        kernel, result = operation.inputs[1], operation.inputs[2]
+    else:
+        kernel, result = operation.inputs[1], operation.outputs[0]
+    each = kernel.shape[: _KERNEL_AXES[forward]]
+    return (result.shape.num_elements() or 0) * (each.num_elements() or 0)
