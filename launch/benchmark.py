@@ -5,7 +5,7 @@ import enum
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -15,7 +15,7 @@ import console
 with console.starting():
     from advrush_tf.errors import UserError
     from advrush_tf.nn.cell_network import CellNetwork
-    from advrush_tf.runs import profiling
+    from advrush_tf.runs import operations, profiling
     from advrush_tf.runs.flags import run
     from advrush_tf.search.model import AdvRushSearchModel
 
@@ -66,6 +66,14 @@ _REPEATS = flags.DEFINE_integer(
 _JIT_COMPILE = flags.DEFINE_bool(
     "jit_compile", False, "Compile with XLA, all but the search's penalty."
 )
+
+
+_OPERATIONS = flags.DEFINE_bool(
+    "operations",
+    False,
+    "Show instead where each step's time goes, by kind of operation; on processors.",
+)
+_CLASSES = 10
 
 
 class Row(NamedTuple):
@@ -119,26 +127,42 @@ def sizes_of(part: Part) -> dict[str, int]:
     return sizes
 
 
+def functions_of(row: Row, values: Mapping[str, Any]) -> list[Any]:
+    """The compiled functions of (x, y) of a kind of step."""
+    size = values["init_channels"], values["num_cells"]
+    side, jit_compile = values["image_size"], values["jit_compile"]
+    if row.part is Part.FIT:
+        network = CellNetwork(
+            "ADVRUSH",
+            _CLASSES,
+            (side, side, 3),
+            *size,
+            recompute_cells=row.recompute_cells,
+        )
+        return [profiling.fit_part(network, row.kind, jit_compile)]
+    model = AdvRushSearchModel(
+        _CLASSES, (side, side, 3), *size, recompute_cells=row.recompute_cells
+    )
+    model.compile(penalty_batch=row.penalty_batch or None, jit_compile=jit_compile)
+    return profiling.search_step(model, row.kind)
+
+
 def measure(row: Row, values: Mapping[str, Any]) -> profiling.StepCost:
     """Measures one kind of step; runs in a new process, for its peak memory."""
-    size = values["init_channels"], values["num_cells"]
     side, batch_size, repeats = (
         values[name] for name in ("image_size", "batch_size", "repeats")
     )
-    if row.part is Part.FIT:
-        network = CellNetwork(
-            "ADVRUSH", 10, (side, side, 3), *size, recompute_cells=row.recompute_cells
-        )
-        return profiling.measure_fit_part(
-            network, row.kind, batch_size, repeats, values["jit_compile"]
-        )
-    model = AdvRushSearchModel(
-        10, (side, side, 3), *size, recompute_cells=row.recompute_cells
-    )
-    model.compile(
-        penalty_batch=row.penalty_batch or None, jit_compile=values["jit_compile"]
-    )
-    return profiling.measure_search_step(model, row.kind, batch_size, repeats)
+    functions = functions_of(row, values)
+    return profiling.measure(functions, (side, side, 3), _CLASSES, batch_size, repeats)
+
+
+def profile(row: Row, values: Mapping[str, Any]) -> str:
+    """The table of a step's operations; runs in a new process, one at a time."""
+    operations.one_at_a_time()
+    side = values["image_size"]
+    batch = profiling.random_batch((side, side, 3), _CLASSES, values["batch_size"])
+    costs = operations.profile(functions_of(row, values), *batch)
+    return operations.as_table(costs, operations.measure_limits())
 
 
 def _end_with_parent() -> None:
@@ -153,17 +177,24 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _in_own_process(*arguments) -> profiling.StepCost:
+def _in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
     with concurrent.futures.ProcessPoolExecutor(
         1, multiprocessing.get_context("spawn"), _end_with_parent
     ) as pool:
-        return pool.submit(measure, *arguments).result()
+        return pool.submit(function, *arguments).result()
 
 
 def main() -> None:
-    """Prints a table of the cost of each kind of step."""
+    """Prints a table of the cost of each kind of step, or of each one's operations."""
     sizes = {part: sizes_of(part) for part in _PARTS.value}
-    common = {flag.name: flag.value for flag in (_IMAGE_SIZE, _REPEATS, _JIT_COMPILE)}
+    flagged = _IMAGE_SIZE, _REPEATS, _JIT_COMPILE
+    common = {flag.name: flag.value for flag in flagged}
+    if _OPERATIONS.value:
+        operations.check_processor()
+        for row in rows():
+            table = _in_own_process(profile, row, common | sizes[row.part])
+            print(f"{row.part}, {row.label}\n\n{table}\n", flush=True)
+        return
     print(
         "| part | step | graph nodes | tracing, s | first run, s | step, s | "
         "peak memory, GB |\n|---|---|---|---|---|---|---|"
@@ -171,7 +202,7 @@ def main() -> None:
     for row in rows():
         start = f"| {row.part} | {row.label} |"
         try:
-            cost = _in_own_process(row, common | sizes[row.part])
+            cost = _in_own_process(measure, row, common | sizes[row.part])
         except concurrent.futures.process.BrokenProcessPool:
             print(f"{start} | | | | more than there is |", flush=True)
             continue

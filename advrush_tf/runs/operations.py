@@ -1,4 +1,4 @@
-"""Where a step's time goes: seconds by kind of operation, beside the machine's limits."""
+"""Where a step's time goes, by kind of operation, beside the machine's limits."""
 
 import collections
 import re
@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from advrush_tf.errors import UserError
 from advrush_tf.search.penalty import INPUT_GRADIENT
 
 # What TensorFlow's optimiser puts before the name of an operation that it replaces.
 _REPLACED = re.compile("^_(Mkl)?(Native)?(Fused(?!BatchNorm))?")
 _GRADIENT = "gradient_tape"
+_OF_INPUT_GRADIENT = f"{_GRADIENT}/{INPUT_GRADIENT}"
 # Axes of a kernel over which one value of a result sums.
 _KERNEL_AXES = {"Conv2D": 3, "DepthwiseConv2dNative": 2, "MatMul": 1}
 
@@ -36,10 +38,10 @@ class OperationCost(NamedTuple):
     """Cost of all operations of one kind in a step.
 
     Attributes:
-        part: the pass: forward or gradient; the input gradient's own two passes, whose
-            gradient is a second derivative, are "input's".
+        part: forward or gradient; of an input gradient, whose own gradient is a second
+            derivative, "input's forward" or "input's gradient"; of a loop "attack's".
         kind: TensorFlow's name of the kind.
-        count: how many there are.
+        number: how many there are.
         seconds: they take, one after the other.
         moved: bytes of all their inputs and outputs.
         multiply_adds: of convolutions and products.
@@ -47,7 +49,7 @@ class OperationCost(NamedTuple):
 
     part: str
     kind: str
-    count: int
+    number: int
     seconds: float
     moved: int
     multiply_adds: int
@@ -81,14 +83,60 @@ def _seconds(function: Callable[[], tf.Tensor]) -> float:
     return time.perf_counter() - started
 
 
+def check_processor() -> None:
+    """Raises where there is a GPU, whose operations this does not time.
+
+    Raises:
+        UserError: TensorFlow sees a GPU.
+    """
+    if tf.config.list_physical_devices("GPU"):
+        raise UserError(
+            "--operations times a processor's operations, and TensorFlow sees a GPU; "
+            "hide it with CUDA_VISIBLE_DEVICES=-1."
+        )
+
+
+def one_at_a_time() -> None:
+    """Lets operations run one after the other; before TensorFlow's first one."""
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def as_table(costs: Sequence[OperationCost], limits: Limits) -> str:
+    """The costs as a table in Markdown, with what is below a hundredth as one line."""
+    total = sum(cost.seconds for cost in costs)
+    shown = [cost for cost in costs if cost.seconds >= total / 100]
+    lines = [
+        "| pass | operation | number | seconds | share | GB moved | G multiply-adds "
+        "| times the least |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {cost.part} | {cost.kind} | {cost.number} | {cost.seconds:.3f} "
+        f"| {cost.seconds / total:.1%} | {cost.moved / 1e9:.2f} "
+        f"| {cost.multiply_adds / 1e9:.2f} "
+        f"| {cost.seconds / cost.least_seconds(limits):.1f} |"
+        for cost in shown
+    ]
+    rest = total - sum(cost.seconds for cost in shown)
+    return "\n".join(
+        [
+            *lines,
+            f"| | all others | | {rest:.3f} | {rest / total:.1%} | | | |",
+            "",
+            f"{total:.3f} s, one operation at a time. The least is what "
+            f"{limits.bandwidth / 1e9:.0f} GB and {limits.products / 1e9:.0f} "
+            "G multiply-adds a second allow, as measured here.",
+        ]
+    )
+
+
 def profile(
     functions: Sequence[Any], x: tf.Tensor, y: tf.Tensor
 ) -> list[OperationCost]:
     """Runs compiled functions once more and sums what each kind of operation took.
 
     Operations share the processor's cores, and where several run at once each takes
-    longer: let TensorFlow run one at a time
-    (`tf.config.threading.set_inter_op_parallelism_threads(1)`) before its first.
+    longer: see `one_at_a_time`.
 
     Args:
         functions: `tf.function`s of (x, y), run one after the other.
@@ -128,25 +176,37 @@ def profile(
     )
 
 
-def _operations_of(graph: Any) -> Iterator[tuple[tf.Operation, str]]:
-    """The operations of a graph and of the functions that it calls, with their part."""
+def _operations_of(graph: Any, of: str = "") -> Iterator[tuple[tf.Operation, str]]:
+    """The operations of a graph and of the functions that it calls, with their pass."""
     operations = graph.get_operations()
-    inner = [
-        place
-        for place, operation in enumerate(operations)
-        if operation.name.startswith(INPUT_GRADIENT)
-    ]
+    inner = _inner_places([operation.name for operation in operations])
     for place, operation in enumerate(operations):
-        # Layers' names stand before those of their operations; gradients' have none.
-        forward = "/" in operation.name and not operation.name.startswith(_GRADIENT)
-        part = "forward" if forward else "gradient"
-        # Operations are in the order of their making.
-        inside = inner and inner[0] <= place <= inner[-1]
-        yield operation, f"input's {part}" if inside else part
-        for attribute in ("f", "body"):
+        yield (
+            operation,
+            ("input's " if place in inner else of) + _direction(operation.name),
+        )
+        for attribute, whose in (("f", of), ("body", "attack's ")):
             if attribute in operation.node_def.attr:
                 name = operation.get_attr(attribute).name
-                yield from _operations_of(graph._get_function(name).graph)
+                yield from _operations_of(graph._get_function(name).graph, whose)
+
+
+def _inner_places(names: Sequence[str]) -> range:
+    """Which operations, in the order of their making, take input gradients."""
+    places = [i for i, name in enumerate(names) if name.startswith(INPUT_GRADIENT)]
+    if not places:
+        return range(0)
+    end = places[-1] + 1
+    # The last ones' names are those of a tape.
+    while names[end : end + 1] and names[end].startswith(_OF_INPUT_GRADIENT):
+        end += 1
+    return range(places[0], end)
+
+
+def _direction(name: str) -> str:
+    # Layers' names stand before those of their operations; gradients' have none.
+    own = re.sub(f"^{INPUT_GRADIENT}[^/]*/", "", name)
+    return "forward" if "/" in own and not own.startswith(_GRADIENT) else "gradient"
 
 
 def _events(run: Callable[[], None]) -> Iterator[tuple[str, str, float]]:

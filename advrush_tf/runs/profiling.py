@@ -102,9 +102,7 @@ def measure(
         batch_size: images per batch.
         repeats: measured runs after the first.
     """
-    rng = np.random.default_rng(0)
-    x = tf.constant(rng.random((batch_size, *image_shape)), tf.float32)
-    y = tf.constant(rng.integers(num_classes, size=batch_size), tf.int32)
+    x, y = random_batch(image_shape, num_classes, batch_size)
 
     def run(x, y):
         # As arrays, which waits for them.
@@ -116,6 +114,22 @@ def measure(
     first, *others = (_timed(lambda: run(x, y))[0] for _ in range(1 + repeats))
     nodes = sum(_count_nodes(graph) for graph in graphs)
     return StepCost(trace, first, float(np.median(others)), nodes, peak_memory())
+
+
+def random_batch(
+    image_shape: Sequence[int], num_classes: int, batch_size: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Random images in [0, 1] and labels, always the same.
+
+    Args:
+        image_shape: (height, width, channels).
+        num_classes: number of classes.
+        batch_size: number of images.
+    """
+    rng = np.random.default_rng(0)
+    x = tf.constant(rng.random((batch_size, *image_shape)), tf.float32)
+    y = tf.constant(rng.integers(num_classes, size=batch_size), tf.int32)
+    return x, y
 
 
 def _count_nodes(graph: Any) -> int:
@@ -138,8 +152,23 @@ def measure_search_step(
         batch_size: images per batch.
         repeats: measured runs after the first.
     """
-    steps = [model.steps[name] for name in STEPS[kind]]
-    return measure(steps, model.image_shape, model.num_classes, batch_size, repeats)
+    return measure(
+        search_step(model, kind),
+        model.image_shape,
+        model.num_classes,
+        batch_size,
+        repeats,
+    )
+
+
+def search_step(model: AdvRushSearchModel, kind: str) -> list[Any]:
+    """The `tf.function`s of (x, y) that a kind of step of a search runs.
+
+    Args:
+        model: a compiled model.
+        kind: one of `STEPS`.
+    """
+    return [model.steps[name] for name in STEPS[kind]]
 
 
 def measure_fit_step(
@@ -154,44 +183,44 @@ def measure_fit_step(
         batch_size: images per batch.
         repeats: measured runs after the first.
     """
-    step = tf.function(
+    network = model.network
+    return measure(
+        [_fit_step(model)],
+        network.image_shape,
+        network.num_classes,
+        batch_size,
+        repeats,
+    )
+
+
+def _fit_step(model: AdvRushFitModel) -> Any:
+    return tf.function(
         lambda x, y: model.train_step((x, y)),
         autograph=False,
         jit_compile=model.jit_compile,
     )
-    network = model.network
-    return measure(
-        [step], network.image_shape, network.num_classes, batch_size, repeats
-    )
 
 
-def measure_fit_part(
-    network: Any,
-    kind: str,
-    batch_size: int,
-    repeats: int = 3,
-    jit_compile: bool = False,
-) -> StepCost:
-    """Measures a fit's step, or the pass that each of its attack's steps takes.
+def fit_part(network: Any, kind: str, jit_compile: bool = False) -> Any:
+    """A fit's step, or the pass that each of its attack's steps takes, as a function.
 
     Args:
         network: a model with `image_shape` and `num_classes`; its state changes.
         kind: one of `FIT_PARTS`.
-        batch_size: images per batch.
-        repeats: measured runs after the first.
         jit_compile: whether to compile with XLA.
+
+    Returns:
+        A `tf.function` of (x, y).
     """
     if (objective := FIT_PARTS[kind]) is not None:
         model = AdvRushFitModel(network, objective)
         model.compile(jit_compile=jit_compile)
-        return measure_fit_step(model, batch_size, repeats)
-    gradient = tf.function(
+        return _fit_step(model)
+    return tf.function(
         lambda x, y: input_gradient(lambda z: network(z, training=False), x, y),
         autograph=False,
         jit_compile=jit_compile,
     )
-    shape, classes = network.image_shape, network.num_classes
-    return measure([gradient], shape, classes, batch_size, repeats)
 
 
 def measure_evaluation(model: Any, batch_size: int) -> float:

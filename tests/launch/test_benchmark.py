@@ -39,3 +39,12 @@ def test_a_killed_benchmark_leaves_no_process_behind():
 def test_penalties_that_do_not_divide_the_batch():
     result = launch("benchmark", "--part=search", "--batch_size=4", "--penalty_batch=3")
     assert_is_one_error(result, "--penalty_batch is 3; it must be 0 or a divisor")
+
+
+def test_where_the_time_of_a_fit_goes():
+    flags = "--part=fit", "--init_channels=2", "--num_cells=1", "--image_size=8"
+    result = launch("benchmark", *flags, "--batch_size=4", "--operations")
+    assert result.returncode == 0, result.stderr
+    for step in ("input gradient", "standard", "pgd"):
+        assert f"fit, {step}\n" in result.stdout
+    assert "| attack's forward | Conv2D |" in result.stdout
