@@ -3,6 +3,8 @@
 A tensor is NHWC and its statistics are (channels,). Differentiable twice.
 """
 
+import math
+
 import keras
 import tensorflow as tf
 
@@ -130,20 +132,29 @@ def _affine(x, scale, offset) -> dict[str, tf.Tensor]:
 def _accurate_moments(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Mean and biased variance over all but the channels, by two-level summation.
 
-    The CPU kernels add all values of a channel one after the other in float32; the
-    error flips ReLUs that PyTorch, which adds in float64, leaves alone. Here they add
-    a quarter of the values each, and the parts are joined.
+    The normalisation's own kernels add all values of a channel one after the other in
+    float32; the error flips ReLUs that PyTorch, which adds in float64, leaves alone.
+    Products with ones add up to 16 parts of the values apart, in half the time.
     """
     channels = x.shape[-1]
-    parts = 4 if x.shape[1] * x.shape[2] % 4 == 0 else 1
-    rows = tf.reshape(x, constant((1, -1, 1, parts * channels)))
-    _, means, variances = _fused_batch_norm(rows, None, None)
-    shape = constant((parts, channels))
-    means = tf.reshape(means, shape)
-    within = tf.reshape(variances / _bessel(rows), shape)
-    mean = tf.reduce_mean(means, constant(0))
-    between = tf.math.squared_difference(means, mean)
-    return mean, tf.reduce_mean(within + between, constant(0))
+    values = tf.cast(tf.reshape(x, constant((-1, channels))), tf.float32)
+    parts = math.gcd(x.shape[1] * x.shape[2], 16)
+    mean = _mean_of_rows(values, parts)
+    return mean, _mean_of_rows(tf.math.squared_difference(values, mean), parts)
+
+
+def _mean_of_rows(values: tf.Tensor, parts: int) -> tf.Tensor:
+    """Mean over the first axis, of which the size is a multiple of `parts`."""
+    channels = values.shape[-1]
+    rows = tf.reshape(values, constant((-1, parts * channels)))
+    if (count := rows.shape[0]) is None:
+        share = tf.fill(
+            (1, tf.shape(rows)[0]), 1 / tf.cast(tf.shape(rows)[0], tf.float32)
+        )
+    else:
+        share = constant(1 / count, tf.float32, (1, count))
+    means = tf.reshape(tf.matmul(share, rows), constant((parts, channels)))
+    return tf.reduce_mean(means, constant(0))
 
 
 def _normalize_by_moments(x, scale, offset, mean, variance):
