@@ -1,4 +1,7 @@
-"""Times the steps of a search and of a fit: python launch/benchmark.py."""
+"""Times the steps of a search and of a fit: python launch/benchmark.py.
+
+With --operations, shows where the time of one of each goes.
+"""
 
 import concurrent.futures
 import enum
@@ -61,7 +64,10 @@ _IMAGE_SIZE = flags.DEFINE_integer(
     "image_size", 32, "Side of the RGB images in pixels.", lower_bound=8
 )
 _REPEATS = flags.DEFINE_integer(
-    "repeats", 5, "Measured steps after the first one.", lower_bound=1
+    "repeats",
+    5,
+    "Measured steps after the first one; --operations takes one.",
+    lower_bound=1,
 )
 _JIT_COMPILE = flags.DEFINE_bool(
     "jit_compile", False, "Compile with XLA, all but the search's penalty."
@@ -191,6 +197,11 @@ def main() -> None:
     common = {flag.name: flag.value for flag in flagged}
     if _OPERATIONS.value:
         operations.check_processor()
+        if _JIT_COMPILE.value:
+            raise UserError(
+                "--operations cannot look into what --jit_compile makes; give one of "
+                "the two."
+            )
         for row in rows():
             table = _in_own_process(profile, row, common | sizes[row.part])
             print(f"{row.part}, {row.label}\n\n{table}\n", flush=True)

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from advrush_tf.custom_gradient import custom_gradient
+from advrush_tf.nn.kernels import already_scaled
 
 
 @custom_gradient
@@ -47,6 +48,27 @@ def test_the_gradient_is_the_function_s_own(function, wrap):
     np.testing.assert_array_equal(first(x), [3 + 5 * 4, 3 + 5 * 49])
     second = wrap(lambda x: _gradient(lambda x: _gradient(function, x), x))
     np.testing.assert_array_equal(second(x), [20.0, 70.0])
+
+
+def test_a_second_derivative_reaches_what_a_function_captured():
+    x, scale = tf.constant([[[[2.0, 7.0]]]]), tf.constant([0.5, 3.0])
+
+    def products(x, scale):
+        @tf.function(autograph=False)
+        def inner(x):
+            return already_scaled(x * tf.stop_gradient(scale), scale) ** 2
+
+        return inner(x)
+
+    with tf.GradientTape() as outer:
+        outer.watch(scale)
+        with tf.GradientTape() as tape:
+            tape.watch(scale)
+            y = products(x, scale)
+        first = tape.gradient(y, scale)
+    np.testing.assert_allclose(first, 2 * scale * x[0, 0, 0] ** 2, rtol=1e-6)
+    second = outer.gradient(first, scale)
+    np.testing.assert_allclose(second, 2 * x[0, 0, 0] ** 2, rtol=1e-6)
 
 
 def test_a_graph_is_let_go_with_its_gradients():

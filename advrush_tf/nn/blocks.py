@@ -110,7 +110,8 @@ class ConvBatchNorm(Block):
     Call arguments:
         x: (batch, height, width, groups * c_in).
         scale: (filters,), multiplies the normalised output of a block that is not
-            affine; None means ones.
+            affine; None means ones. For derivatives in it, see
+            `kernels.already_scaled`.
         training: True normalises by the batch's statistics and updates the running
             ones, False uses the running ones.
     """

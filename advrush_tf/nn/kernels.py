@@ -70,10 +70,13 @@ def grouped_conv2d(
 def pad_symmetric(x: tf.Tensor, kh: int, kw: int, value: float = 0.0) -> tf.Tensor:
     """Pads height and width by (k - 1) / 2 on each side with `value`.
 
-    The registered gradient computes shapes at run time.
+    Of images of known size, with gradients that compute no shapes at run time.
     """
     height, width, channels = x.shape[1:]
     ph, pw = kh // 2, kw // 2
+    if None in (height, width, channels):
+        borders = [[0, 0], [ph, ph], [pw, pw], [0, 0]]
+        return tf.pad(x, borders, constant_values=value)
     paddings = constant(((0, 0), (ph, ph), (pw, pw), (0, 0)))
     begin, size = constant((0, ph, pw, 0)), constant((-1, height, width, channels))
 
@@ -151,6 +154,7 @@ def max_pool_3x3(x: tf.Tensor, stride: int = 1) -> tf.Tensor:
     Padded by hand at stride 1 too: TensorFlow's CPU kernel of the second derivative may
     write its result over an input of the same size that it still reads.
     """
+    x = tf.convert_to_tensor(x)
     return tf.nn.max_pool2d(pad_symmetric(x, 3, 3, x.dtype.min), 3, stride, "VALID")
 
 

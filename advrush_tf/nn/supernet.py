@@ -192,7 +192,8 @@ class Supernet(Block):
         Args:
             x, training: as for a call.
             normal, reduce: (edges, len(primitives)), in the dtype of the alphas, for
-                the normal and for the reduction cells.
+                the normal and for the reduction cells. In inference mode derivatives in
+                weights that are 0 come out as 0, as a softmax makes them.
 
         Returns:
             (batch, num_classes).

@@ -1,6 +1,7 @@
 """Where a step's time goes, by kind of operation, beside the machine's limits."""
 
 import collections
+import functools
 import re
 import tempfile
 import time
@@ -19,7 +20,7 @@ _REPLACED = re.compile("^_(Mkl)?(Native)?(Fused(?!BatchNorm))?")
 _GRADIENT = "gradient_tape"
 _OF_INPUT_GRADIENT = f"{_GRADIENT}/{INPUT_GRADIENT}"
 # Axes of a kernel over which one value of a result sums.
-_KERNEL_AXES = {"Conv2D": 3, "DepthwiseConv2dNative": 2, "MatMul": 1}
+_KERNEL_AXES = {"Conv2D": 3, "DepthwiseConv2dNative": 2}
 
 
 class Limits(NamedTuple):
@@ -65,14 +66,14 @@ def measure_limits(side: int = 2048, repeats: int = 5) -> Limits:
     Args:
         side: of the square float32 matrices, of which the sum takes 8 times as much.
     """
-    x = tf.random.stateless_uniform((8 * side, side), (0, 0))
+    x, y = (tf.random.stateless_uniform((8 * side, side), (i, 0)) for i in range(2))
     square = x[:side]
 
     def best(function: Callable[[], tf.Tensor]) -> float:
         return min(_seconds(function) for _ in range(1 + repeats))
 
     return Limits(
-        3 * 4 * 8 * side**2 / best(lambda: x + x),
+        3 * 4 * 8 * side**2 / best(lambda: x + y),
         side**3 / best(lambda: square @ square),
     )
 
@@ -81,6 +82,11 @@ def _seconds(function: Callable[[], tf.Tensor]) -> float:
     started = time.perf_counter()
     function()
     return time.perf_counter() - started
+
+
+def _times(seconds: float, least: float) -> str:
+    """How many times the least; nothing where no shape is known."""
+    return f"{seconds / least:.1f}" if least else ""
 
 
 def check_processor() -> None:
@@ -114,7 +120,7 @@ def as_table(costs: Sequence[OperationCost], limits: Limits) -> str:
         f"| {cost.part} | {cost.kind} | {cost.number} | {cost.seconds:.3f} "
         f"| {cost.seconds / total:.1%} | {cost.moved / 1e9:.2f} "
         f"| {cost.multiply_adds / 1e9:.2f} "
-        f"| {cost.seconds / cost.least_seconds(limits):.1f} |"
+        f"| {_times(cost.seconds, cost.least_seconds(limits))} |"
         for cost in shown
     ]
     rest = total - sum(cost.seconds for cost in shown)
@@ -146,27 +152,23 @@ def profile(
     Returns:
         The costs, the dearest first.
     """
-    graphs = [function.get_concrete_function(x, y).graph for function in functions]
-    named = {
-        operation.name: (operation, part)
-        for graph in graphs
-        for operation, part in _operations_of(graph)
-    }
-
-    def run() -> None:
-        tf.nest.map_structure(np.asarray, [function(x, y) for function in functions])
-
-    run()
     totals: dict[tuple[str, str], np.ndarray] = collections.defaultdict(
         lambda: np.zeros(4)
     )
-    for name, kind, seconds in _events(run):
-        if (found := _find(name, named)) is None:
-            continue
-        operation, part = found
-        kind = _REPLACED.sub("", kind)
-        cost = 1, seconds, _bytes_moved(operation), _multiply_adds(operation, kind)
-        totals[part, kind] += cost
+    for function in functions:
+        graph = function.get_concrete_function(x, y).graph
+        named = {
+            operation.name: (operation, of) for operation, of in _operations(graph)
+        }
+        run = functools.partial(_run, function, x, y)
+        run()
+        for name, kind, seconds in _events(run):
+            if (found := _find(name, named)) is None:
+                continue
+            operation, part = found
+            kind = _REPLACED.sub("", kind)
+            products = _multiply_adds(operation, kind)
+            totals[part, kind] += 1, seconds, _bytes_moved(operation), products
     return sorted(
         (
             OperationCost(*key, int(count), seconds, int(moved), int(products))
@@ -176,7 +178,12 @@ def profile(
     )
 
 
-def _operations_of(graph: Any, of: str = "") -> Iterator[tuple[tf.Operation, str]]:
+def _run(function: Any, x: tf.Tensor, y: tf.Tensor) -> None:
+    # As arrays, which waits for them.
+    tf.nest.map_structure(np.asarray, function(x, y))
+
+
+def _operations(graph: Any, of: str = "") -> Iterator[tuple[tf.Operation, str]]:
     """The operations of a graph and of the functions that it calls, with their pass."""
     operations = graph.get_operations()
     inner = _inner_places([operation.name for operation in operations])
@@ -188,7 +195,7 @@ def _operations_of(graph: Any, of: str = "") -> Iterator[tuple[tf.Operation, str
         for attribute, whose in (("f", of), ("body", "attack's ")):
             if attribute in operation.node_def.attr:
                 name = operation.get_attr(attribute).name
-                yield from _operations_of(graph._get_function(name).graph, whose)
+                yield from _operations(graph._get_function(name).graph, whose)
 
 
 def _inner_places(names: Sequence[str]) -> range:
@@ -248,16 +255,21 @@ def _bytes_moved(operation: tf.Operation) -> int:
 def _multiply_adds(operation: tf.Operation, kind: str) -> int:
     """Multiply-adds of a convolution, of one of its gradients, or of a product."""
     forward = re.sub("Backprop.*", "", kind)
-    if forward not in _KERNEL_AXES:
+    if forward not in ("MatMul", *_KERNEL_AXES):
         return 0
     while not operation.type.startswith(forward):
         # What the optimiser fuses has the name of the last operation.
         operation = operation.inputs[0].op
-    if kind.endswith("BackpropFilter"):
-        kernel, result = operation.outputs[0], operation.inputs[2]
-    elif kind.endswith("BackpropInput"):
-        kernel, result = operation.inputs[1], operation.inputs[2]
+    if kind == "MatMul":
+        left = operation.inputs[0].shape
+        each = left[:1] if operation.get_attr("transpose_a") else left[1:]
+        result = operation.outputs[0]
     else:
-        kernel, result = operation.inputs[1], operation.outputs[0]
-    each = kernel.shape[: _KERNEL_AXES[forward]]
+        if kind.endswith("BackpropFilter"):
+            kernel, result = operation.outputs[0], operation.inputs[2]
+        elif kind.endswith("BackpropInput"):
+            kernel, result = operation.inputs[1], operation.inputs[2]
+        else:
+            kernel, result = operation.inputs[1], operation.outputs[0]
+        each = kernel.shape[: _KERNEL_AXES[forward]]
     return (result.shape.num_elements() or 0) * (each.num_elements() or 0)

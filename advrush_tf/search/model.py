@@ -168,7 +168,8 @@ class AdvRushSearchModel(ReplicatedModel):
 
         Args:
             x, training: as for a call.
-            normal, reduce: (edges, operations), in the dtype of the alphas.
+            normal, reduce: (edges, operations), in the dtype of the alphas; for
+                derivatives in them, see `Supernet.mix`.
 
         Returns:
             (batch, num_classes), logits.
@@ -245,8 +246,8 @@ class AdvRushSearchModel(ReplicatedModel):
             penalty_batch: images of the penalty at a time on a replica, a divisor of
                 its part of the batch, for less memory; None takes all at once.
             run_eagerly: whether to run without compiling to graphs.
-            jit_compile: whether to compile with XLA (all but the penalty, for whose
-                max poolings XLA has no second derivative).
+            jit_compile: whether to compile with XLA (all but the penalty, which takes
+                XLA minutes even of a small network).
             **others: other arguments of Keras' `compile`, which are refused.
 
         Raises:

@@ -48,3 +48,8 @@ def test_where_the_time_of_a_fit_goes():
     for step in ("input gradient", "standard", "pgd"):
         assert f"fit, {step}\n" in result.stdout
     assert "| attack's forward | Conv2D |" in result.stdout
+
+
+def test_operations_of_what_xla_compiles():
+    result = launch("benchmark", "--part=fit", "--operations", "--jit_compile")
+    assert_is_one_error(result, "--operations cannot look into what --jit_compile")

@@ -243,3 +243,21 @@ def test_second_gradients_in_float32_equal_those_in_float64(name, traced):
 )
 def test_both_derivatives_in_half_precision(name, dtype, tolerance):
     check_half_precision(*KERNELS[name], dtype, tolerance)
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes"),
+    [KERNELS["max_1"], KERNELS["max_2"], KERNELS["depthwise_3_2"]],
+)
+def test_images_of_unknown_size(function, shapes):
+    inputs = [tf.random.stateless_normal(shape, (0, 0)) for shape in shapes]
+    unknown = tf.TensorSpec((None, None, None, shapes[0][-1]))
+    others = [tf.TensorSpec(shape) for shape in shapes[1:]]
+    traced = tf.function(
+        lambda *inputs: second(function, list(inputs))[1],
+        input_signature=[unknown, *others],
+    )
+    for value, expected in zip(
+        traced(*inputs), second(function, inputs)[1], strict=True
+    ):
+        np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-4)

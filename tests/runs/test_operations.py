@@ -58,6 +58,8 @@ def test_bytes_and_multiply_adds_by_hand(weights):
             72 * 25,
         ),
         ("forward", "MatMul"): (1, 8 + 40 + 20, 80),
+        # Of the pooled features, and of the matrix.
+        ("gradient", "MatMul"): (2, 20 + 40 + 8 + 8 + 20 + 40, 160),
     }
     for key, (number, values, products) in expected.items():
         cost = costs[key]
@@ -83,6 +85,17 @@ def test_passes_of_an_input_gradient_and_of_its_own(weights):
     assert parts == {"input's forward", "gradient"}
     assert ("input's gradient", "Conv2DBackpropInput") in costs
     assert ("gradient", "Conv2DBackpropFilter") in costs
+
+
+def test_functions_with_operations_of_one_name(weights):
+    x, y = tf.random.stateless_uniform(X, (0, 0)), tf.zeros(Y, tf.int32)
+    functions = [
+        tf.function(lambda x, y, n=n: logits(x[:n], weights), autograph=False)
+        for n in (1, 2)
+    ]
+    costs = operations.profile(functions, x, y)
+    (found,) = (cost for cost in costs if cost.kind == "Conv2D")
+    assert (found.number, found.multiply_adds) == (2, 3 * 36 * 27)
 
 
 def test_operations_in_a_loop_count_each_time(weights):

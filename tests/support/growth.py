@@ -1,5 +1,6 @@
-"""How a search's steps grow with its sizes: PYTHONPATH=.:tests python -m support.growth.
+"""How a search's steps grow with its sizes.
 
+Run by `PYTHONPATH=.:tests .venv/bin/python -m support.growth --figure=growth.png`.
 Measures time and memory of each kind of step at three values of each size, the others
 as in `BASE`, each in a process of its own, and draws them on logarithmic axes with the
 exponent of the straight line through them.
@@ -15,16 +16,16 @@ import numpy as np
 from matplotlib.figure import Figure
 
 BASE = {
-    "batch_size": 32,
+    "batch_size": 16,
     "init_channels": 8,
-    "num_cells": 6,
+    "num_cells": 4,
     "image_size": 32,
     "num_nodes": 3,
 }
 VALUES = {
-    "batch_size": (16, 32, 64),
+    "batch_size": (8, 16, 32),
     "init_channels": (4, 8, 16),
-    "num_cells": (3, 6, 12),
+    "num_cells": (2, 4, 8),
     "image_size": (16, 32, 64),
     "num_nodes": (2, 3, 4),
 }
