@@ -29,6 +29,8 @@ VALUES = {
     "image_size": (16, 32, 64),
     "num_nodes": (2, 3, 4),
 }
+# The alphas' step is the first part of the penalised one.
+KINDS = "weights", "penalised alphas"
 
 
 def measure(kind: str, size: dict[str, int]) -> tuple[float, float, float]:
@@ -99,7 +101,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for name, values in VALUES.items():
         results[name] = {}
-        for kind in ("weights", "alphas", "penalised alphas"):
+        for kind in KINDS:
             points = []
             for value in values:
                 size = BASE | {name: value}
