@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 BASE = {
     "batch_size": 16,
@@ -81,7 +82,10 @@ def draw(results: dict[str, dict[str, list[tuple[float, ...]]]], path: Path) -> 
                     VALUES[name], values, label=label, **style.curve_style(number)
                 )
             axis.set_xticks(VALUES[name], [str(value) for value in VALUES[name]])
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter("{x:g}")
             axis.minorticks_off()
+            axis.margins(y=0.3)  # For the legend.
             axis.grid(alpha=0.3)
             axis.legend(fontsize=7, title="exponent", title_fontsize=7)
             if not column:
