@@ -72,8 +72,6 @@ _REPEATS = flags.DEFINE_integer(
 _JIT_COMPILE = flags.DEFINE_bool(
     "jit_compile", False, "Compile with XLA, all but the search's penalty."
 )
-
-
 _OPERATIONS = flags.DEFINE_bool(
     "operations",
     False,

@@ -24,7 +24,7 @@ _KERNEL_AXES = {"Conv2D": 3, "DepthwiseConv2dNative": 2}
 
 
 class Limits(NamedTuple):
-    """What the machine reaches on plain work, with all its cores.
+    """The speeds that the machine reaches on plain work, with all its cores.
 
     Attributes:
         bandwidth: bytes a second that the sum of two large tensors moves.
@@ -85,7 +85,7 @@ def _seconds(function: Callable[[], tf.Tensor]) -> float:
 
 
 def _times(seconds: float, least: float) -> str:
-    """How many times the least; nothing where no shape is known."""
+    """Returns how many times the least it took, or nothing if no shape is known."""
     return f"{seconds / least:.1f}" if least else ""
 
 
@@ -237,7 +237,7 @@ def _events(run: Callable[[], None]) -> Iterator[tuple[str, str, float]]:
 
 
 def _find(name: str, named: dict[str, Any]) -> Any:
-    """What has a name that may begin with those of the calls around it, or None."""
+    """Returns the entry of a name without the calls before it, or None."""
     while name not in named:
         _, slash, name = name.partition("/")
         if not slash:
