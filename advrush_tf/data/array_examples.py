@@ -17,6 +17,7 @@ from advrush_tf.data.examples import (
     in_parallel,
     random_key,
     shard_bounds,
+    untuned,
 )
 from advrush_tf.errors import UserError
 from advrush_tf.inputs import as_labels, check_images
@@ -172,7 +173,7 @@ def _read_all(dataset: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
     if (
         not (isinstance(spec, tuple) and len(spec) == 2)
         or dataset.cardinality() == tf.data.INFINITE_CARDINALITY
-        or not (elements := list(dataset.as_numpy_iterator()))
+        or not (elements := list(untuned(dataset).as_numpy_iterator()))
     ):
         raise ValueError(
             "a dataset must be finite, with elements (image, label) and at least one."

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.data.array_examples import COPIES, ArrayExamples, require_memory
-from advrush_tf.data.examples import HELD_BACK, Parts
+from advrush_tf.data.examples import HELD_BACK, Parts, in_parallel
 from advrush_tf.data.source import OWN_FILES
 from advrush_tf.errors import UserError, one_line
 
@@ -137,8 +137,7 @@ def _decoded(
         return _square(image, image_size) if image_size else image, tf.shape(image)
 
     files = tf.data.Dataset.from_tensor_slices([str(path) for path in paths])
-    images = files.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    found = images.as_numpy_iterator()
+    found = in_parallel(files, load).as_numpy_iterator()
     for path in paths:
         try:
             image, sides = next(found)

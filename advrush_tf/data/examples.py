@@ -15,6 +15,8 @@ import tensorflow as tf
 
 from advrush_tf.data.augmentation import to_unit_range
 
+_AHEAD = 2  # Batches that are made while a step runs.
+
 # (index, count): the index-th of `count` contiguous shards of every batch.
 Shard = tuple[int, int]
 ALL: Shard = (0, 1)
@@ -212,7 +214,7 @@ class Examples(abc.ABC):
         batches = self._in_order(batch_size, shard)
         batches = in_parallel(batches, lambda x, y: (to_unit_range(x), y))
         count = tf.data.experimental.assert_cardinality(-(-len(self) // batch_size))
-        return batches.apply(count).prefetch(tf.data.AUTOTUNE)
+        return batches.apply(count).prefetch(_AHEAD)
 
 
 # Name of the test examples that are a part of the only ones that there are.
@@ -297,15 +299,27 @@ def first_part(examples: int, portion: float) -> int:
 
 def in_parallel(dataset: tf.data.Dataset, function: Any) -> tf.data.Dataset:
     """Maps a dataset in parallel, in order."""
-    return dataset.map(
-        function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    # Untuned, AUTOTUNE means one call per core, and at most 16.
+    return untuned(
+        dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     )
+
+
+def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns a dataset, and all that is made of it, without tf.data's tuner.
+
+    The tuner's thread can miss that its iterator is deleted, which then waits for its
+    next turn: up to a minute after a long epoch, in which nothing is computed.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
 
 
 def endless(batches: tf.data.Dataset) -> tf.data.Dataset:
     """Marks a dataset as infinite, and prefetches it."""
     infinite = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
-    return batches.apply(infinite).prefetch(tf.data.AUTOTUNE)
+    return batches.apply(infinite).prefetch(_AHEAD)
 
 
 def random_key(seed: int, stream: int, number: tf.Tensor) -> tf.Tensor:

@@ -41,6 +41,14 @@ def _halves(element):
     return element if isinstance(element[0], tuple) else (element,)
 
 
+@pytest.mark.parametrize("make", [bilevel_pairs, training_batches, evaluation_batches])
+def test_no_tuner_holds_up_an_iterator_s_deletion(make):
+    made = make(*_numbered(80), batch_size=8)
+    dataset = made if make is evaluation_batches else made[0]
+    for finished in (dataset, dataset.take(2), dataset.map(lambda *batch: batch)):
+        assert finished.options().autotune.enabled is False
+
+
 @BOTH
 def test_batches_have_the_promised_form(make):
     images, labels = _numbered(80)
