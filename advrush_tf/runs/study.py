@@ -65,6 +65,7 @@ def run_study(
         run.open()
         plan = Plan(settings, run.workdir, dataset, data_dir)
         progress = Progress(plan.stages, run)
+        progress.announce()
         for seed in range(settings.seeds):
             for stage in plan.of_seed(seed):
                 progress.run(stage)

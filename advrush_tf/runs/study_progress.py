@@ -93,6 +93,11 @@ class Progress:
         self._done = _read_done(self._path) if self._path.exists() else {}
         self.failures: dict[str, str] = {}
 
+    def announce(self) -> None:
+        """Logs a line on what there is and what comes next."""
+        self._log(f"study of {len(self._stages)} runs in {self._workdir}")
+        self._log(self._line(""))
+
     def run(self, stage: Stage) -> None:
         """Runs a stage unless it is done or needs one that failed."""
         if self._is_done(stage):
@@ -110,7 +115,8 @@ class Progress:
             seconds = round(time.monotonic() - started, 1)
             self._done[stage.name] = Done(seconds, _checksums(folder / stage.report))
             write_json(self._path, {n: d._asdict() for n, d in self._done.items()})
-            self._log(self._line(stage))
+            took = duration(seconds)
+            self._log(self._line(f"{stage.name} took {took}; "))
         # Graphs would add up from stage to stage.
         keras.backend.clear_session()
 
@@ -120,14 +126,14 @@ class Progress:
         report = self._workdir / stage.name / stage.report
         return done is not None and _checksums(report) == done.sha256
 
-    def _line(self, stage: Stage) -> str:
+    def _line(self, event: str) -> str:
         left = [s for s in self._stages if not self._is_done(s)]
         left = [s for s in left if s.name not in self.failures]
         done = len(self._stages) - len(left)
-        took = duration(self._done[stage.name].seconds)
+        following = f"; next {left[0].name}" if left else ""
         return (
-            f"[{done}/{len(self._stages)}] {stage.name} took {took}; "
-            f"{time_left([s.kind for s in left], self._times())}"
+            f"[{done}/{len(self._stages)}] {event}"
+            f"{time_left([s.kind for s in left], self._times())}{following}"
         )
 
     def _times(self) -> dict[str, list[float]]:
@@ -155,8 +161,9 @@ def time_left(kinds: Collection[str], times: dict[str, list[float]]) -> str:
     """
     known = [statistics.mean(times[kind]) for kind in kinds if kind in times]
     unknown = len(kinds) - len(known)
-    more = f" and {unknown} runs of new kinds" if unknown else ""
-    return f"{duration(sum(known))}{more} left"
+    parts = [duration(sum(known))] if known or not unknown else []
+    parts += [f"{unknown} runs of new kinds"] if unknown else []
+    return f"{' and '.join(parts)} left"
 
 
 def duration(seconds: float) -> str:

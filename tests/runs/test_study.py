@@ -135,8 +135,12 @@ def test_an_entry_or_a_seed_only_adds_runs(toy, stubs, tmp_path):
     assert [row for row in results["runs"] if row in first["runs"]] == first["runs"]
     assert lines[-4].startswith("\n# random, ")
     count = len(study.Plan(changed, workdir, None, None).stages)
+    assert lines[0] == f"study of {count} runs in {workdir}"
+    assert lines[1].startswith(f"[9/{count}] ")
+    assert lines[1].endswith(" left; next darts/seed_0/search_0")
     assert any(line.startswith(f"[{count}/{count}] ") for line in lines)
-    run(changed, workdir)
+    _, lines = run(changed, workdir)
+    assert lines[1] == f"[{count}/{count}] 0 s left"
     assert len(stubs) == 2 + 3 * 6
     with pytest.raises(UserError, match="first_entry is 'random' there and 'darts'"):
         run(attrs.evolve(changed, entries=entries[::-1]), workdir)
@@ -268,6 +272,8 @@ def test_the_time_left_is_that_of_finished_runs():
     assert study_progress.time_left(["fit", "attack"], times) == "2 min left"
     left = study_progress.time_left(["fit", "other"], times)
     assert left == "90 s and 1 runs of new kinds left"
+    assert study_progress.time_left(["other"], times) == "1 runs of new kinds left"
+    assert study_progress.time_left([], times) == "0 s left"
     assert study_progress.duration(7200) == "2.0 h"
 
 
