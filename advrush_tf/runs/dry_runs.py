@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from advrush_tf.attacks.catalogue import named_attack
+from advrush_tf.attacks.iterative import IterativeAttack
 from advrush_tf.data.dataset import load_dataset
 from advrush_tf.environment import onednn_is_on
 from advrush_tf.errors import UserError
@@ -12,6 +14,8 @@ from advrush_tf.runs.fit_settings import FitSettings
 from advrush_tf.runs.profiling import (
     STEPS,
     count_parameters,
+    fit_part,
+    measure,
     measure_evaluation,
     measure_fit_step,
     measure_input,
@@ -158,11 +162,38 @@ def study_dry_run(
         drawn = len(settings.entries) - len(settings.fixed)
         share = settings.select_epochs / fit.epochs
         total += drawn * seeds * settings.select * seconds * share
+    networks = seeds * len(settings.entries) * len(settings.objectives)
+    attacks = networks * _attack_seconds(settings, fit, data_dir) / 3600
     log(f"\nall of these    {total / 3600:.2f} h")
     log(
-        "not in it       attacks and curvature: the first of each says how long the "
-        "others take"
+        f"not in it       attacks, {attacks / 10:.2f} h for each tenth of the images "
+        "that the networks withstand, and curvature: the first says how long others "
+        "take"
     )
+
+
+def _attack_seconds(
+    settings: StudySettings, fit: FitSettings, data_dir: str | None
+) -> float:
+    """Seconds of AutoAttack's members on a network that withstands them all.
+
+    Each of their steps is taken to cost one gradient by the pixels; other attacks cost
+    little beside them.
+    """
+    attack = settings.attack_settings("model.keras", 0)
+    dataset = load_dataset(settings.dataset, data_dir, settings.image_size)
+    fit = fit.for_images(dataset.image_shape)
+    network = fit_run.build_network(fit, dataset, fit_run.find_genotype(fit))
+    sizes = dataset.image_shape, dataset.num_classes, attack.batch_size
+    gradient = measure([fit_part(network, "input gradient")], *sizes)
+    steps = sum(
+        member.runs(dataset.num_classes) * member.steps
+        for name in attack.attacks
+        for member in named_attack(name, attack.norm, attack.epsilon).values()
+        if isinstance(member, IterativeAttack)
+    )
+    images = attack.test_images or len(dataset.test)
+    return steps * images * gradient.seconds / attack.batch_size
 
 
 def _kernels() -> str:

@@ -114,14 +114,26 @@ def test_a_fits_total_by_hand(monkeypatch):
     )
 
 
-def test_the_cost_of_a_study_is_that_of_its_searches_and_fits(monkeypatch):
+def test_the_cost_of_a_study_by_hand(monkeypatch):
     monkeypatch.setattr(dry_runs, "search_dry_run", lambda *given: 3600)
     monkeypatch.setattr(dry_runs, "fit_dry_run", lambda *given: 360)
+    cost = StepCost(700, 300, 0.5, 1, 10**9)
+    monkeypatch.setattr(dry_runs, "measure", lambda *given: cost)
     lines = []
     settings = StudySettings(
-        entries=("advrush", "ADVRUSH"), seeds=2, select=3, fit={"epochs": 9}
+        entries=("advrush", "ADVRUSH"),
+        seeds=2,
+        dataset="digits",
+        select=3,
+        fit={"epochs": 9, "init_channels": 2, "num_cells": 1},
+        attacks=("fgsm", "autoattack"),
+        attack={"test_images": 64, "batch_size": 32},
     )
     dry_runs.study_dry_run(settings, log=lines.append)
     assert lines[0] == "\n6 x search of advrush"
     # Two objectives, for two entries with two seeds each; six fits of a third's length.
     assert "\nall of these    7.00 h" in lines
+    # APGD looks 101 times, and FAB 100 times, towards each of nine targets, APGD once
+    # more without one, and Square 5,000 times, at 2 batches of each of 8 networks.
+    hours = 8 * (101 + 9 * 101 + 9 * 100 + 5000) * 2 * 0.5 / 3600
+    assert f"attacks, {hours / 10:.2f} h for each tenth of the images" in lines[-1]
