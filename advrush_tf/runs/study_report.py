@@ -14,7 +14,7 @@ from advrush_tf.figures.study import draw_study
 from advrush_tf.files import write_json, write_text
 from advrush_tf.runs.run import Log
 from advrush_tf.runs.study_results import COMPARED, CURVATURES, Row, as_json
-from advrush_tf.runs.study_settings import StudySettings
+from advrush_tf.runs.study_settings import StudySettings, folder_name
 from advrush_tf.runs.table import Table
 from advrush_tf.runs.tensorboard import event_writer
 
@@ -253,8 +253,9 @@ def _write_tensorboard(
         tf.summary.text("study", table)
         tf.summary.image("study", picture[np.newaxis])
     names = ("entry", "seed", "objective", *_SIZES)
-    for number, run in enumerate(results["runs"]):
-        with event_writer(folder / f"run_{number:03d}"):
+    for run in results["runs"]:
+        base = folder / folder_name(run["entry"]) / f"seed_{run['seed']}"
+        with event_writer(base / run["objective"]):
             trial = f"{run['entry']}, {run['objective']}, seed {run['seed']}"
             hp.hparams({name: run[name] for name in names}, trial)
             for name in (*COMPARED, *CURVATURES):

@@ -191,9 +191,12 @@ def test_the_numbers_of_a_study(toy, stubs, tmp_path):
     section = read_section(workdir)
     assert section.warnings[1] == guesses
     assert section.kind == "Study" and len(section.figures) == 1
-    trials = [hparams(run)[0][0] for run in workdir.glob("tensorboard/run_*")]
-    assert len({trial.group_name for trial in trials}) == 6
-    assert "random, fgsm_rs, seed 2" in {trial.group_name for trial in trials}
+    trials = {
+        str(run.relative_to(workdir / "tensorboard")): hparams(run)[0][0].group_name
+        for run in workdir.glob("tensorboard/*/*/*")
+    }
+    assert len(trials) == len(set(trials.values())) == 6
+    assert trials["random/seed_2/fgsm_rs"] == "random, fgsm_rs, seed 2"
 
 
 def test_a_failed_run_does_not_end_the_others(toy, stubs, tmp_path, monkeypatch):
