@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,8 @@ import attrs
 import keras
 from tqdm import tqdm
 
-from advrush_tf.attacks.base import BatchedClassifier, check_answers, is_right
+from advrush_tf.attacks.base import BatchedClassifier, check_answers
+from advrush_tf.attacks.losses import is_wrong
 from advrush_tf.attacks.sanity_checks import Finding, missing_classes, probabilities
 from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.errors import UserError, one_line
@@ -20,8 +22,8 @@ from advrush_tf.files import json_copy, read_json, sha256, write_json
 from advrush_tf.genotypes.genotype import Genotype, get_genotype
 from advrush_tf.inputs import check_logits
 from advrush_tf.landscape.architectures import ArchitectureSampler, SampledGenotype
-from advrush_tf.landscape.meter import measure_curvature
-from advrush_tf.landscape.surfaces import loss_cut, loss_surface
+from advrush_tf.landscape.meter import Curvature, measure_curvature
+from advrush_tf.landscape.surfaces import Cut, Surface, loss_cut, loss_surface
 from advrush_tf.landscape.weight_sharing import train_paths
 from advrush_tf.runs.checkpoints import CheckpointStore
 from advrush_tf.runs.inspection import (
@@ -100,7 +102,7 @@ def _check(runs: Sequence[Path], report: Path | None) -> None:
     """Raises UserError, before any work, where runs or report cannot be used."""
     for run in runs:
         check_workdir(run)
-    if report is not None and (report.is_dir() or not report.name):
+    if report is not None and (os.path.isdir(report) or not report.name):
         raise UserError(
             f"--report is {report}, a folder; it must be a file such as report.html."
         )
@@ -220,8 +222,8 @@ class _Inspection:
         """Measures a model, or reads what was measured of it before."""
         # An inspection that goes on must tell of it, too.
         x, y = self._x, self._y
-        likely = probabilities(classifier.predict(x))
-        for finding in (likely, *check_answers(classifier, x, y)):
+        logits = classifier.predict(x)
+        for finding in (probabilities(logits), *check_answers(classifier, x, y)):
             if finding:
                 self._warn(finding, name)
         path = self._folder / f"model_{number}.npz"
@@ -232,17 +234,18 @@ class _Inspection:
             except ValueError as error:
                 self._log(f"{error}; measuring {name} again.")
         try:
-            inspected = self._measure(name, classifier)
+            check_logits(logits)
+            self._log(f"{name} on {len(x)} test images ...")
+            right = ~is_wrong(logits, y).numpy()
+            inspected = ModelCurvature(right, *self._measure(classifier.model))
         except ValueError as error:
             raise UserError(f"{name} cannot be inspected: {error}.") from None
         inspected.save(path, of)
         return inspected
 
-    def _measure(self, name: str, classifier: BatchedClassifier) -> ModelCurvature:
+    def _measure(self, model: keras.Model) -> tuple[Curvature, Surface, Cut]:
         settings, x, y = self._settings, self._x, self._y
-        model, size, seed = classifier.model, settings.batch_size, settings.seed
-        self._log(f"{name} on {len(x)} test images ...")
-        check_logits(classifier.predict(x))
+        size, seed = settings.batch_size, settings.seed
         with self._bar("curvature") as bar:
             curvature = measure_curvature(
                 model,
@@ -262,7 +265,7 @@ class _Inspection:
         radius, points = settings.epsilon, settings.cut_points
         with self._bar("cut") as bar:
             cut = loss_cut(model, x, y, radius, points, size, seed, bar.update)
-        return ModelCurvature(is_right(classifier, x, y), curvature, surface, cut)
+        return curvature, surface, cut
 
     def _bar(self, description: str) -> tqdm:
         return progress_bar(len(self._x), description, "image")
