@@ -66,6 +66,11 @@ def run_study(
         plan = Plan(settings, run.workdir, dataset, data_dir)
         progress = Progress(plan.stages, run)
         progress.announce()
+        for stage in plan.known_sizes:
+            progress.run(stage)
+        if progress.failures:
+            name, failure = next(iter(progress.failures.items()))
+            raise UserError(f"{name} failed: {failure}")
         for seed in range(settings.seeds):
             for stage in plan.of_seed(seed):
                 progress.run(stage)
@@ -124,6 +129,21 @@ class Plan:
         return [s for e in self._settings.entries for s in self._of_one(e, seed)]
 
     @property
+    def known_sizes(self) -> list[Stage]:
+        """The stages up to the networks of the first entry and of cells known already.
+
+        A cell of which no number of channels matches is noticed before any fit.
+        """
+        settings = self._settings
+        if not settings.match:
+            return []
+        known = [*settings.fixed, *([Drawn.RANDOM] if settings.select == 1 else [])]
+        seeds = range(settings.seeds)
+        networks = [(e, seed) for seed in seeds for e in settings.entries if e in known]
+        networks.insert(0, (settings.entries[0], 0))
+        return [stage for network in networks for stage in self._to_network(*network)]
+
+    @property
     def rows(self) -> list[Row]:
         """Of each entry, seed and objective the folders of its results."""
         return [
@@ -134,6 +154,10 @@ class Plan:
         ]
 
     def _of_one(self, entry: str, seed: int) -> Iterator[Stage]:
+        yield from self._to_network(entry, seed)
+        yield from self._from_network(entry, seed)
+
+    def _to_network(self, entry: str, seed: int) -> Iterator[Stage]:
         settings, base = self._settings, _base(entry, seed)
         select = settings.select if entry in list(Drawn) else 0
         for number in range(select):
@@ -150,7 +174,11 @@ class Plan:
         needs |= {first} - {network} if settings.match else set()
         choose = partial(self._choose, entry, seed)
         yield Stage(network, "network", NETWORK, sorted(needs), choose)
-        for objective in settings.objectives:
+
+    def _from_network(self, entry: str, seed: int) -> Iterator[Stage]:
+        base = _base(entry, seed)
+        network = f"{base}/network"
+        for objective in self._settings.objectives:
             fit_name = f"{base}/fit_{objective}"
             model = self._workdir / fit_name / fit_record.BEST
             for name, report, needed, function in (
@@ -288,6 +316,7 @@ def matching_channels(
     if abs(found[best]) > _TOLERANCE:
         raise UserError(
             f"No number of channels gives {wanted:,} {words} to within 5 %: {best} are "
-            f"nearest, with {found[best]:+.1%}. Give more --fit_init_channels."
+            f"nearest, with {found[best]:+.1%}. Give more --fit_init_channels in "
+            "a new --workdir, or leave the entry out."
         )
     return best

@@ -109,8 +109,10 @@ class Progress:
         try:
             stage.run(folder, partial(_append, folder / _LOG))
         except _FAILURES as error:
-            self.failures[stage.name] = one_line(error)
-            self._log(f"FAILED {stage.name}: {one_line(error)}")
+            # A sentence for the user needs no class before it.
+            reason = str(error) if isinstance(error, UserError) else one_line(error)
+            self.failures[stage.name] = reason
+            self._log(f"FAILED {stage.name}: {reason}")
         else:
             seconds = round(time.monotonic() - started, 1)
             self._done[stage.name] = Done(seconds, _checksums(folder / stage.report))

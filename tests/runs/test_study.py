@@ -270,6 +270,18 @@ def test_sizes_that_cannot_be_matched_are_named():
         study.matching_channels(lambda n: 100 * n**2, 50)
 
 
+def test_cells_that_cannot_be_matched_are_named_before_any_fit(toy, stubs, tmp_path):
+    given = {
+        "entries": ("darts", "random", toy().entries[1]),
+        "search": {**STAGES["search"], "num_nodes": 2},
+        "fit": {**STAGES["fit"], "init_channels": 1},
+    }
+    with pytest.raises(UserError, match=r"own/seed_0/network failed: No number"):
+        run(toy(**given, match="parameters"), tmp_path / "study")
+    assert len(stubs) == 1  # The search of darts, whose size the others are to have.
+    run(toy(**given), tmp_path / "unmatched")
+
+
 def test_the_time_left_is_that_of_finished_runs():
     times = {"fit": [60.0, 120.0], "attack": [30.0]}
     assert study_progress.time_left(["fit", "attack"], times) == "2 min left"
