@@ -33,6 +33,9 @@ INSTALLED := $(VENV)/installed
 
 .PHONY: search attack report study test lint gpu_check
 
+# The digits' tensors are small: to share one among threads takes longer than it saves.
+search attack report study: export TF_NUM_INTRAOP_THREADS ?= 1
+
 search: $(INSTALLED)
 	$(VENV_PYTHON) launch/search.py $(SEARCH_FLAGS) --workdir=$(SEARCH_WORKDIR)
 
