@@ -298,7 +298,7 @@ def first_part(examples: int, portion: float) -> int:
 
 
 def in_parallel(dataset: tf.data.Dataset, function: Any) -> tf.data.Dataset:
-    """Maps a dataset in parallel, in order."""
+    """Maps a dataset in parallel, in order; the result is `untuned`."""
     # Untuned, AUTOTUNE means one call per core, and at most 16.
     return untuned(
         dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

@@ -192,7 +192,7 @@ def _attack_seconds(
         for member in named_attack(name, attack.norm, attack.epsilon).values()
         if isinstance(member, IterativeAttack)
     )
-    images = attack.test_images or len(dataset.test)
+    images = (attack.test_images or len(dataset.test)) * len(attack.curve)
     return steps * images * gradient.seconds / attack.batch_size
 
 

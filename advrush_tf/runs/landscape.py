@@ -102,6 +102,7 @@ def _check(runs: Sequence[Path], report: Path | None) -> None:
     """Raises UserError, before any work, where runs or report cannot be used."""
     for run in runs:
         check_workdir(run)
+    # Path.is_dir would raise where a folder cannot be read.
     if report is not None and (os.path.isdir(report) or not report.name):
         raise UserError(
             f"--report is {report}, a folder; it must be a file such as report.html."

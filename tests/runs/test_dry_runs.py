@@ -127,13 +127,14 @@ def test_the_cost_of_a_study_by_hand(monkeypatch):
         select=3,
         fit={"epochs": 9, "init_channels": 2, "num_cells": 1},
         attacks=("fgsm", "autoattack"),
-        attack={"test_images": 64, "batch_size": 32},
+        attack={"test_images": 64, "batch_size": 32, "epsilons": ("0.2",)},
     )
     dry_runs.study_dry_run(settings, log=lines.append)
     assert lines[0] == "\n6 x search of advrush"
     # Two objectives, for two entries with two seeds each; six fits of a third's length.
     assert "\nall of these    7.00 h" in lines
     # APGD looks 101 times, and FAB 100 times, towards each of nine targets, APGD once
-    # more without one, and Square 5,000 times, at 2 batches of each of 8 networks.
-    hours = 8 * (101 + 9 * 101 + 9 * 100 + 5000) * 2 * 0.5 / 3600
+    # more without one, and Square 5,000 times, at 2 batches of each of 8 networks,
+    # at two radii.
+    hours = 8 * (101 + 9 * 101 + 9 * 100 + 5000) * 2 * 2 * 0.5 / 3600
     assert f"attacks, {hours / 10:.2f} h for each tenth of the images" in lines[-1]
