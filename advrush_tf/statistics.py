@@ -65,7 +65,7 @@ class Mean:
 
     Attributes:
         mean: of the values.
-        low, high: Student's interval; None for a single value.
+        low, high: Student's interval, within what is possible; None for a single value.
         count: number of values.
     """
 
@@ -75,18 +75,23 @@ class Mean:
     count: int
 
 
-def mean_interval(values: Sequence[float] | np.ndarray) -> Mean:
+def mean_interval(
+    values: Sequence[float] | np.ndarray,
+    least: float = -math.inf,
+    most: float = math.inf,
+) -> Mean:
     """Returns the mean of independent values, such as of seeds, with its interval.
 
     Args:
         values: one or more, finite.
+        least, most: a value can be, such as 0 and 1; the interval reaches no farther.
     """
     values = np.asarray(values, np.float64)
     count, mean = len(values), float(values.mean())
     if count < 2:
         return Mean(mean, None, None, count)
     reach = float(stats.t.ppf(0.975, count - 1) * stats.sem(values))
-    return Mean(mean, mean - reach, mean + reach, count)
+    return Mean(mean, max(mean - reach, least), min(mean + reach, most), count)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -175,6 +175,12 @@ def test_a_mean_has_students_interval():
     assert mean_interval([0.5]).low is None
 
 
+def test_a_mean_has_an_interval_of_possible_values():
+    free, found = (mean_interval([0.01, 0.98, 0.99], *b) for b in ((), (0, 1)))
+    assert free.low < 0 and free.high > 1
+    assert (found.low, found.mean, found.high) == (0, free.mean, 1)
+
+
 @pytest.mark.parametrize(
     ("differences", "p"),
     [

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from advrush_tf.data.augmentation import to_unit_range
 
+EVALUATION_BATCH = 256  # The largest batch of an evaluation, see `even_batch`.
 _AHEAD = 2  # Batches that are made while a step runs.
 
 # (index, count): the index-th of `count` contiguous shards of every batch.
@@ -234,6 +235,20 @@ class Parts(NamedTuple):
     test: Examples | None
     class_names: tuple[str, ...]
     test_split: str
+
+
+def even_batch(examples: int) -> int:
+    """Returns the size of an evaluation's batches.
+
+    It leaves no smaller last batch, for which graphs would be traced again, unless only
+    sizes below half of `EVALUATION_BATCH` do not.
+
+    Args:
+        examples: how many there are, 1 or more.
+    """
+    largest = min(EVALUATION_BATCH, examples)
+    sizes = range(largest, EVALUATION_BATCH // 2 - 1, -1)
+    return next((size for size in sizes if examples % size == 0), largest)
 
 
 def shard_bounds(batch_size: Any, shard: Shard) -> tuple[Any, Any]:

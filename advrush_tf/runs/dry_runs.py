@@ -5,6 +5,7 @@ from collections.abc import Callable
 from advrush_tf.attacks.catalogue import named_attack
 from advrush_tf.attacks.iterative import IterativeAttack
 from advrush_tf.data.dataset import load_dataset
+from advrush_tf.data.examples import EVALUATION_BATCH
 from advrush_tf.environment import onednn_is_on
 from advrush_tf.errors import UserError
 from advrush_tf.nn.classifier import ImageClassifier
@@ -70,9 +71,9 @@ def search_dry_run(
     log(f"input           {measure_input(batches):.2g} s per step, beside the others")
     log(f"memory          {max(c.peak_bytes for c in costs.values()) / 1e9:.1f} GB")
     total = steps * (settings.epochs * plain + penalised_epochs * (penalised - plain))
-    validation = search_run.validation_batches(settings, dataset)
-    seconds = measure_evaluation(model, search_run.EVALUATION_BATCH)
-    total += settings.epochs * seconds * int(validation.cardinality())
+    validated = settings.epochs * len(search_run.halves(settings, dataset)[1])
+    seconds = measure_evaluation(model, EVALUATION_BATCH)
+    total += validated / EVALUATION_BATCH * seconds
     total += sum(cost.trace_seconds + cost.first_seconds for cost in costs.values())
     log(f"total           {total / 3600:.2f} h for {settings.epochs} epochs of {steps}")
     return total
@@ -113,17 +114,16 @@ def fit_dry_run(
     log("measuring a few steps ...")
     cost = measure_fit_step(model, settings.batch_size)
     log(f"step            {cost.seconds:.3g} s, the first {cost.first_seconds:.3g} s")
-    validation, test = (
-        int(batches.cardinality()) for batches in (data.validation(), data.test())
-    )
     waiting = measure_input(data.training())
     log(f"input           {waiting:.2g} s per step, beside the others")
-    seconds = measure_evaluation(model, fit_run.EVALUATION_BATCH)
-    log(f"evaluation      {seconds:.3g} s per batch of {fit_run.EVALUATION_BATCH}")
+    seconds = measure_evaluation(model, EVALUATION_BATCH)
+    log(f"evaluation      {seconds:.3g} s per batch of {EVALUATION_BATCH}")
     log(f"memory          {cost.peak_bytes / 1e9:.1f} GB")
     # The report measures the best and the last weights.
-    batches = len(fit_run.evaluated_epochs(settings)) * validation + 2 * test
-    total = settings.epochs * data.steps_per_epoch * cost.seconds + batches * seconds
+    evaluated = len(fit_run.evaluated_epochs(settings)) * len(data.held_out)
+    evaluated += 2 * len(data.tested)
+    total = settings.epochs * data.steps_per_epoch * cost.seconds
+    total += evaluated / EVALUATION_BATCH * seconds
     total += cost.trace_seconds + cost.first_seconds
     epochs = f"{settings.epochs} epochs of {data.steps_per_epoch}"
     log(f"total           {total / 3600:.2f} h for {epochs}")

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.data.dataset import ImageDataset
-from advrush_tf.data.examples import ALL, Examples, Shard
+from advrush_tf.data.examples import ALL, Examples, Shard, even_batch
 from advrush_tf.data.streaming import reading_examples
 from advrush_tf.errors import UserError
 from advrush_tf.files import sha256
@@ -37,7 +37,6 @@ from advrush_tf.runs.run import Log, Run
 from advrush_tf.runs.tensorboard import FitTensorBoard
 from advrush_tf.training import optimizers
 
-EVALUATION_BATCH = 256
 # Images for a look at the answers of the fitted network.
 _LOOK = 64
 _USUAL_RADIUS = FitSettings().epsilon
@@ -258,7 +257,7 @@ class FitData:
 
 
 def _evaluation_batches(examples: Examples, part: Shard = ALL) -> Any:
-    return examples.evaluation_batches(min(EVALUATION_BATCH, len(examples)), part)
+    return examples.evaluation_batches(even_batch(len(examples)), part)
 
 
 def run_fit(

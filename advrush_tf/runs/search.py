@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.data.dataset import ImageDataset
-from advrush_tf.data.examples import ALL, Examples, Shard
+from advrush_tf.data.examples import ALL, Examples, Shard, even_batch
 from advrush_tf.data.pipeline import pairs
 from advrush_tf.data.streaming import reading_examples
 from advrush_tf.errors import UserError, one_line
@@ -35,7 +35,6 @@ from advrush_tf.version import __version__
 _MOST_SKIPS = 0.5
 # In a checkpoint's notes.
 _GENOTYPES = "genotypes"
-EVALUATION_BATCH = 256
 
 
 def build_model(settings: SearchSettings, dataset: ImageDataset) -> AdvRushSearchModel:
@@ -124,7 +123,7 @@ def make_pairs(
     )
     try:
         return pairs(
-            *_halves(settings, dataset),
+            *halves(settings, dataset),
             settings.batch_size,
             settings.seed,
             dataset.augmentation(settings.augment, settings.cutout),
@@ -136,10 +135,10 @@ def make_pairs(
         raise UserError(str(error)) from None
 
 
-def _halves(
+def halves(
     settings: SearchSettings, dataset: ImageDataset
 ) -> tuple[Examples, Examples]:
-    """The training images of the weights and of the alphas."""
+    """Returns the training images of the weights and those of the alphas."""
     images = _train_images(settings, dataset)
     return images.split(settings.train_portion, settings.seed)
 
@@ -153,7 +152,8 @@ def validation_batches(
     settings: SearchSettings, dataset: ImageDataset, part: Shard = ALL
 ) -> Any:
     """The alpha half without augmentation: the test split is not for the search."""
-    return _halves(settings, dataset)[1].evaluation_batches(EVALUATION_BATCH, part)
+    images = halves(settings, dataset)[1]
+    return images.evaluation_batches(even_batch(len(images)), part)
 
 
 def run_search(
@@ -194,7 +194,7 @@ def run_search(
             compile_model(model, settings, steps)
         run.open(dataset)
         run.print_outline("search", dataset, [model])
-        for half in _halves(settings, dataset):
+        for half in halves(settings, dataset):
             run.name_missing_classes(dataset, half, "images of a half of the data")
         _search(model, dataset, steps, building, run)
         run.devices.on_chief(lambda: _finish(model, run))

@@ -177,8 +177,10 @@ def _means(
         row: dict[str, Any] = {"objective": objective, "entry": entry}
         for name in names:
             if name not in ("seed", "images"):
+                accuracy = name in COMPARED or name in own[0]["attacks"]
+                bounds = (0.0, 1.0) if accuracy else ()
                 row[name] = dataclasses.asdict(
-                    mean_interval([run[name] for run in own])
+                    mean_interval([run[name] for run in own], *bounds)
                 )
         if own:
             rows.append(row)

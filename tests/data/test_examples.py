@@ -8,6 +8,7 @@ from advrush_tf.data.examples import (
     check_numbers,
     check_shard,
     endless,
+    even_batch,
     first_part,
     in_parallel,
     random_key,
@@ -34,6 +35,15 @@ def test_first_part_rounds(examples, portion, expected):
 def test_both_parts_have_examples(examples, portion):
     with pytest.raises(ValueError, match=r"[Pp]ortion"):
         first_part(examples, portion)
+
+
+@pytest.mark.parametrize(
+    ("examples", "size"),
+    # 719 is a prime, and 2 * 353 has no divisor from 128 to 256.
+    [(1, 1), (256, 256), (1000, 250), (50000, 250), (360, 180), (719, 256), (706, 256)],
+)
+def test_batches_of_an_evaluation_are_of_one_size_where_that_can_be(examples, size):
+    assert even_batch(examples) == size
 
 
 def test_random_streams_have_different_keys():

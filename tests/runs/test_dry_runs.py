@@ -82,8 +82,9 @@ def test_the_penalty_is_measured_if_there_is_one(measured, changes, penalised):
 
 def test_a_searchs_total_by_hand(measured):
     lines = _lines(dry_runs.search_dry_run, SearchSettings(**SEARCH))
-    # 1,438 training images make 719 // 128 = 5 steps an epoch and 3 batches of 256.
-    seconds = 5 * (2 * (100 + 20) + 100 + 60) + 3 * 3 * 1000 + 3 * (700 + 300)
+    # 1,438 training images make 719 // 128 = 5 steps an epoch and 719 to evaluate on.
+    seconds = 5 * (2 * (100 + 20) + 100 + 60) + 3 * 719 / 256 * 1000
+    seconds += 3 * (700 + 300)
     assert (
         lines["total"].split()
         == f"total {seconds / 3600:.2f} h for 3 epochs of 5".split()
@@ -104,9 +105,9 @@ def test_a_fits_total_by_hand(monkeypatch):
         **FIT, validation_portion=0.5, robust_eval_every=2, milestones=(0.5,)
     )
     lines = _lines(dry_runs.fit_dry_run, settings)
-    # The accuracies of epochs 2 and 3, then of the best and of the last weights on
-    # 300 test images in batches of 256.
-    batches = 2 * 3 + 2 * 2
+    # The accuracies of epochs 2 and 3 on 719 images, then of the best and of the last
+    # weights on 300 test images.
+    batches = (2 * 719 + 2 * 300) / 256
     seconds = 3 * 5 * 100 + batches * 1000 + 700 + 300
     assert (
         lines["total"].split()

@@ -73,7 +73,7 @@ def stubs(monkeypatch):
     def attack(settings, folder, data_dir, log):
         ran.append(settings)
         folder.mkdir(parents=True, exist_ok=True)
-        robust = 0.2 + 0.1 * settings.seed + 0.3 * ("random" in settings.model)
+        robust = 0.2 + 0.15 * settings.seed + 0.3 * ("random" in settings.model)
         results = {
             "images": 20,
             "clean": {"accuracy": 0.9},
@@ -174,7 +174,9 @@ def test_the_numbers_of_a_study(toy, stubs, tmp_path):
     # 2 / 2**7 is the first p below 0.05 / 2.
     assert robust["seeds_needed"] == 7
     means = {row["entry"]: row for row in results["means"]}
-    assert means["random"]["robust"]["mean"] == pytest.approx(0.6)
+    assert means["random"]["robust"]["mean"] == pytest.approx(0.65)
+    # Student's reaches 1.02.
+    assert means["random"]["robust"]["high"] == means["random"]["fgsm"]["high"] == 1
     assert means["random"]["parameters"]["low"] is not None
     # The random cells have less curvature and more robustness at each seed.
     assert results["rank_correlations"][0]["count"] == 6
@@ -182,7 +184,7 @@ def test_the_numbers_of_a_study(toy, stubs, tmp_path):
     assert any("some 7 seeds would show it" in s for s in results["conclusions"])
     table = (workdir / "study.md").read_text()
     assert "| random | fgsm_rs | 3 | 2 |" in table
-    assert "| 20 | 90.00% | 70.00% | 70.00% | 2 | 2 |" in table
+    assert "| 20 | 90.00% | 80.00% | 80.00% | 2 | 2 |" in table
     assert "**Warning** 6 networks: Few images.\n" in table
     own = toy().entries[1]
     guesses = f"random, fgsm_rs, seed 2; {own}, fgsm_rs, seed 2: It guesses."
