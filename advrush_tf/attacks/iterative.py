@@ -9,7 +9,7 @@ as fewer images survive.
 import abc
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -190,13 +190,11 @@ class _Runner:
         jobs: list[Attempt | None] = [self._queue.next() for _ in range(self._size)]
         batch = self._batch(jobs)
         ahead = self._attack.ahead(len(jobs), self._classifier.batch_size)
-        begin, renew, advance = _compiled(
-            self._attack, self._classifier.followed_logits, batch, ahead
-        )
-        progress = begin(batch)
+        graphs = _Graphs(self._attack, self._classifier.followed_logits, batch, ahead)
+        progress = graphs.begin(batch)
         while any(jobs):
             self._classifier.check_stop()
-            progress = advance(batch, progress)
+            progress = graphs.advance(batch, progress)
             index, broken = progress.index.numpy(), progress.broken.numpy()
             ended = index >= self._attack.steps
             if not self._attack.persistent:
@@ -205,7 +203,7 @@ class _Runner:
                 yield from self._collect(jobs, ended, broken, progress.images)
                 fresh = self._refill(jobs, ended)
                 batch = self._batch(jobs)
-                progress = renew(batch, progress, tf.constant(fresh))
+                progress = graphs.renew(batch, progress, tf.constant(fresh))
 
     def _collect(self, jobs, ended, broken, images) -> Iterator[Outcome]:
         for slot in np.flatnonzero(ended):
@@ -245,68 +243,85 @@ def _even(jobs: int, most: int) -> int:
     return math.ceil(jobs / rounds)
 
 
-def _compiled(attack: IterativeAttack, logits_fn: LogitsFn, batch: Batch, ahead: int):
-    """The three functions of a pass over such batches, each traced once, here."""
+class _Graphs:
+    """The functions of a pass over such batches, each traced once, here.
 
-    @tf.function(autograph=False)
-    def begin(batch: Batch) -> _Progress:
+    Args:
+        attack: whose runs the batches hold.
+        logits_fn: images to logits.
+        batch: of the shapes that all batches of the pass have.
+        ahead: how many steps are tried at a time.
+
+    Attributes:
+        begin: batch to the progress before the first step of all its runs.
+        renew: batch, progress and (batch,) bool to the progress in which those slots
+            that are True are before their first step.
+        advance: batch and progress to the progress after the next block of steps.
+    """
+
+    def __init__(
+        self, attack: IterativeAttack, logits_fn: LogitsFn, batch: Batch, ahead: int
+    ):
+        self._attack, self._logits_fn, self._ahead = attack, logits_fn, ahead
+        self.begin = _traced(self._begin, batch)
+        fresh, progress = tf.fill(tf.shape(batch.y), True), self.begin(batch)
+        self.renew = _traced(self._renew, batch, progress, fresh)
+        self.advance = _traced(self._advance, batch, progress)
+
+    def _begin(self, batch: Batch) -> _Progress:
         count = tf.shape(batch.y)
         return _Progress(
             tf.zeros(count, tf.int32),
             tf.zeros(count, tf.bool),
             batch.x,
-            attack.start(batch),
+            self._attack.start(batch),
         )
 
-    @tf.function(autograph=False)
-    def renew(batch: Batch, progress: _Progress, fresh: tf.Tensor) -> _Progress:
-        return _where(fresh, begin(batch), progress)
+    def _renew(self, batch: Batch, progress: _Progress, fresh: tf.Tensor) -> _Progress:
+        return _where(fresh, self.begin(batch), progress)
 
-    @tf.function(autograph=False)
-    def advance(batch: Batch, progress: _Progress) -> _Progress:
-        # A slot without a job may have come to its run's end.
-        begun = tf.minimum(progress.index, attack.steps - 1)
-        begun = begun // attack.block * attack.block
-        draws = _block_draws(attack, batch, begun, ahead)
-
-        def one(number, progress):
-            active = progress.index < attack.steps
-            if not attack.persistent:
-                active &= ~progress.broken
-            # A slot that waits for its next job goes on; its results are ignored.
-            index = tf.minimum(progress.index, attack.steps - 1)
-            places = (index - begun)[:, None] + tf.range(ahead)
-            result = attack.step(
-                logits_fn,
-                batch,
-                index,
-                tf.gather(draws, places, batch_dims=1),
-                progress.state,
-            )
-            hit = active & result.wrong
-            return number + ahead, _Progress(
-                progress.index + tf.where(active, result.taken, 0),
-                progress.broken | hit,
-                fused(_where, hit, result.images, progress.images),
-                result.state,
-            )
-
+    def _advance(self, batch: Batch, progress: _Progress) -> _Progress:
+        block, ahead = self._attack.block, self._ahead
+        begun = self._index(progress) // block * block
+        draws = _block_draws(self._attack, batch, begun, ahead)
         _, progress = tf.while_loop(
-            lambda number, _: number + ahead <= attack.block,
-            one,
+            lambda number, _: number + ahead <= block,
+            lambda number, progress: (
+                number + ahead,
+                self._step(batch, begun, draws, progress),
+            ),
             (0, progress),
-            maximum_iterations=attack.block // ahead,
+            maximum_iterations=block // ahead,
             parallel_iterations=1,
         )
-        return _checked(attack, batch, progress)
+        return _checked(self._attack, batch, progress)
 
-    begun = begin.get_concrete_function(batch)
-    fresh, progress = tf.fill(tf.shape(batch.y), True), begun(batch)
-    return (
-        begun,
-        renew.get_concrete_function(batch, progress, fresh),
-        advance.get_concrete_function(batch, progress),
-    )
+    def _index(self, progress: _Progress) -> tf.Tensor:
+        # A slot without a job may have come to its run's end.
+        return tf.minimum(progress.index, self._attack.steps - 1)
+
+    def _step(
+        self, batch: Batch, begun: tf.Tensor, draws: tf.Tensor, progress: _Progress
+    ) -> _Progress:
+        attack, index = self._attack, self._index(progress)
+        # A slot that waits for its next job goes on; its results are ignored.
+        active = progress.index < attack.steps
+        if not attack.persistent:
+            active &= ~progress.broken
+        places = (index - begun)[:, None] + tf.range(self._ahead)
+        drawn = tf.gather(draws, places, batch_dims=1)
+        result = attack.step(self._logits_fn, batch, index, drawn, progress.state)
+        hit = active & result.wrong
+        return _Progress(
+            progress.index + tf.where(active, result.taken, 0),
+            progress.broken | hit,
+            fused(_where, hit, result.images, progress.images),
+            result.state,
+        )
+
+
+def _traced(function: Callable, *arguments: Any) -> Callable:
+    return tf.function(function, autograph=False).get_concrete_function(*arguments)
 
 
 def _checked(attack: IterativeAttack, batch: Batch, progress: _Progress) -> _Progress:
