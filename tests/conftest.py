@@ -14,34 +14,18 @@ os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 _SCRIPT = Path(__file__).resolve().parent.parent / "testdata" / "make_imagenet_like.py"
 
-_OFF = "disable_meta_optimizer"
-
 
 def pytest_configure():
     """Divides the processor, for the tests of strategies."""
     # Not above: the environment must be set before TensorFlow is imported.
-    import tensorflow as tf
-
-    from support import replicas
+    from support import graphs, replicas
 
     replicas.divide_processor()
-    # A quarter of the time that a graph takes to its first numbers. What the optimiser
-    # makes of graphs is tested in the processes that tests start.
-    tf.config.optimizer.set_experimental_options({_OFF: True})
+    graphs.optimise_graphs(False)
     # A graph is some hundred thousand objects, almost none of them in cycles. Python's
     # search for those is a tenth of the time that tracing takes.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-
-
-@pytest.fixture(scope="module")
-def optimised_graphs():
-    """Optimises graphs as launchers do, to compare with theirs bit for bit."""
-    import tensorflow as tf
-
-    tf.config.optimizer.set_experimental_options({_OFF: False})
-    yield
-    tf.config.optimizer.set_experimental_options({_OFF: True})
 
 
 @pytest.fixture(scope="session")

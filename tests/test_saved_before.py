@@ -91,7 +91,8 @@ def test_a_genotype_is_read_with_its_provenance():
 def _resumed(name, tmp_path):
     workdir = tmp_path / name
     shutil.copytree(BEFORE / name, workdir)
-    result = launch(name, *COMMANDS[name], f"--workdir={workdir}")
+    flags = *COMMANDS[name], f"--workdir={workdir}"
+    result = launch(name, *flags, optimised=True)
     assert result.returncode == 0, result.stderr[-2000:]
     assert "Resuming" in result.stdout
     return workdir

@@ -47,6 +47,7 @@ def test_an_evaluation_from_the_command_line(model, tmp_path):
         "attack",
         *(f"--model={model}", "--dataset=digits", "--test_images=20"),
         *("--attacks=fgsm,pgd3", "--epsilon=0.1", f"--workdir={tmp_path}"),
+        optimised=True,
     )
     assert result.returncode == 0, result.stderr
     assert "| pgd3 | 0.1 |" in result.stdout

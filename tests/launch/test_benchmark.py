@@ -6,18 +6,18 @@ from support.processes import (
 )
 
 
-def _rows(*flags, prepare=None):
+def _rows(*flags):
     """The cells of each row of the table of a small benchmark."""
     flags = ["--init_channels=2", "--num_cells=1", "--image_size=8", *flags]
     flags = ["--repeats=1", "--batch_size=4", *flags]
-    result = launch("benchmark", *flags, prepare=prepare)
+    result = launch("benchmark", *flags, prepare=fork_small_searches)
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()[2:]
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
 
 
 def test_a_table_of_a_search():
-    rows = _rows("--part=search", prepare=fork_small_searches)
+    rows = _rows("--part=search")
     steps = ["weights", "alphas", "penalised alphas"]
     assert [row[:2] for row in rows] == [["search", step] for step in steps]
     assert all(float(value) > 0 for row in rows for value in row[3:])
@@ -43,7 +43,8 @@ def test_penalties_that_do_not_divide_the_batch():
 
 def test_where_the_time_of_a_fit_goes():
     flags = "--part=fit", "--init_channels=2", "--num_cells=1", "--image_size=8"
-    result = launch("benchmark", *flags, "--batch_size=4", "--operations")
+    flags = *flags, "--batch_size=4", "--operations"
+    result = launch("benchmark", *flags, optimised=True)
     assert result.returncode == 0, result.stderr
     for step in ("input gradient", "standard", "pgd"):
         assert f"fit, {step}\n" in result.stdout

@@ -24,8 +24,6 @@ from advrush_tf.runs.search_settings import SearchSettings
 from support.attacked import save_linear_model
 from support.processes import assert_same_last_checkpoint, kill_while_writing
 
-pytestmark = pytest.mark.usefixtures("optimised_graphs")
-
 
 class Kind(NamedTuple):
     """One kind of run.
@@ -181,7 +179,7 @@ def inputs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.name)
-def case(request, tmp_path_factory, inputs, optimised_graphs):
+def case(request, tmp_path_factory, inputs):
     """A run that first was stopped when it had its workdir and nothing else."""
     kind, workdir = request.param, tmp_path_factory.mktemp(request.param.name)
     values = {"dataset": "digits", **kind.values, **inputs[kind.name]}

@@ -294,7 +294,7 @@ def test_the_time_left_is_that_of_finished_runs():
     assert study_progress.duration(7200) == "2.0 h"
 
 
-def test_a_killed_study_ends_as_one_that_was_not(toy, tmp_path, optimised_graphs):
+def test_a_killed_study_ends_as_one_that_was_not(toy, tmp_path):
     """By SIGKILL in the attack."""
     settings, killed = toy(entries=("random",)), tmp_path / "killed"
     flags = {name: getattr(settings, name) for name in TOY}

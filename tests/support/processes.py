@@ -12,12 +12,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from advrush_tf.search import model as search
+from support.graphs import optimise_graphs
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,14 +40,24 @@ class Launched:
         scratch: a folder for what it prints.
         folder: the launcher's current folder.
         prepare: called in the new process before the launcher.
+        optimised: whether it optimises its graphs, as it does for users.
         **environment: variables beside this process' own.
     """
 
     def __init__(
-        self, name, arguments, scratch, folder=ROOT, prepare=None, **environment
+        self,
+        name,
+        arguments,
+        scratch,
+        folder=ROOT,
+        prepare=None,
+        optimised=False,
+        **environment,
     ):
         self._outputs = [Path(scratch, stream) for stream in ("stdout", "stderr")]
-        given = name, arguments, self._outputs, folder, prepare, environment
+        environment["TF_CPP_MIN_LOG_LEVEL"] = "3"
+        prepared = _Prepared(self._outputs, folder, environment, optimised, prepare)
+        given = name, arguments, prepared
         self._process = _IMPORTED.Process(target=_run, args=given)
         self._process.start()
 
@@ -65,15 +77,29 @@ class Launched:
         return tuple(output.read_text("utf-8", "replace") for output in self._outputs)
 
 
-def _run(name, arguments, outputs, folder, prepare, environment):
-    for descriptor, output in enumerate(outputs, start=1):
-        os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT), descriptor)
-    os.chdir(folder)
-    os.environ.update(environment, TF_CPP_MIN_LOG_LEVEL="3")
+class _Prepared(NamedTuple):
+    """What is set in a new process before its launcher runs."""
+
+    outputs: list[Path]
+    folder: Path
+    environment: dict[str, str]
+    optimised: bool
+    prepare: Callable[[], None] | None
+
+    def __call__(self):
+        for descriptor, output in enumerate(self.outputs, start=1):
+            os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT), descriptor)
+        os.chdir(self.folder)
+        os.environ.update(self.environment)
+        optimise_graphs(self.optimised)
+        if self.prepare:
+            self.prepare()
+
+
+def _run(name, arguments, prepared):
+    prepared()
     sys.argv = [os.path.relpath(ROOT / "launch" / f"{name}.py"), *arguments]
     sys.path.insert(0, str(ROOT / "launch"))
-    if prepare:
-        prepare()
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
@@ -85,21 +111,20 @@ def run_in_a_process(program):
     assert process.exitcode == 0
 
 
-def launch(name, *arguments, folder=ROOT, seconds=None, prepare=None):
+def launch(name, *arguments, seconds=None, **options):
     """Runs launch/<name>.py to its end, or kills it after so many seconds.
 
     Args:
         name: of the launcher.
         *arguments: its flags.
-        folder: the launcher's current folder.
         seconds: None for as many as it needs.
-        prepare: see `Launched`.
+        **options: see `Launched`.
 
     Returns:
         Its exit code and what it printed.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        launched = Launched(name, arguments, scratch, folder, prepare)
+        launched = Launched(name, arguments, scratch, **options)
         launched.communicate(seconds)
         if launched.returncode is None:
             launched.kill()
