@@ -13,7 +13,7 @@ ATTACK_FLAGS ?= --dataset=digits --epsilon=0.1 --attacks=fgsm,pgd20,autoattack \
 
 LANDSCAPE_FLAGS ?= --dataset=digits --epsilon=0.1 --sample_genotypes=40
 
-STUDY_FLAGS ?= --dataset=digits --epsilon=0.1 --objectives=fgsm_rs --seeds=3 \
+STUDY_FLAGS ?= --processes=2 --dataset=digits --epsilon=0.1 --objectives=fgsm_rs --seeds=3 \
 	--search_epochs=6 --search_warmup_epochs=2 --search_init_channels=4 \
 	--search_num_cells=3 --search_num_nodes=2 --search_batch_size=64 \
 	--search_alpha_learning_rate=3e-3 \

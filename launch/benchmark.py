@@ -3,12 +3,9 @@
 With --operations, shows where the time of one of each goes.
 """
 
-import concurrent.futures
 import enum
-import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -20,6 +17,7 @@ with console.starting():
     from advrush_tf.nn.cell_network import CellNetwork
     from advrush_tf.runs import operations, profiling
     from advrush_tf.runs.flags import run
+    from advrush_tf.runs.processes import working_processes
     from advrush_tf.search.model import AdvRushSearchModel
 
 
@@ -169,22 +167,8 @@ def profile(row: Row, values: Mapping[str, Any]) -> str:
     return operations.as_table(costs, operations.measure_limits())
 
 
-def _end_with_parent() -> None:
-    """Ends this process when the one that started it is gone, killed perhaps."""
-    if (parent := multiprocessing.parent_process()) is None:
-        return
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
 def _in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    with concurrent.futures.ProcessPoolExecutor(
-        1, multiprocessing.get_context("spawn"), _end_with_parent
-    ) as pool:
+    with working_processes(1) as pool:
         return pool.submit(function, *arguments).result()
 
 
@@ -212,7 +196,7 @@ def main() -> None:
         start = f"| {row.part} | {row.label} |"
         try:
             cost = _in_own_process(measure, row, common | sizes[row.part])
-        except concurrent.futures.process.BrokenProcessPool:
+        except BrokenProcessPool:
             print(f"{start} | | | | more than there is |", flush=True)
             continue
         print(

@@ -21,6 +21,12 @@ _DATA_DIR = define_data_dir()
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Only measure and print what the study would cost."
 )
+_PROCESSES = flags.DEFINE_integer(
+    "processes",
+    1,
+    "Runs at a time, each in a process of its own with its share of the cores.",
+    lower_bound=1,
+)
 _VALUES = define_settings(StudySettings)
 _STAGES = {
     stage: define_settings(
@@ -37,7 +43,9 @@ def main() -> None:
     if _DRY_RUN.value:
         dry_runs.study_dry_run(settings, _DATA_DIR.value)
     else:
-        study_run.run_study(settings, _WORKDIR.value, _DATA_DIR.value)
+        study_run.run_study(
+            settings, _WORKDIR.value, _DATA_DIR.value, processes=_PROCESSES.value
+        )
 
 
 if __name__ == "__main__":

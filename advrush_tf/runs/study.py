@@ -1,7 +1,9 @@
 """A whole study: searches, fits and attacks of several entries with several seeds."""
 
+import contextlib
+import os
 from collections.abc import Callable, Iterator
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from advrush_tf.data.dataset import ImageDataset
+from advrush_tf.data.dataset import ImageDataset, load_dataset
 from advrush_tf.errors import UserError
 from advrush_tf.files import write_json
 from advrush_tf.genotypes.genotype import Genotype, random_genotype
@@ -18,6 +20,7 @@ from advrush_tf.runs import evaluation_report, fit_record, inspection
 from advrush_tf.runs.attack import run_attack
 from advrush_tf.runs.fit import FitData, build_network, run_fit
 from advrush_tf.runs.landscape import run_landscape
+from advrush_tf.runs.processes import working_processes
 from advrush_tf.runs.profiling import count_parameters, multiply_adds
 from advrush_tf.runs.progress import print_line
 from advrush_tf.runs.run import Log, Run
@@ -41,6 +44,7 @@ def run_study(
     workdir: str | Path,
     data_dir: str | None = None,
     log: Log = print_line,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """Runs a study, or what is left of the one that `workdir` holds.
 
@@ -50,34 +54,56 @@ def run_study(
             a figure, tensorboard/ and, below `<entry>/seed_<n>/`, each stage's run.
         data_dir: tfds' folder of prepared data sets.
         log: receives the lines for the user.
+        processes: how many stages run at a time, each in a process of its own with its
+            share of the cores; what these print is then in the stages' log.txt. One
+            runs here. Results differ by rounding, as with any number of threads.
 
     Returns:
         The content of study.json.
 
     Raises:
-        UserError: the input is at fault; one clear line.
+        UserError: the input is at fault, or a process was killed; one clear line.
     """
-    # Each stage traces new functions, of which TensorFlow would warn.
-    tf.get_logger().setLevel("ERROR")
+    _expect_many_functions()
     with Run(settings, workdir, log=log, data_dir=data_dir) as run:
         dataset = run.load_dataset(settings.dataset, settings.image_size)
         check_study(settings, dataset)
         run.open()
-        plan = Plan(settings, run.workdir, dataset, data_dir)
-        progress = Progress(plan.stages, run)
-        progress.announce()
-        for stage in plan.known_sizes:
-            progress.run(stage)
-        if progress.failures:
-            name, failure = next(iter(progress.failures.items()))
-            raise UserError(f"{name} failed: {failure}")
-        for seed in range(settings.seeds):
-            for stage in plan.of_seed(seed):
-                progress.run(stage)
-            results = write_results(settings, plan.rows, progress.failures, run.workdir)
+        plan = Plan(settings, run.workdir, data_dir, dataset)
+        with _pool(processes) as pool:
+            progress = Progress(plan.stages, run, pool, processes)
+            progress.announce()
+            progress.finish(plan.known_sizes)
+            if progress.failures:
+                name, failure = next(iter(progress.failures.items()))
+                raise UserError(f"{name} failed: {failure}")
+            for seed in range(settings.seeds):
+                progress.finish(plan.of_seed(seed), plan.stages)
+                results = write_results(
+                    settings, plan.rows, progress.failures, run.workdir
+                )
         print_summary(results, run.workdir, run.log)
         run.print_next()
         return results
+
+
+def _pool(processes: int) -> contextlib.AbstractContextManager[Any]:
+    if processes == 1:
+        return contextlib.nullcontext()
+    threads = max((os.cpu_count() or 1) // processes, 1)
+    return working_processes(processes, take_share, threads)
+
+
+def take_share(threads: int) -> None:
+    """Prepares a new process for stages beside which others run."""
+    _expect_many_functions()
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+
+
+def _expect_many_functions() -> None:
+    # Each stage traces new ones, of which TensorFlow would warn.
+    tf.get_logger().setLevel("ERROR")
 
 
 def check_study(settings: StudySettings, dataset: ImageDataset) -> None:
@@ -105,21 +131,25 @@ class Plan:
     Args:
         settings: of the study.
         workdir: its folder.
-        dataset: of all stages, to build networks for.
         data_dir: tfds' folder of prepared data sets.
+        dataset: of all stages, to build networks for; None loads it when it is needed.
     """
 
     def __init__(
         self,
         settings: StudySettings,
         workdir: Path,
-        dataset: ImageDataset,
         data_dir: str | None,
+        dataset: ImageDataset | None = None,
     ):
         self._settings, self._workdir = settings, workdir
-        self._dataset, self._data_dir = dataset, data_dir
+        self._data_dir, self._dataset = data_dir, dataset
 
-    @cached_property
+    def __getstate__(self) -> dict[str, Any]:
+        # Stages go to other processes, which load the images themselves.
+        return {**vars(self), "_dataset": None}
+
+    @property
     def stages(self) -> list[Stage]:
         """All stages, seed by seed."""
         return [s for n in range(self._settings.seeds) for s in self.of_seed(n)]
@@ -265,6 +295,10 @@ class Plan:
         settings = attrs.evolve(
             self._given, init_channels=channels, auxiliary_weight=0.0
         )
+        if self._dataset is None:
+            self._dataset = load_dataset(
+                settings.dataset, self._data_dir, settings.image_size
+            )
         return build_network(settings, self._dataset, genotype)
 
     def _fit(

@@ -1,8 +1,11 @@
-"""The stages of a study: run one by one, timed, and named where they fail."""
+"""The stages of a study: run in their order, timed, and named where they fail."""
 
+import concurrent.futures
+import os
 import statistics
 import time
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,17 +83,66 @@ def _read_done(path: Path) -> dict[str, Done]:
         ) from None
 
 
+class Outcome(NamedTuple):
+    """What a stage took, and why it failed if it did."""
+
+    seconds: float
+    failure: str | None
+
+
+def attempt(stage: Stage, workdir: Path) -> Outcome:
+    """Runs a stage below the folder of its study."""
+    started, folder = time.monotonic(), workdir / stage.name
+    failure = None
+    try:
+        stage.run(folder, partial(_append, folder / _LOG))
+    except _FAILURES as error:
+        # A sentence for the user needs no class before it.
+        failure = str(error) if isinstance(error, UserError) else one_line(error)
+    # Graphs would add up from stage to stage.
+    keras.backend.clear_session()
+    return Outcome(round(time.monotonic() - started, 1), failure)
+
+
+def attempt_quietly(stage: Stage, workdir: Path) -> Outcome:
+    """As `attempt`, in a process whose output goes to the stage's log from now on."""
+    folder = workdir / stage.name
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _LOG).open("a") as log:
+        for descriptor in (1, 2):
+            os.dup2(log.fileno(), descriptor)
+    return attempt(stage, workdir)
+
+
 class Progress:
     """Runs stages, keeps their seconds, and logs a line on each with the time left.
+
+    Args:
+        stages: all of the study, each after those that it needs.
+        run: the study's.
+        pool: of the processes that run stages; None runs them here, one by one.
+        processes: how many the pool has.
+
+    Attributes:
+        failures: by the stage's name, why it came to no end.
 
     Raises:
         UserError: the file of finished stages is damaged.
     """
 
-    def __init__(self, stages: Sequence[Stage], run: Run[StudySettings]):
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        run: Run[StudySettings],
+        pool: concurrent.futures.Executor | None = None,
+        processes: int = 1,
+    ):
         self._stages, self._workdir, self._log = stages, run.workdir, run.log
+        self._pool, self._processes = pool, processes
         self._path = run.workdir / _STAGES
         self._done = _read_done(self._path) if self._path.exists() else {}
+        self._ended = {stage.name for stage in stages if self._is_done(stage)}
+        self._running: dict[concurrent.futures.Future[Outcome], Stage] = {}
         self.failures: dict[str, str] = {}
 
     def announce(self) -> None:
@@ -98,29 +150,66 @@ class Progress:
         self._log(f"study of {len(self._stages)} runs in {self._workdir}")
         self._log(self._line(""))
 
-    def run(self, stage: Stage) -> None:
-        """Runs a stage unless it is done or needs one that failed."""
-        if self._is_done(stage):
+    def finish(self, stages: Sequence[Stage], others: Sequence[Stage] = ()) -> None:
+        """Runs the stages that have not ended.
+
+        Args:
+            stages: each after those that it needs.
+            others: are begun where a process has nothing else to do.
+
+        Raises:
+            UserError: a process is gone.
+        """
+        while not self._ended.issuperset(stage.name for stage in stages):
+            self._begin([*stages, *others])
+            ended, _ = concurrent.futures.wait(
+                self._running, return_when=concurrent.futures.FIRST_COMPLETED
+            )
+            for future in ended:
+                stage = self._running.pop(future)
+                try:
+                    self._end(stage, future.result())
+                except BrokenProcessPool:
+                    raise UserError(
+                        "A process of the study was killed, perhaps because the memory "
+                        "was full. The same command goes on with what is left; give it "
+                        "fewer --processes."
+                    ) from None
+
+    def _begin(self, stages: Sequence[Stage]) -> None:
+        """Begins as many stages as there are free processes for."""
+        for stage in stages:
+            if len(self._running) == self._processes:
+                return
+            if stage.name in self._ended | self._names_of_running:
+                continue
+            if failed := [name for name in stage.needs if name in self.failures]:
+                self.failures[stage.name] = f"it needs {failed[0]}"
+                self._ended.add(stage.name)
+            elif self._ended.issuperset(stage.needs):
+                self._running[self._submit(stage)] = stage
+
+    @property
+    def _names_of_running(self) -> set[str]:
+        return {stage.name for stage in self._running.values()}
+
+    def _submit(self, stage: Stage) -> concurrent.futures.Future[Outcome]:
+        if self._pool:
+            return self._pool.submit(attempt_quietly, stage, self._workdir)
+        future: concurrent.futures.Future[Outcome] = concurrent.futures.Future()
+        future.set_result(attempt(stage, self._workdir))
+        return future
+
+    def _end(self, stage: Stage, outcome: Outcome) -> None:
+        self._ended.add(stage.name)
+        if outcome.failure is not None:
+            self.failures[stage.name] = outcome.failure
+            self._log(f"FAILED {stage.name}: {outcome.failure}")
             return
-        if failed := [name for name in stage.needs if name in self.failures]:
-            self.failures[stage.name] = f"it needs {failed[0]}"
-            return
-        started, folder = time.monotonic(), self._workdir / stage.name
-        try:
-            stage.run(folder, partial(_append, folder / _LOG))
-        except _FAILURES as error:
-            # A sentence for the user needs no class before it.
-            reason = str(error) if isinstance(error, UserError) else one_line(error)
-            self.failures[stage.name] = reason
-            self._log(f"FAILED {stage.name}: {reason}")
-        else:
-            seconds = round(time.monotonic() - started, 1)
-            self._done[stage.name] = Done(seconds, _checksums(folder / stage.report))
-            write_json(self._path, {n: d._asdict() for n, d in self._done.items()})
-            took = duration(seconds)
-            self._log(self._line(f"{stage.name} took {took}; "))
-        # Graphs would add up from stage to stage.
-        keras.backend.clear_session()
+        report = self._workdir / stage.name / stage.report
+        self._done[stage.name] = Done(outcome.seconds, _checksums(report))
+        write_json(self._path, {n: d._asdict() for n, d in self._done.items()})
+        self._log(self._line(f"{stage.name} took {duration(outcome.seconds)}; "))
 
     def _is_done(self, stage: Stage) -> bool:
         """Returns whether a stage has ended, and its report is the one it wrote."""
@@ -129,14 +218,12 @@ class Progress:
         return done is not None and _checksums(report) == done.sha256
 
     def _line(self, event: str) -> str:
-        left = [s for s in self._stages if not self._is_done(s)]
-        left = [s for s in left if s.name not in self.failures]
-        done = len(self._stages) - len(left)
-        following = f"; next {left[0].name}" if left else ""
-        return (
-            f"[{done}/{len(self._stages)}] {event}"
-            f"{time_left([s.kind for s in left], self._times())}{following}"
-        )
+        left = [s for s in self._stages if s.name not in self._ended]
+        done = len(self._stages) - len(left) - len(self.failures)
+        waiting = [s.name for s in left if s.name not in self._names_of_running]
+        following = f"; next {waiting[0]}" if waiting else ""
+        remaining = time_left([s.kind for s in left], self._times(), self._processes)
+        return f"[{done}/{len(self._stages)}] {event}{remaining}{following}"
 
     def _times(self) -> dict[str, list[float]]:
         """The seconds of finished stages by kind."""
@@ -154,16 +241,19 @@ def _append(path: Path, line: str) -> None:
         file.write(f"{line}\n")
 
 
-def time_left(kinds: Collection[str], times: dict[str, list[float]]) -> str:
+def time_left(
+    kinds: Collection[str], times: dict[str, list[float]], processes: int = 1
+) -> str:
     """Returns in words how long stages will take, as far as it is known.
 
     Args:
         kinds: of the stages.
         times: the seconds of finished stages by kind.
+        processes: how many of them run at a time.
     """
     known = [statistics.mean(times[kind]) for kind in kinds if kind in times]
     unknown = len(kinds) - len(known)
-    parts = [duration(sum(known))] if known or not unknown else []
+    parts = [duration(sum(known) / processes)] if known or not unknown else []
     parts += [f"{unknown} runs of new kinds"] if unknown else []
     return f"{' and '.join(parts)} left"
 

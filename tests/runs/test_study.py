@@ -13,7 +13,7 @@ from advrush_tf.runs.profiling import count_parameters, multiply_adds
 from advrush_tf.runs.report import read_section
 from advrush_tf.runs.study_settings import StudySettings
 from support.hparams import hparams
-from support.processes import kill_while_writing
+from support.processes import kill_while_writing, take_share_as_traced
 
 TOY = {
     "entries": ("random", "genotype.json"),
@@ -117,9 +117,9 @@ def stubs(monkeypatch):
     return ran
 
 
-def run(settings, workdir):
+def run(settings, workdir, **options):
     lines = []
-    return study.run_study(settings, workdir, log=lines.append), lines
+    return study.run_study(settings, workdir, log=lines.append, **options), lines
 
 
 def test_an_entry_or_a_seed_only_adds_runs(toy, stubs, tmp_path):
@@ -134,7 +134,7 @@ def test_an_entry_or_a_seed_only_adds_runs(toy, stubs, tmp_path):
     assert len({str(settings) for settings in stubs}) == len(stubs)
     assert [row for row in results["runs"] if row in first["runs"]] == first["runs"]
     assert lines[-4].startswith("\n# random, ")
-    count = len(study.Plan(changed, workdir, None, None).stages)
+    count = len(study.Plan(changed, workdir, None).stages)
     assert lines[0] == f"study of {count} runs in {workdir}"
     assert lines[1].startswith(f"[9/{count}] ")
     assert lines[1].endswith(" left; next darts/seed_0/search_0")
@@ -291,11 +291,13 @@ def test_the_time_left_is_that_of_finished_runs():
     assert left == "90 s and 1 runs of new kinds left"
     assert study_progress.time_left(["other"], times) == "1 runs of new kinds left"
     assert study_progress.time_left([], times) == "0 s left"
+    assert study_progress.time_left(["fit", "fit"], times, 2) == "90 s left"
     assert study_progress.duration(7200) == "2.0 h"
 
 
-def test_a_killed_study_ends_as_one_that_was_not(toy, tmp_path):
-    """By SIGKILL in the attack."""
+def test_a_killed_study_ends_as_one_that_was_not(toy, tmp_path, monkeypatch):
+    """By SIGKILL in the attack; the other runs in two processes."""
+    monkeypatch.setattr(study, "take_share", take_share_as_traced)
     settings, killed = toy(entries=("random",)), tmp_path / "killed"
     flags = {name: getattr(settings, name) for name in TOY}
     flags |= {f"{s}_{name}": v for s in STAGES for name, v in STAGES[s].items()}
@@ -305,7 +307,12 @@ def test_a_killed_study_ends_as_one_that_was_not(toy, tmp_path):
     before = fit.stat().st_mtime_ns
     resumed, _ = run(settings, killed)
     assert fit.stat().st_mtime_ns == before
-    whole, _ = run(settings, tmp_path / "whole")
+    whole, lines = run(settings, tmp_path / "whole", processes=2)
     assert resumed == whole
+    assert lines[1].startswith("[0/5]") and "[5/5] random/seed_0" in lines[6]
+    assert (
+        "epoch 1/1"
+        in (tmp_path / "whole/random/seed_0/fit_fgsm_rs/log.txt").read_text()
+    )
     (network,) = whole["runs"]
     assert network["penalty"] > 0 and network["images"] == 20

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from advrush_tf.runs.study import take_share
 from advrush_tf.search import model as search
 from support.graphs import optimise_graphs
 
@@ -214,6 +215,12 @@ def fork_small_searches():
     model, context = search.AdvRushSearchModel, multiprocessing.get_context
     search.AdvRushSearchModel = functools.partial(model, **sizes)
     multiprocessing.get_context = lambda method: context("fork")
+
+
+def take_share_as_traced(threads):
+    """Prepares a process of a study, which then leaves graphs as they are traced."""
+    take_share(threads)
+    optimise_graphs(False)
 
 
 def _flags(settings, workdir):
