@@ -1,6 +1,9 @@
 """A study whose stages are stubs, and one whole study at toy size."""
 
+import concurrent.futures
 import json
+from concurrent.futures.process import BrokenProcessPool
+from types import SimpleNamespace
 
 import attrs
 import pytest
@@ -282,6 +285,62 @@ def test_cells_that_cannot_be_matched_are_named_before_any_fit(toy, stubs, tmp_p
         run(toy(**given, match="parameters"), tmp_path / "study")
     assert len(stubs) == 1  # The search of darts, whose size the others are to have.
     run(toy(**given), tmp_path / "unmatched")
+
+
+class AtOnce:
+    """A pool in which stages end at once; with that named `killed` it breaks."""
+
+    def __init__(self, killed=""):
+        self.killed, self.begun = killed, []
+
+    def submit(self, attempt, stage, workdir):
+        self.begun.append(stage.name)
+        future = concurrent.futures.Future()
+        if stage.name == self.killed:
+            future.set_exception(BrokenProcessPool())
+            return future
+        (workdir / stage.name).mkdir()
+        (workdir / stage.name / "report.json").write_text("{}")
+        failure = "it diverged" if stage.name == "b" else None
+        future.set_result(study_progress.Outcome(1.0, failure))
+        return future
+
+
+def _progress(pool, workdir):
+    needs = {"a": (), "b": (), "c": ("a",), "d": ("b",), "e": ("c",), "f": ()}
+    stages = [
+        study_progress.Stage(name, "kind", "report.json", needed, None)
+        for name, needed in needs.items()
+    ]
+    run = SimpleNamespace(workdir=workdir, log=lambda line: None)
+    return stages, study_progress.Progress(stages, run, pool, processes=2)
+
+
+def test_idle_processes_begin_what_comes_later_and_needs_nothing_that_failed(tmp_path):
+    pool = AtOnce()
+    stages, progress = _progress(pool, tmp_path)
+    progress.finish(stages[:3], stages)
+    # c needs a; d, which needs b, is passed over.
+    assert pool.begun == ["a", "b", "c", "f"]
+    progress.finish(stages)
+    assert pool.begun == ["a", "b", "c", "f", "e"]
+    assert progress.failures == {"b": "it diverged", "d": "it needs b"}
+    # Failed ones are tried again, finished ones are not.
+    again = AtOnce()
+    (tmp_path / "b").rename(tmp_path / "old")
+    stages, progress = _progress(again, tmp_path)
+    progress.finish(stages)
+    assert again.begun == ["b"]
+
+
+def test_a_process_that_is_killed_ends_the_study_in_a_sentence(tmp_path):
+    stages, progress = _progress(AtOnce("c"), tmp_path)
+    with pytest.raises(UserError, match=r"was killed, .* fewer --processes"):
+        progress.finish(stages)
+    pool = AtOnce()
+    stages, progress = _progress(pool, tmp_path)
+    progress.finish(stages[:1])
+    assert pool.begun == []  # What had ended is kept.
 
 
 def test_the_time_left_is_that_of_finished_runs():

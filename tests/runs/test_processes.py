@@ -1,0 +1,30 @@
+import os
+import signal
+import time
+from concurrent.futures.process import BrokenProcessPool
+
+import pytest
+
+from advrush_tf.runs.processes import working_processes
+
+
+def test_a_process_is_new_and_prepared_and_ctrl_c_does_not_end_it():
+    with working_processes(1, os.putenv, "PREPARED", "yes") as pool:
+        process = pool.submit(os.getpid).result()
+        assert process != os.getpid()
+        assert pool.submit(os.system, 'test "$PREPARED" = yes').result() == 0
+        os.kill(process, signal.SIGINT)
+        assert pool.submit(os.getpid).result() == process
+        with pytest.raises(BrokenProcessPool):
+            pool.submit(os.abort).result()
+
+
+def test_an_error_does_not_wait_for_work():
+    started = time.monotonic()
+    with pytest.raises(KeyError), working_processes(1) as pool:
+        process = pool.submit(os.getpid).result()
+        pool.submit(time.sleep, 100)
+        raise KeyError
+    assert time.monotonic() - started < 60
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
