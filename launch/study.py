@@ -24,7 +24,7 @@ _DRY_RUN = flags.DEFINE_bool(
 _PROCESSES = flags.DEFINE_integer(
     "processes",
     1,
-    "Runs at a time, each in a process of its own with its share of the cores.",
+    "Runs at a time, each in a process with its share of the cores and GPUs.",
     lower_bound=1,
 )
 _VALUES = define_settings(StudySettings)

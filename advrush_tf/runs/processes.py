@@ -19,13 +19,15 @@ def working_processes(
 
     Args:
         count: how many there are at most.
-        prepare: called in each before its first work.
+        prepare: called in each before its first work, with its number from 0 on and
+            the arguments.
         *arguments: of `prepare`.
     """
     _track_quietly()
     context = multiprocessing.get_context("spawn")
+    begun = context.Value("i", 0)
     with concurrent.futures.ProcessPoolExecutor(
-        count, context, _begin, (prepare, *arguments)
+        count, context, _begin, (begun, prepare, *arguments)
     ) as pool:
         try:
             yield pool
@@ -45,12 +47,14 @@ def _track_quietly() -> None:
     os.environ["PYTHONWARNINGS"] = given
 
 
-def _begin(prepare: Callable[..., Any] | None, *arguments: Any) -> None:
+def _begin(begun: Any, prepare: Callable[..., Any] | None, *arguments: Any) -> None:
     # Ctrl-C reaches all processes of a terminal.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    with begun.get_lock():
+        number, begun.value = begun.value, begun.value + 1
     if prepare:
-        prepare(*arguments)
+        prepare(number, *arguments)
 
 
 def _end_with_parent() -> None:

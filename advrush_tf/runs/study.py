@@ -54,9 +54,9 @@ def run_study(
             a figure, tensorboard/ and, below `<entry>/seed_<n>/`, each stage's run.
         data_dir: tfds' folder of prepared data sets.
         log: receives the lines for the user.
-        processes: how many stages run at a time, each in a process of its own with its
-            share of the cores; what these print is then in the stages' log.txt. One
-            runs here. Results differ by rounding, as with any number of threads.
+        processes: how many stages run at a time, each in a process of its own, see
+            `take_share`; what these print is then in the stages' log.txt. One runs
+            here. Results differ by rounding, as with any number of threads.
 
     Returns:
         The content of study.json.
@@ -90,15 +90,28 @@ def run_study(
 def _pool(processes: int) -> contextlib.AbstractContextManager[Any]:
     if processes == 1:
         return contextlib.nullcontext()
-    threads = max((os.cpu_count() or 1) // processes, 1)
-    return working_processes(processes, take_share, threads)
+    return working_processes(processes, take_share, processes)
 
 
-def take_share(threads: int) -> None:
-    """Prepares a new process for stages beside which others run."""
+def take_share(number: int, processes: int) -> None:
+    """Gives a new process its share of the cores, and one of the GPUs.
+
+    Where TensorFlow's TF_NUM_INTRAOP_THREADS is set, it counts.
+
+    Args:
+        number: of this process, from 0 on.
+        processes: how many there are; each runs a stage at a time.
+    """
     _expect_many_functions()
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    if "TF_NUM_INTRAOP_THREADS" not in os.environ:
+        threads = max((os.cpu_count() or 1) // processes, 1)
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
+    if gpus := tf.config.list_physical_devices("GPU"):
+        gpu = gpus[number % len(gpus)]
+        tf.config.set_visible_devices(gpu, "GPU")
+        # Or the first process would take all of its memory.
+        tf.config.experimental.set_memory_growth(gpu, True)
 
 
 def _expect_many_functions() -> None:

@@ -8,11 +8,15 @@ import pytest
 from advrush_tf.runs.processes import working_processes
 
 
+def _prepare(number, word):
+    os.putenv("PREPARED", f"{number}{word}")
+
+
 def test_a_process_is_new_and_prepared_and_ctrl_c_does_not_end_it():
-    with working_processes(1, os.putenv, "PREPARED", "yes") as pool:
+    with working_processes(1, _prepare, "yes") as pool:
         process = pool.submit(os.getpid).result()
         assert process != os.getpid()
-        assert pool.submit(os.system, 'test "$PREPARED" = yes').result() == 0
+        assert pool.submit(os.system, 'test "$PREPARED" = 0yes').result() == 0
         os.kill(process, signal.SIGINT)
         assert pool.submit(os.getpid).result() == process
         with pytest.raises(BrokenProcessPool):

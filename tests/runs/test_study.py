@@ -333,6 +333,35 @@ def test_idle_processes_begin_what_comes_later_and_needs_nothing_that_failed(tmp
     assert again.begun == ["b"]
 
 
+def test_processes_share_cores_and_gpus(monkeypatch):
+    calls = {}
+    config = {
+        "threading.set_intra_op_parallelism_threads": None,
+        "threading.set_inter_op_parallelism_threads": None,
+        "list_physical_devices": ["first", "second"],
+        "set_visible_devices": None,
+        "experimental.set_memory_growth": None,
+    }
+    for name, value in config.items():
+
+        def called(*given, name=name, value=value):
+            calls[name] = given
+            return value
+
+        monkeypatch.setattr(f"tensorflow.config.{name}", called)
+    monkeypatch.setattr(study.os, "cpu_count", lambda: 8)
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "1")
+    study.take_share(1, 3)
+    own = {("GPU",), ("second", "GPU"), ("second", True)}
+    assert set(calls.values()) == own
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS")
+    study.take_share(1, 3)
+    assert set(calls.values()) == {(2,), *own}
+    study.take_share(2, 16)
+    own = {("GPU",), ("first", "GPU"), ("first", True)}
+    assert set(calls.values()) == {(1,), *own}
+
+
 def test_a_process_that_is_killed_ends_the_study_in_a_sentence(tmp_path):
     stages, progress = _progress(AtOnce("c"), tmp_path)
     with pytest.raises(UserError, match=r"was killed, .* fewer --processes"):

@@ -217,9 +217,9 @@ def fork_small_searches():
     multiprocessing.get_context = lambda method: context("fork")
 
 
-def take_share_as_traced(threads):
+def take_share_as_traced(*place):
     """Prepares a process of a study, which then leaves graphs as they are traced."""
-    take_share(threads)
+    take_share(*place)
     optimise_graphs(False)
 
 
