@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import functools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -99,8 +100,12 @@ class BatchedClassifier:
         self.check_stop()
         return self._logits(images)
 
-    def followed_logits(self, images: tf.Tensor) -> tf.Tensor:
-        """As `logits`, for attacks: `bad_gradients` counts what comes back to them."""
+    @functools.cached_property
+    def followed_logits(self) -> LogitsFn:
+        """As `logits`, for attacks: `bad_gradients` counts what comes back to them.
+
+        One function for all calls: what TensorFlow traced with it is found by it.
+        """
 
         @custom_gradient
         def counted(images):
@@ -111,7 +116,7 @@ class BatchedClassifier:
 
             return tf.identity(images), gradient
 
-        return self.logits(counted(images))
+        return lambda images: self.logits(counted(images))
 
     @property
     def bad_gradients(self) -> int:
