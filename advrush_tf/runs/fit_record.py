@@ -205,12 +205,15 @@ def write_report(
     last = record.history[-1]
     save_network(model, settings, last, workdir / LAST)
     best = best_network(model, settings, record, workdir / BEST, store, log)
-    results = {"best": _measure(best, test, settings)}
-    results["last"] = results["best"]
-    if record.best["epoch"] != last["epoch"]:
-        results["last"] = _measure(load_classifier(workdir / LAST), test, settings)
     classifier = BatchedClassifier(best, few[0].shape[1:], len(few[0]))
     findings = check_answers(classifier, *few)
+    evaluated = _evaluated(best, settings)
+    results = {"best": _measure(evaluated, test)}
+    results["last"] = results["best"]
+    if record.best["epoch"] != last["epoch"]:
+        # In the same network, whose evaluation is not traced again.
+        best.set_weights(load_classifier(workdir / LAST).get_weights())
+        results["last"] = _measure(evaluated, test)
     report = {
         "library": f"advrush_tf {__version__}",
         "settings": settings.to_dict(),
@@ -319,16 +322,18 @@ def print_existing(
     print_summary(report, workdir, log)
 
 
-def _measure(
-    network: keras.Model, test: tf.data.Dataset, settings: FitSettings
-) -> dict[str, float]:
-    """Returns the accuracies of a network."""
+def _evaluated(network: keras.Model, settings: FitSettings) -> AdvRushFitModel:
+    """Returns the model whose evaluation measures a network's accuracies."""
     model = AdvRushFitModel(
         network,
         settings.make_objective(),
         evaluation_attack=settings.evaluation_attack,
     )
     model.compile(jit_compile=settings.jit_compile)
+    return model
+
+
+def _measure(model: AdvRushFitModel, test: tf.data.Dataset) -> dict[str, float]:
     with ProgressBar(0, int(test.cardinality())) as bar:
         return model.evaluate(test, verbose=0, return_dict=True, callbacks=[bar])
 
