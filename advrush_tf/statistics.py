@@ -133,12 +133,14 @@ def paired_difference(
     if count < 2:
         return PairedDifference(mean, None, None, 1.0, None, count)
     rng = np.random.default_rng(seed)
+    largest = np.abs(differences).max() or 1.0
     found = stats.bootstrap(
         (differences,), np.mean, n_resamples=_RESAMPLES, method="percentile", rng=rng
     ).confidence_interval
     test = stats.permutation_test(
         (differences, np.zeros(count)),
-        lambda x, y, axis: np.mean(x - y, axis),
+        # Sums that are equal but for rounding must count as equal.
+        lambda x, y, axis: np.round(np.mean(x - y, axis) / largest, 12),
         permutation_type="samples",
         vectorized=True,
         n_resamples=2**16,

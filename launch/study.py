@@ -1,5 +1,7 @@
 """Compares searched, random and published cells over seeds: python launch/study.py."""
 
+import sys
+
 from absl import flags
 
 import console
@@ -43,9 +45,10 @@ def main() -> None:
     if _DRY_RUN.value:
         dry_runs.study_dry_run(settings, _DATA_DIR.value)
     else:
-        study_run.run_study(
+        results = study_run.run_study(
             settings, _WORKDIR.value, _DATA_DIR.value, processes=_PROCESSES.value
         )
+        sys.exit(1 if results["failures"] else 0)
 
 
 if __name__ == "__main__":

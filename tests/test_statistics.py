@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -196,6 +198,16 @@ def test_the_permutation_test_counts_signs(differences, p):
     found = paired_difference(differences, np.zeros(len(differences)))
     assert found.p == pytest.approx(p)
     assert found.mean == pytest.approx(np.mean(differences))
+
+
+def test_the_permutation_test_is_exact_for_shares_of_images():
+    rng = np.random.default_rng(0)
+    signs = np.array(list(itertools.product([-1, 1], repeat=6)))
+    for counts in rng.integers(4000, 4040, (60, 2, 6)):
+        # As whole numbers, whose sums have no rounding.
+        sums = abs(signs @ (counts[0] - counts[1]))
+        p = np.mean(sums >= abs(np.sum(counts[0] - counts[1])))
+        assert paired_difference(*counts / 10_000).p == pytest.approx(p)
 
 
 def test_of_ranks_the_permutation_test_is_wilcoxons():

@@ -158,10 +158,10 @@ def study_dry_run(
         fit = settings.fit_settings(objective, "ADVRUSH", 0)
         seconds = fit_dry_run(fit, data_dir, log)
         total += count * seconds
-    if settings.select > 1:
-        drawn = len(settings.entries) - len(settings.fixed)
-        share = settings.select_epochs / fit.epochs
-        total += drawn * seeds * settings.select * seconds * share
+        if settings.select > 1 and objective == settings.selected_by:
+            drawn = len(settings.entries) - len(settings.fixed)
+            short = seconds * settings.select_epochs / fit.epochs
+            total += drawn * seeds * settings.select * short
     networks = seeds * len(settings.entries) * len(settings.objectives)
     attacks = networks * _attack_seconds(settings, fit, data_dir) / 3600
     log(f"\nall of these    {total / 3600:.2f} h")

@@ -139,6 +139,19 @@ def _write_report(workdirs: Sequence[Path], report: Path, log: Log) -> None:
     log(f"Report       {report}")
 
 
+def check_top(settings: LandscapeSettings, dataset: ImageDataset) -> int:
+    """Returns how many eigenvalues images have; it must be enough for `top`.
+
+    Raises:
+        UserError: it is not.
+    """
+    values = math.prod(dataset.image_shape)
+    settings.require(
+        "top", settings.top <= values, f"{values} or less, an image's size"
+    )
+    return values
+
+
 def _inspect(run: Run[LandscapeSettings]) -> dict[str, Any]:
     settings = run.settings
     test_only = not settings.sample_genotypes
@@ -152,10 +165,7 @@ def _inspect(run: Run[LandscapeSettings]) -> dict[str, Any]:
             "--sample_genotypes samples from one supernet: give one --model that is a "
             f"search's workdir; there are {len(searches)}."
         )
-    values = math.prod(dataset.image_shape)
-    settings.require(
-        "top", settings.top <= values, f"{values} or less, an image's size"
-    )
+    values = check_top(settings, dataset)
     run.settings = settings = attrs.evolve(settings, sha256=checksums)
     run.open(dataset)
     run.print_outline("inspection", dataset, [each.model for each in classifiers])

@@ -293,8 +293,7 @@ def _study(workdir: Path, results: Mapping[str, Any]) -> Section:
     return Section(
         "Study",
         workdir,
-        f"{', '.join(results['entries'])} on {settings['dataset']}, "
-        f"{results['seeds']} seeds.",
+        f"{', '.join(results['entries'])} on {study_report.outline(results)}",
         " ".join(results["conclusions"]),
         read_command(workdir),
         settings,

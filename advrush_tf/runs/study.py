@@ -18,8 +18,9 @@ from advrush_tf.files import write_json
 from advrush_tf.genotypes.genotype import Genotype, random_genotype
 from advrush_tf.runs import evaluation_report, fit_record, inspection
 from advrush_tf.runs.attack import run_attack
+from advrush_tf.runs.command import record_command
 from advrush_tf.runs.fit import FitData, build_network, run_fit
-from advrush_tf.runs.landscape import run_landscape
+from advrush_tf.runs.landscape import check_top, run_landscape
 from advrush_tf.runs.processes import working_processes
 from advrush_tf.runs.profiling import count_parameters, multiply_adds
 from advrush_tf.runs.progress import print_line
@@ -27,8 +28,14 @@ from advrush_tf.runs.run import Log, Run
 from advrush_tf.runs.search import build_model, make_pairs, run_search
 from advrush_tf.runs.study_progress import Progress, Stage, read_report
 from advrush_tf.runs.study_report import print_summary, write_results
-from advrush_tf.runs.study_results import GENOTYPE, NETWORK, Row
-from advrush_tf.runs.study_settings import Drawn, Match, StudySettings, folder_name
+from advrush_tf.runs.study_results import GENOTYPE, NETWORK, SELECTED, Row
+from advrush_tf.runs.study_settings import (
+    Drawn,
+    Match,
+    StudySettings,
+    flags_of,
+    folder_name,
+)
 
 _TOLERANCE = 0.05
 # Channels of three networks, between which sizes are interpolated.
@@ -65,10 +72,15 @@ def run_study(
         UserError: the input is at fault, or a process was killed; one clear line.
     """
     _expect_many_functions()
+    if processes > 1:
+        _leave_gpus()
     with Run(settings, workdir, log=log, data_dir=data_dir) as run:
         dataset = run.load_dataset(settings.dataset, settings.image_size)
         check_study(settings, dataset)
-        run.open()
+        check_entries(settings, run.workdir)
+        run.open(dataset)
+        # With the entries and seeds that there are from now on.
+        record_command(run.workdir)
         plan = Plan(settings, run.workdir, data_dir, dataset)
         with _pool(processes) as pool:
             progress = Progress(plan.stages, run, pool, processes)
@@ -114,6 +126,13 @@ def take_share(number: int, processes: int) -> None:
         tf.config.experimental.set_memory_growth(gpu, True)
 
 
+def _leave_gpus() -> None:
+    """Leaves the GPUs to the processes that run stages, as far as it still can."""
+    # TensorFlow may have taken them before, in a notebook.
+    with contextlib.suppress(RuntimeError):
+        tf.config.set_visible_devices([], "GPU")
+
+
 def _expect_many_functions() -> None:
     # Each stage traces new ones, of which TensorFlow would warn.
     tf.get_logger().setLevel("ERROR")
@@ -129,6 +148,8 @@ def check_study(settings: StudySettings, dataset: ImageDataset) -> None:
         search = settings.search_settings(Drawn.ADVRUSH, 0)
         build_model(search, dataset)
         make_pairs(search, dataset)
+    with flags_of("landscape"):
+        check_top(settings.landscape_settings("model.keras", 0), dataset)
     genotypes = [settings.genotype(entry) for entry in settings.fixed]
     for objective in settings.objectives:
         fit = settings.fit_settings(objective, "ADVRUSH", 0)
@@ -136,6 +157,22 @@ def check_study(settings: StudySettings, dataset: ImageDataset) -> None:
         for genotype in genotypes or [random_genotype(0)]:
             build_network(fit, dataset, genotype)
         FitData(fit, dataset)
+
+
+def check_entries(settings: StudySettings, workdir: Path) -> None:
+    """Checks that what entries name is what the seeds that are there were made of.
+
+    Raises:
+        UserError: a file has another genotype by now, or another file's name is as an
+            entry's that was there.
+    """
+    for entry in settings.fixed:
+        for path in workdir.glob(f"{folder_name(entry)}/seed_*/network/{GENOTYPE}"):
+            if Genotype.load(path) != settings.genotype(entry):
+                raise UserError(
+                    f"--entries: {entry} is not the genotype of {path}, with which its "
+                    "seeds were made. Give the one that it was, or another --workdir."
+                )
 
 
 class Plan:
@@ -203,6 +240,7 @@ class Plan:
     def _to_network(self, entry: str, seed: int) -> Iterator[Stage]:
         settings, base = self._settings, _base(entry, seed)
         select = settings.select if entry in list(Drawn) else 0
+        candidates: list[str] = []
         for number in range(select):
             search = f"{base}/search_{number}"
             draw = partial(self._search, entry, seed * select + number)
@@ -211,12 +249,13 @@ class Plan:
                 short = f"{base}/short_{number}"
                 fit = partial(self._short_fit, f"{search}/{GENOTYPE}", seed)
                 yield Stage(short, "short fit", fit_record.REPORT, (search,), fit)
+                candidates += [search, short]
         network = f"{base}/network"
         first = f"{_base(settings.entries[0], 0)}/network"
         needs = {f"{base}/search_0"} if select == 1 else set()
         needs |= {first} - {network} if settings.match else set()
         choose = partial(self._choose, entry, seed)
-        yield Stage(network, "network", NETWORK, sorted(needs), choose)
+        yield Stage(network, "network", NETWORK, sorted(needs), choose, candidates)
 
     def _from_network(self, entry: str, seed: int) -> Iterator[Stage]:
         base = _base(entry, seed)
@@ -249,8 +288,7 @@ class Plan:
 
     def _short_fit(self, genotype: str, seed: int, folder: Path, log: Log) -> None:
         settings = self._settings.fit_settings(
-            # The last one is adversarial where there is any.
-            sorted(self._settings.objectives, key="standard".__ne__)[-1],
+            self._settings.selected_by,
             str(self._workdir / genotype),
             seed,
             epochs=self._settings.select_epochs,
@@ -259,7 +297,8 @@ class Plan:
 
     def _choose(self, entry: str, seed: int, folder: Path, log: Log) -> None:
         """Writes the genotype that is fitted, its channels and its size."""
-        genotype = self._chosen(entry, seed)
+        selected = self._selected(entry, seed)
+        genotype = self._candidate(entry, seed, selected)
         first = self._workdir / _base(self._settings.entries[0], 0) / "network"
         channels = self._given.init_channels
         if self._settings.match and folder != first:
@@ -269,27 +308,36 @@ class Plan:
         genotype.save(folder / GENOTYPE)
         network = self._network(genotype, channels)
         sizes = {str(name): count(network) for name, count in _COUNTS.items()}
-        write_json(folder / NETWORK, {"init_channels": channels, **sizes})
+        found = {"init_channels": channels, **sizes}
+        if self._settings.select > 1 and selected is not None:
+            found[SELECTED] = selected
+        write_json(folder / NETWORK, found)
 
-    def _chosen(self, entry: str, seed: int) -> Genotype:
-        """The genotype of a fixed entry, or the best that was drawn."""
+    def _selected(self, entry: str, seed: int) -> int | None:
+        """The number of the candidate that is kept; None for a fixed entry."""
         if entry not in list(Drawn):
+            return None
+        if self._settings.select == 1:
+            return 0
+        folder = self._workdir / _base(entry, seed)
+        reports = sorted(folder.glob(f"short_*/{fit_record.REPORT}"))
+        if not reports:
+            raise UserError(f"No short fit in {folder} has come to its end.")
+        accuracies = {
+            int(path.parent.name.removeprefix("short_")): read_report(path)["best"]
+            for path in reports
+        }
+        names = ("val_robust_accuracy", "val_accuracy")
+        return max(
+            sorted(accuracies),
+            key=lambda n: [accuracies[n][name] for name in names],
+        )
+
+    def _candidate(self, entry: str, seed: int, number: int | None) -> Genotype:
+        if number is None:
             return self._settings.genotype(entry)
-        folder, best = self._workdir / _base(entry, seed), 0
-        if self._settings.select > 1:
-            reports = sorted(folder.glob(f"short_*/{fit_record.REPORT}"))
-            if not reports:
-                raise UserError(f"No short fit in {folder} has come to its end.")
-            accuracies = {
-                int(path.parent.name.removeprefix("short_")): read_report(path)["best"]
-                for path in reports
-            }
-            names = ("val_robust_accuracy", "val_accuracy")
-            best = max(
-                sorted(accuracies),
-                key=lambda n: [accuracies[n][name] for name in names],
-            )
-        return self._settings.genotype(str(folder / f"search_{best}" / GENOTYPE))
+        folder = self._workdir / _base(entry, seed) / f"search_{number}"
+        return self._settings.genotype(str(folder / GENOTYPE))
 
     @property
     def _given(self) -> Any:

@@ -23,7 +23,7 @@ _FAILURES = (
     UserError,
     NonFiniteLossError,
     MemoryError,
-    tf.errors.ResourceExhaustedError,
+    tf.errors.OpError,
 )
 
 
@@ -36,6 +36,7 @@ class Stage(NamedTuple):
         report: the file that it writes last.
         needs: names of the stages whose results it reads.
         run: runs it in a folder; `log` receives the lines.
+        after: names of stages that have ended before, well or not.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Stage(NamedTuple):
     report: str
     needs: Sequence[str]
     run: Callable[[Path, Log], Any]
+    after: Sequence[str] = ()
 
 
 class Done(NamedTuple):
@@ -141,7 +143,12 @@ class Progress:
         self._pool, self._processes = pool, processes
         self._path = run.workdir / _STAGES
         self._done = _read_done(self._path) if self._path.exists() else {}
-        self._ended = {stage.name for stage in stages if self._is_done(stage)}
+        self._ended: set[str] = set()
+        for stage in stages:
+            # What was made of results that are gone is made anew.
+            before = [*stage.needs, *stage.after]
+            if self._is_done(stage) and self._ended.issuperset(before):
+                self._ended.add(stage.name)
         self._running: dict[concurrent.futures.Future[Outcome], Stage] = {}
         self.failures: dict[str, str] = {}
 
@@ -161,20 +168,19 @@ class Progress:
             UserError: a process is gone.
         """
         while not self._ended.issuperset(stage.name for stage in stages):
-            self._begin([*stages, *others])
-            ended, _ = concurrent.futures.wait(
-                self._running, return_when=concurrent.futures.FIRST_COMPLETED
-            )
-            for future in ended:
-                stage = self._running.pop(future)
-                try:
-                    self._end(stage, future.result())
-                except BrokenProcessPool:
-                    raise UserError(
-                        "A process of the study was killed, perhaps because the memory "
-                        "was full. The same command goes on with what is left; give it "
-                        "fewer --processes."
-                    ) from None
+            try:
+                self._begin([*stages, *others])
+                ended, _ = concurrent.futures.wait(
+                    self._running, return_when=concurrent.futures.FIRST_COMPLETED
+                )
+                for future in ended:
+                    self._end(self._running.pop(future), future.result())
+            except BrokenProcessPool:
+                raise UserError(
+                    "A process of the study was killed, perhaps because the memory was "
+                    "full. The same command goes on with what is left; give it fewer "
+                    "--processes."
+                ) from None
 
     def _begin(self, stages: Sequence[Stage]) -> None:
         """Begins as many stages as there are free processes for."""
@@ -186,7 +192,7 @@ class Progress:
             if failed := [name for name in stage.needs if name in self.failures]:
                 self.failures[stage.name] = f"it needs {failed[0]}"
                 self._ended.add(stage.name)
-            elif self._ended.issuperset(stage.needs):
+            elif self._ended.issuperset([*stage.needs, *stage.after]):
                 self._running[self._submit(stage)] = stage
 
     @property

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hp
 
+from advrush_tf.attacks.geometry import Norm
 from advrush_tf.figures.study import draw_study
 from advrush_tf.files import write_json, write_text
 from advrush_tf.runs.run import Log
@@ -70,6 +71,19 @@ def _interval(number: Mapping[str, Any] | None, form: str) -> str:
     return "{mean:{f}} ({low:{f}} to {high:{f}})".format(f=form, **number)
 
 
+def _points(difference: Mapping[str, Any]) -> str:
+    """In percentage points."""
+    names = [name for name in ("mean", "low", "high") if difference[name] is not None]
+    in_points = {name: 100 * difference[name] for name in names}
+    return _interval({"low": None, **in_points}, "+.2f")
+
+
+def _needed(difference: Mapping[str, Any]) -> str:
+    if difference["deviation"] is None:
+        return ""
+    return str(difference["seeds_needed"] or "more than 1,000")
+
+
 def _spaced(names: Sequence[str]) -> list[str]:
     return [name.replace("_", " ").removeprefix("init ") for name in names]
 
@@ -84,18 +98,19 @@ def _difference_table(results: Mapping[str, Any]) -> Table:
     }
     return Table(
         f"{first} less each other entry, paired by seed, with bootstrap 95 % intervals "
-        f"and exact permutation tests; {results['comparisons']} comparisons",
+        "and permutation tests, exact up to 16 seeds; "
+        f"{results['comparisons']} comparisons",
         (
-            *("entry", "objective", "quantity", "seeds", "difference", "p"),
+            *("entry", "objective", "quantity", "seeds", "difference, points", "p"),
             *("seeds needed", *(f"{n}, {first} / entry" for n in _spaced(_SIZES[1:]))),
         ),
         [
             (
                 *(row[name] for name in ("entry", "objective", "quantity")),
                 str(row["count"]),
-                _interval(row, "+.2%"),
+                _points(row),
                 f"{row['p']:.3g}",
-                str(row["seeds_needed"] or "more than 1,000"),
+                _needed(row),
                 *map(
                     " / ".join,
                     zip(
@@ -113,7 +128,7 @@ def _difference_table(results: Mapping[str, Any]) -> Table:
 def _correlation_table(results: Mapping[str, Any]) -> Table:
     return Table(
         "Rank correlation of curvature with robust accuracy, over entries and seeds, "
-        "with bootstrap 95 % intervals",
+        "with bootstrap 95 % intervals, too narrow as networks of a cell are alike",
         ("curvature", "objective", "Spearman's rho", "networks"),
         [
             (
@@ -143,8 +158,9 @@ def _search_table(results: Mapping[str, Any]) -> Table:
             (
                 row["entry"],
                 str(row["seed"]),
-                ", ".join(f"{value:.4f}" for value in row["entropies"])
-                + (f" of {row['largest_entropy']:.4f}" if row["entropies"] else ""),
+                "{entropy:.4f} of {largest_entropy:.4f}".format(**row)
+                if row["entropy"] is not None
+                else "",
                 ""
                 if row["other_edges"] is None
                 else f"{row['other_edges']} of {row['edges']}",
@@ -197,8 +213,8 @@ def warnings(results: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def markdown(results: Mapping[str, Any]) -> str:
-    """Returns the results as Markdown.
+def outline(results: Mapping[str, Any]) -> str:
+    """Returns in a sentence what a study's robust accuracies are measured by.
 
     Args:
         results: what `as_json` gives.
@@ -206,8 +222,22 @@ def markdown(results: Mapping[str, Any]) -> str:
     settings = results["settings"]
     size = settings["image_size"]
     at = f" at {size}x{size}" if size else ""
+    norm = settings["attack"].get("norm", Norm.LINF)
+    return (
+        f"{settings['dataset']}{at}, {results['seeds']} seeds; robust is under all of "
+        f"{', '.join(settings['attacks'])}, {norm} with epsilon {settings['epsilon']}."
+    )
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """Returns the results as Markdown.
+
+    Args:
+        results: what `as_json` gives.
+    """
     parts = [
-        f"# {', '.join(results['entries'])} on {settings['dataset']}{at}",
+        f"# {', '.join(results['entries'])}",
+        outline(results),
         *results["conclusions"],
         *(table.markdown() for table in tables(results)),
         *(f"**Warning** {warning}" for warning in warnings(results)),

@@ -25,9 +25,13 @@ from advrush_tf.version import __version__
 
 # Files of the folder of a fitted network.
 NETWORK, GENOTYPE = "network.json", "genotype.json"
+# In the former, the number of the candidate that was kept of several.
+SELECTED = "selected"
 COMPARED = ("clean", "robust")
 CURVATURES = ("penalty", "top_eigenvalue")
 _LEVEL = 0.05
+# Sizes that differ by no more are taken for equal.
+_ALIKE = 0.05
 
 
 class Row(NamedTuple):
@@ -97,7 +101,11 @@ def _measured(row: Row) -> dict[str, Any]:
         **read_report(row.folder / "network" / NETWORK),
         "images": results["images"],
         "clean": results["clean"]["accuracy"],
-        "attacks": {one["attack"]: one["accuracy"] for one in results["attacks"]},
+        "attacks": {
+            one["attack"]: one["accuracy"]
+            for one in results["attacks"]
+            if one["epsilon"]["given"] == results["epsilon"]["given"]
+        },
         "robust": results["robust"]["accuracy"],
         "warnings": [one["sentence"] for one in results["warnings"]],
     }
@@ -123,8 +131,9 @@ def _searches(settings: StudySettings, rows: Sequence[Row]) -> list[dict[str, An
         genotype = Genotype.load(path)
         first = next(one for one in rows if one[:2] == (settings.entries[0], row.seed))
         reference = first.folder / "network" / GENOTYPE
-        searches = filter(is_search, sorted(row.folder.glob("search_*")))
-        histories = [read_history(search) for search in searches]
+        network = read_report(row.folder / "network" / NETWORK)
+        search = row.folder / f"search_{network.get(SELECTED, 0)}"
+        history = read_history(search) if is_search(search) else None
         found.append(
             {
                 **{"entry": row.entry, "seed": row.seed},
@@ -133,10 +142,8 @@ def _searches(settings: StudySettings, rows: Sequence[Row]) -> list[dict[str, An
                 "other_edges": differing_edges(genotype, Genotype.load(reference))
                 if reference.exists()
                 else None,
-                "entropies": [float(h.metrics["entropy"][-1]) for h in histories],
-                "largest_entropy": math.log(len(histories[0].primitives))
-                if histories
-                else None,
+                "entropy": history and float(history.metrics["entropy"][-1]),
+                "largest_entropy": history and math.log(len(history.primitives)),
             }
         )
     return found
@@ -176,7 +183,7 @@ def _means(
         )
         row: dict[str, Any] = {"objective": objective, "entry": entry}
         for name in names:
-            if name not in ("seed", "images"):
+            if name not in ("seed", "images", SELECTED):
                 accuracy = name in COMPARED or name in own[0]["attacks"]
                 bounds = (0.0, 1.0) if accuracy else ()
                 row[name] = dataclasses.asdict(
@@ -241,11 +248,12 @@ def _conclusions(results: Mapping[str, Any]) -> list[str]:
     sentences = []
     for row in results["differences"]:
         shown = row["p"] <= _LEVEL / count
-        more = "more" if row["mean"] >= 0 else "less"
-        what = {"clean": "accurate", "robust": "robust"}[row["quantity"]]
+        side = "higher" if row["mean"] >= 0 else "lower"
         text = (
-            f"After {row['objective']}, {first} is {abs(row['mean']):.2%} {more} "
-            f"{what} than {row['entry']} (p = {row['p']:.3g} over {row['count']} seeds)"
+            f"After {row['objective']}, {first}'s {row['quantity']} accuracy is "
+            f"{100 * abs(row['mean']):.2f} percentage points {side} than "
+            f"{row['entry']}'s{_of_sizes(results['means'], first, row)} "
+            f"(p = {row['p']:.3g} over {row['count']} seeds)"
         )
         needed = row["seeds_needed"]
         if shown:
@@ -255,8 +263,19 @@ def _conclusions(results: Mapping[str, Any]) -> list[str]:
         elif needed is None:
             text += ": this is not shown, and 1,000 seeds would not show it either."
         else:
-            text += f": this is not shown; some {needed} seeds would show it."
+            text += (
+                f": this is not shown; were it and its spread as measured, "
+                f"{max(needed, row['count'] + 1)} seeds would show it four times in "
+                "five."
+            )
         sentences.append(text)
+    compared = {(row["objective"], row["entry"]) for row in results["differences"]}
+    sentences += [
+        f"After {objective}, {first} and {other} cannot be compared: no seed has both."
+        for objective in results["objectives"]
+        for other in results["entries"][1:]
+        if (objective, other) not in compared
+    ]
     if count:
         fewest = math.ceil(math.log2(2 * count / _LEVEL))
         sentences.append(
@@ -265,3 +284,22 @@ def _conclusions(results: Mapping[str, Any]) -> list[str]:
             f"{fewest} seeds on."
         )
     return sentences
+
+
+def _of_sizes(
+    means: Sequence[Mapping[str, Any]], first: str, row: Mapping[str, Any]
+) -> str:
+    """Returns how many times as large the first entry's networks are, if they are."""
+    sizes = {
+        mean["entry"]: mean for mean in means if mean["objective"] == row["objective"]
+    }
+    times = {
+        name: sizes[first][name]["mean"] / sizes[row["entry"]][name]["mean"]
+        for name in ("parameters", "multiply_adds")
+    }
+    parts = [
+        f"{ratio:.2f} times the {name.replace('_', '-')}"
+        for name, ratio in times.items()
+        if abs(ratio - 1) > _ALIKE
+    ]
+    return f", at {' and '.join(parts)}" if parts else ""

@@ -1,7 +1,9 @@
 """The settings of a study: what is compared, and how all its runs are made."""
 
+import contextlib
 import enum
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import attrs
@@ -137,8 +139,17 @@ class StudySettings(Settings):
     def check(self) -> None:
         for entry in self.fixed:
             self.genotype(entry)
-        folders = [folder_name(entry) for entry in self.entries]
-        self.require("entries", all_distinct(folders), "entries of different names")
+        folders = ["tensorboard", *map(folder_name, self.entries)]
+        self.require(
+            "entries",
+            all_distinct([folder.lower() for folder in folders]),
+            "entries whose folders' names differ, and are not tensorboard",
+        )
+        self.require(
+            "select",
+            self.select == 1 or len(self.fixed) < len(self.entries),
+            f"1, as no entry is one of {', '.join(Drawn)}",
+        )
         for objective in self.objectives:
             self.fit_settings(objective, "ADVRUSH", 0)
         self.attack_settings("model.keras", 0)
@@ -155,11 +166,29 @@ class StudySettings(Settings):
     def to_dict(self) -> dict[str, Any]:
         """Returns what must not change as JSON types; entries and seeds are added to.
 
-        All are compared with the first entry, and their sizes follow from its own.
+        All are compared with the first entry, and their sizes follow from its own;
+        another objective may not change what cells are selected by.
         """
         values = super().to_dict()
         added = {name: values.pop(name) for name in ("entries", "seeds", "objectives")}
-        return {"first_entry": added["entries"][0], **values}
+        selected = {"selected_by": str(self.selected_by)} if self.select > 1 else {}
+        return {"first_entry": added["entries"][0], **selected, **values}
+
+    def _decisive(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        found = super()._decisive(values)
+        for stage, kind in STAGES.items():
+            fields = attrs.fields_dict(kind)
+            found[stage] = {
+                name: value
+                for name, value in dict(found.get(stage, ())).items()
+                if name not in fields or fields[name].metadata["decisive"]
+            }
+        return found
+
+    @property
+    def selected_by(self) -> str:
+        """The objective of short fits: the last adversarial one, if there is any."""
+        return sorted(self.objectives, key="standard".__ne__)[-1]
 
     @property
     def fixed(self) -> list[str]:
@@ -217,17 +246,28 @@ class StudySettings(Settings):
 
 
 def _made(stage: str, make: Any, given: Mapping[str, Any]) -> Any:
-    """Makes the settings of a stage; an error names the study's flag."""
-    try:
+    with flags_of(stage):
         return make(**given)
+
+
+@contextlib.contextmanager
+def flags_of(stage: str) -> Iterator[None]:
+    """Lets the errors within, on a stage's settings, name the study's flags."""
+    try:
+        yield
     except UserError as error:
-        name = str(error).partition(" ")[0].strip("-:")
+        name = re.split("[ =:]", str(error).removeprefix("--"), maxsplit=1)[0]
         flag = f"--{name}" if name in OWN else f"--{stage}_{name}"
         raise UserError(str(error).replace(f"--{name}", flag, 1)) from None
 
 
 def folder_name(entry: str) -> str:
-    """Returns the name of an entry's folder: that of a path has no slashes."""
-    if entry in list(Drawn) or entry in NAMED:
+    """Returns the name of an entry's folder: that of a path has no slashes.
+
+    Not every disk tells ADVRUSH from advrush.
+    """
+    if entry in NAMED:
+        return f"published_{entry}"
+    if entry in list(Drawn):
         return entry
     return entry.removesuffix(".json").strip("./").replace("/", "_")

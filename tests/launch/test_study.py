@@ -13,6 +13,15 @@ from support.processes import assert_is_one_error, launch
             ["--fit_step_size=0.1"],
             "--fit_step_size has no use with --objective=standard",
         ),
+        (["--attacks=fgsm,foo"], "--attacks=foo: there is no attack"),
+        (["--entries=ADVRUSH", "--select=2"], "--select is 2; it must be 1, as no"),
+        (
+            [
+                *("--dataset=digits", "--landscape_top=65", "--image_size=8"),
+                *("--landscape_lanczos_steps=65", "--entries=random"),
+            ],
+            "--landscape_top is 65; it must be 64 or less",
+        ),
         (["--search_gamma=0"], "--entries is advrush,darts,random; it must be without"),
         (
             ["--dataset=digits", "--image_size=4", "--entries=ADVRUSH"],

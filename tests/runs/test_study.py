@@ -2,6 +2,9 @@
 
 import concurrent.futures
 import json
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from types import SimpleNamespace
 
@@ -14,6 +17,7 @@ from advrush_tf.nn.cell_network import CellNetwork
 from advrush_tf.runs import study, study_progress
 from advrush_tf.runs.profiling import count_parameters, multiply_adds
 from advrush_tf.runs.report import read_section
+from advrush_tf.runs.study_results import differing_edges
 from advrush_tf.runs.study_settings import StudySettings
 from support.hparams import hparams
 from support.processes import kill_while_writing, take_share_as_traced
@@ -81,7 +85,11 @@ def stubs(monkeypatch):
             "images": 20,
             "clean": {"accuracy": 0.9},
             "robust": {"accuracy": robust},
-            "attacks": [{"attack": "fgsm", "accuracy": robust}],
+            "epsilon": {"given": "1/10"},
+            "attacks": [
+                {"attack": "fgsm", "accuracy": accuracy, "epsilon": {"given": given}}
+                for accuracy, given in ((robust, "1/10"), (0.77, "1/50"))
+            ],
             "warnings": [{"code": "few_images", "sentence": "Few images."}],
         }
         (folder / "results.json").write_text(json.dumps(results))
@@ -165,7 +173,10 @@ def test_a_run_whose_report_is_another_one_is_run_again(toy, stubs, tmp_path):
             run(toy(), workdir)
 
 
-def test_the_numbers_of_a_study(toy, stubs, tmp_path):
+def test_the_numbers_of_a_study(toy, stubs, tmp_path, monkeypatch):
+    cells = str(StudySettings.genotype(toy().entries[1]))
+    sizes = (lambda network: 200 if network[1] == cells else 100), lambda network: 300
+    monkeypatch.setattr(study, "_COUNTS", dict(zip(study.Match, sizes, strict=True)))
     workdir = tmp_path / "study"
     results, lines = run(toy(seeds=3), workdir)
     assert results["comparisons"] == 2
@@ -184,12 +195,17 @@ def test_the_numbers_of_a_study(toy, stubs, tmp_path):
     # The random cells have less curvature and more robustness at each seed.
     assert results["rank_correlations"][0]["count"] == 6
     assert results["rank_correlations"][0]["rho"] < 0.5
-    assert any("some 7 seeds would show it" in s for s in results["conclusions"])
+    own = toy().entries[1]
+    assert results["conclusions"][1] == (
+        "After fgsm_rs, random's robust accuracy is 30.00 percentage points higher "
+        f"than {own}'s, at 0.50 times the parameters (p = 0.25 over 3 seeds): this is "
+        "not shown; were it and its spread as measured, 7 seeds would show it four "
+        "times in five."
+    )
     table = (workdir / "study.md").read_text()
     assert "| random | fgsm_rs | 3 | 2 |" in table
     assert "| 20 | 90.00% | 80.00% | 80.00% | 2 | 2 |" in table
     assert "**Warning** 6 networks: Few images.\n" in table
-    own = toy().entries[1]
     guesses = f"random, fgsm_rs, seed 2; {own}, fgsm_rs, seed 2: It guesses."
     assert f"**Warning** {guesses}\n" in table
     assert any(guesses in line for line in lines)
@@ -202,6 +218,82 @@ def test_the_numbers_of_a_study(toy, stubs, tmp_path):
     }
     assert len(trials) == len(set(trials.values())) == 6
     assert trials["random/seed_2/fgsm_rs"] == "random, fgsm_rs, seed 2"
+
+
+def test_one_seed_says_nothing_of_more(toy, stubs, tmp_path):
+    results, _ = run(toy(), tmp_path / "study")
+    assert results["conclusions"][1].endswith(
+        "(p = 1 over 1 seeds): one seed shows nothing."
+    )
+    table = (tmp_path / "study" / "study.md").read_text()
+    assert "| robust | 1 | +30.00 | 1 |  |" in table
+    assert (
+        "digits at 4x4, 1 seeds; robust is under all of fgsm, Linf with epsilon 1/10."
+        in table
+    )
+
+
+def test_a_result_that_is_gone_is_made_again_with_what_was_made_of_it(
+    toy, stubs, tmp_path
+):
+    workdir = tmp_path / "study"
+    run(toy(), workdir)
+    shutil.rmtree(workdir / "random" / "seed_0" / "fit_fgsm_rs")
+    stubs.clear()
+    run(toy(), workdir)
+    assert [type(settings).__name__ for settings in stubs] == [
+        "FitSettings",
+        "AttackSettings",
+        "LandscapeSettings",
+    ]
+
+
+def test_an_entrys_file_may_not_change(toy, stubs, tmp_path):
+    workdir, settings = tmp_path / "study", toy()
+    run(settings, workdir)
+    random_genotype(0, num_nodes=1).save(settings.entries[1])
+    with pytest.raises(UserError, match=r"own.json is not the genotype of .*seed_0"):
+        run(attrs.evolve(settings, seeds=2), workdir)
+
+
+def test_an_objective_only_adds_runs_unless_cells_were_selected_by_another(
+    toy, stubs, tmp_path
+):
+    run(toy(), tmp_path / "study")
+    stubs.clear()
+    run(toy(objectives=("fgsm_rs", "pgd")), tmp_path / "study")
+    assert [getattr(s, "objective", "pgd") for s in stubs] == ["pgd"] * 6
+    given = {"entries": ("random",), "select": 2}
+    run(toy(**given), tmp_path / "selected")
+    run(toy(**given, objectives=("standard", "fgsm_rs")), tmp_path / "selected")
+    words = "selected_by is 'fgsm_rs' there and 'pgd' here"
+    with pytest.raises(UserError, match=words):
+        run(toy(**given, objectives=("fgsm_rs", "pgd")), tmp_path / "selected")
+
+
+def test_what_does_not_change_an_outcome_may_change(toy, stubs, tmp_path):
+    run(toy(), tmp_path / "study")
+    attack = {**STAGES["attack"], "batch_size": 5}
+    stubs.clear()
+    run(toy(attack=attack), tmp_path / "study")
+    assert not stubs
+    with pytest.raises(UserError, match=r"attack is .* there"):
+        run(toy(attack={**attack, "test_images": 21}), tmp_path / "study")
+
+
+def test_edges_that_differ_are_counted():
+    normal = [
+        ("skip_connect", 0),
+        ("sep_conv_3x3", 1),
+        ("skip_connect", 2),
+        ("none", 0),
+    ]
+    other = [("skip_connect", 1), ("sep_conv_3x3", 1), ("none", 0), ("skip_connect", 2)]
+    one, two = (Genotype(edges, [2, 3], normal, [2, 3]) for edges in (normal, other))
+    # The order of a node's edges does not count.
+    assert differing_edges(one, two) == 1
+    assert differing_edges(one, one) == 0
+    assert differing_edges(one, random_genotype(0, num_nodes=3)) is None
 
 
 def test_a_failed_run_does_not_end_the_others(toy, stubs, tmp_path, monkeypatch):
@@ -218,6 +310,10 @@ def test_a_failed_run_does_not_end_the_others(toy, stubs, tmp_path, monkeypatch)
     assert "loss became nan" in results["failures"]["random/seed_0/fit_fgsm_rs"]
     assert results["failures"]["random/seed_0/attack_fgsm_rs"].startswith("it needs")
     assert any(line.startswith("FAILED random/seed_0/fit_fgsm_rs") for line in lines)
+    assert results["conclusions"][0] == (
+        f"After fgsm_rs, random and {toy().entries[1]} cannot be compared: no seed has "
+        "both."
+    )
     monkeypatch.setattr(study, "run_fit", fit)
     results, _ = run(toy(), tmp_path / "study")
     assert len(results["runs"]) == 2 and not results["failures"]
@@ -247,6 +343,30 @@ def test_the_most_robust_candidate_is_fitted_in_the_first_entrys_size(
     searches = [s for s in stubs if hasattr(s, "warmup_epochs")]
     assert [s.seed for s in searches] == [0, 1, 2, 3]
     assert all(s.gamma == 0 for s in searches)
+
+
+def test_a_candidate_is_selected_when_all_have_ended(toy, stubs, tmp_path, monkeypatch):
+    fit = study.run_fit
+
+    def slow(settings, *rest, **log):
+        # The best one ends last.
+        time.sleep(0.3 * ("search_1" in settings.genotype))
+        fit(settings, *rest, **log)
+
+    monkeypatch.setattr(study, "run_fit", slow)
+    monkeypatch.setattr(study, "_pool", ThreadPoolExecutor)
+    monkeypatch.setattr(study_progress, "attempt_quietly", study_progress.attempt)
+    workdir = tmp_path / "study"
+    results, _ = run(toy(entries=("random",), select=3), workdir, processes=3)
+    folder = workdir / "random" / "seed_0"
+    network = json.loads((folder / "network" / "network.json").read_text())
+    assert network["selected"] == results["runs"][0]["selected"] == 1
+    assert "selected" not in results["means"][0]
+    chosen, best = (
+        Genotype.load(folder / name / "genotype.json")
+        for name in ("network", "search_1")
+    )
+    assert chosen == best
 
 
 @pytest.mark.parametrize("match", study.Match)
