@@ -209,6 +209,20 @@ def _check_use(
             raise UserError(f"--{name} has no use with --schedule={schedule}.")
 
 
+def has_use(name: str, objective: str, schedule: str | None = None) -> bool:
+    """Returns whether a field of a fit means anything with an objective.
+
+    Args:
+        name: of a field of `FitSettings`.
+        objective: an `ObjectiveName` or its value, of a network of cells.
+        schedule: a `Schedule` or its value; None for the recipe's.
+    """
+    recipe = _RECIPES[ObjectiveName(objective)]
+    if getattr(recipe, name) is None and not _is_settled_later(name, recipe):
+        return False
+    return (schedule or recipe.schedule) in _READERS.get(name, Schedule)
+
+
 def _is_settled_later(name: str, recipe: FitSettings) -> bool:
     """Returns True where None in a recipe only waits for the images."""
     if name == "auxiliary_weight":

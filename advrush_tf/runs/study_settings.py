@@ -15,7 +15,7 @@ from advrush_tf.genotypes.genotype import NAMED, Genotype, get_genotype
 from advrush_tf.runs.attack_settings import ANY_RADIUS, AttackSettings
 from advrush_tf.runs.fit_settings import FitSettings
 from advrush_tf.runs.landscape_settings import LandscapeSettings
-from advrush_tf.runs.recipes import fit_settings
+from advrush_tf.runs.recipes import fit_settings, has_use
 from advrush_tf.runs.search_settings import IMAGE_SIZE, SearchSettings
 from advrush_tf.runs.settings import (
     Check,
@@ -219,10 +219,23 @@ class StudySettings(Settings):
     def fit_settings(
         self, objective: str, genotype: str, seed: int, **changes: Any
     ) -> FitSettings:
-        """Returns the settings of a fit, some of them changed."""
-        given = {**self.fit, **self._common(seed), **self._cube()}
+        """Returns the settings of a fit, some of them changed.
+
+        A setting without use with the objective is left out where another one of the
+        study uses it.
+        """
+        given = {**self._of_use(objective), **self._common(seed), **self._cube()}
         given |= {"objective": objective, "genotype": genotype, **changes}
         return _made("fit", fit_settings, given)
+
+    def _of_use(self, objective: str) -> dict[str, Any]:
+        schedule = self.fit.get("schedule")
+        return {
+            name: value
+            for name, value in self.fit.items()
+            if has_use(name, objective, schedule)
+            or not any(has_use(name, other, schedule) for other in self.objectives)
+        }
 
     def attack_settings(self, model: str, seed: int) -> AttackSettings:
         """Returns the settings of an evaluation."""

@@ -10,7 +10,7 @@ from support.processes import assert_is_one_error, launch
         (["--seeds=0"], "--seeds is 0; it must be more than 0"),
         (["--search_epochs=0"], "--search_epochs is 0"),
         (
-            ["--fit_step_size=0.1"],
+            ["--fit_step_size=0.1", "--objectives=standard"],
             "--fit_step_size has no use with --objective=standard",
         ),
         (["--attacks=fgsm,foo"], "--attacks=foo: there is no attack"),

@@ -271,6 +271,18 @@ def test_an_objective_only_adds_runs_unless_cells_were_selected_by_another(
         run(toy(**given, objectives=("fgsm_rs", "pgd")), tmp_path / "selected")
 
 
+def test_a_fit_gets_the_settings_that_its_objective_uses(toy):
+    fit = {"attack_steps": 3, "beta": 2.0, "milestones": (0.5,), "batch_size": 8}
+    settings = toy(objectives=("standard", "pgd", "trades"), fit=fit)
+    made = [settings.fit_settings(name, "ADVRUSH", 0) for name in settings.objectives]
+    assert [one.attack_steps for one in made] == [None, 3, 3]
+    assert [one.beta for one in made] == [None, None, 2.0]
+    assert [one.milestones for one in made][1:] == [(0.5,)] * 2
+    assert {one.batch_size for one in made} == {8}
+    with pytest.raises(UserError, match="--fit_beta has no use with --objective=pgd"):
+        toy(objectives=("pgd",), fit={"beta": 2.0})
+
+
 def test_what_does_not_change_an_outcome_may_change(toy, stubs, tmp_path):
     run(toy(), tmp_path / "study")
     attack = {**STAGES["attack"], "batch_size": 5}
