@@ -403,6 +403,7 @@ class AdvRushFitModel(ReplicatedModel):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
+        config = dict(config)
         deserialize = keras.saving.deserialize_keras_object
         for name in ("network", "objective", "evaluation_attack"):
             config[name] = deserialize(config[name], custom_objects=custom_objects)

@@ -1,12 +1,14 @@
 """Checks of models: sizes, normalisation, precision, and the pairs of a search."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
+from advrush_tf.errors import NonFiniteLossError
 from advrush_tf.genotypes.search_space import reduction_cells
 
 PAIRS_NEEDED = (
@@ -14,6 +16,21 @@ PAIRS_NEEDED = (
     "batch of each half of the training data; advrush_tf.bilevel_pairs(images, labels) "
     "makes it."
 )
+
+
+def check_finite(variables: Iterable[keras.Variable], epoch: int) -> None:
+    """Raises NonFiniteLossError if a variable is NaN or infinite after an epoch.
+
+    Args:
+        variables: of a model; an operation such as ReLU may hide what is not finite
+            from the losses.
+        epoch: its number, for the message.
+    """
+    for variable in variables:
+        if not np.isfinite(variable.numpy()).all():
+            raise NonFiniteLossError(
+                f"{variable.path} became NaN or infinite in epoch {epoch}"
+            )
 
 
 def check_architecture(

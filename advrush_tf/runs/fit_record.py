@@ -15,6 +15,7 @@ from advrush_tf.errors import NonFiniteLossError, UserError
 from advrush_tf.figures.fit import draw_curves
 from advrush_tf.files import json_copy, sha256, write_json
 from advrush_tf.fit.model import AdvRushFitModel
+from advrush_tf.nn.checks import check_finite
 from advrush_tf.nn.classifier import ImageClassifier
 from advrush_tf.runs.checkpoints import CheckpointStore
 from advrush_tf.runs.fit_settings import FitSettings, Selection
@@ -127,6 +128,7 @@ class EpochRecorder(keras.callbacks.Callback):
             "learning_rate": self._rate,
             "seconds": time.perf_counter() - self._started,
         }
+        check_finite(self.model.variables, epoch + 1)
         better = self._record.add(row, self._settings.select_by)
         # Before the checkpoint: an epoch that is repeated writes the same file again.
         if better:

@@ -19,6 +19,7 @@ from advrush_tf.figures.genotype import CAN_DRAW, NEEDED, draw_cells
 from advrush_tf.figures.search import draw_alphas, draw_history
 from advrush_tf.files import read_json, write_json
 from advrush_tf.genotypes.genotype import Genotype
+from advrush_tf.nn.checks import check_finite
 from advrush_tf.runs.devices import Devices
 from advrush_tf.runs.memory import check_memory, least_bytes
 from advrush_tf.runs.progress import ProgressBar, TracingNotice, print_line
@@ -322,7 +323,7 @@ class EpochRecorder(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         finished, run = epoch + 1, self._run
-        self.model.check_finite_variables()
+        check_finite(self.model.supernet.weights, epoch + 1)
         provenance = _provenance(self.model, run.settings, finished)
         provenance["metrics"] = _finite(logs)
         genotype = self.model.genotype(provenance)

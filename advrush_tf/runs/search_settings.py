@@ -139,8 +139,9 @@ class SearchSettings(Settings):
         )
         self.require(
             "warmup_epochs",
-            self.warmup_epochs <= self.epochs,
-            f"at most epochs, {self.epochs}",
+            self.warmup_epochs < self.epochs
+            or (self.gamma == 0 and self.warmup_epochs == self.epochs),
+            f"less than epochs, {self.epochs}, or no epoch has the penalty",
         )
         self.require(
             "penalty_batch",

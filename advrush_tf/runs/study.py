@@ -144,8 +144,8 @@ def check_study(settings: StudySettings, dataset: ImageDataset) -> None:
     Raises:
         UserError: it cannot.
     """
-    if {Drawn.ADVRUSH, Drawn.DARTS} & {*settings.entries}:
-        search = settings.search_settings(Drawn.ADVRUSH, 0)
+    for entry in {Drawn.ADVRUSH, Drawn.DARTS} & {*settings.entries}:
+        search = settings.search_settings(entry, 0)
         build_model(search, dataset)
         make_pairs(search, dataset)
     with flags_of("landscape"):

@@ -154,14 +154,13 @@ class StudySettings(Settings):
             self.fit_settings(objective, "ADVRUSH", 0)
         self.attack_settings("model.keras", 0)
         self.landscape_settings("model.keras", 0)
-        search = self.search_settings(Drawn.ADVRUSH, 0)
-        plain = search.gamma == 0 or search.warmup_epochs == search.epochs
-        self.require(
-            "entries",
-            not (plain and Drawn.ADVRUSH in self.entries),
-            "without advrush, as no epoch has the penalty: --search_gamma is "
-            f"{search.gamma:g} and --search_warmup_epochs {search.warmup_epochs}",
-        )
+        for entry in (drawn for drawn in Drawn if drawn in self.entries):
+            search = self.search_settings(entry, 0)
+            self.require(
+                "entries",
+                search.gamma > 0 or entry != Drawn.ADVRUSH,
+                "without advrush, as no epoch has the penalty: --search_gamma is 0",
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Returns what must not change as JSON types; entries and seeds are added to.
@@ -212,7 +211,7 @@ class StudySettings(Settings):
     def search_settings(self, entry: str, seed: int) -> SearchSettings:
         """Returns the settings of an entry's search."""
         given = {**self.search, **self._common(seed)}
-        if entry == Drawn.DARTS:
+        if entry != Drawn.ADVRUSH:
             given["gamma"] = 0.0
         return _made("search", SearchSettings, given)
 

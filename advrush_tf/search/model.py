@@ -458,17 +458,6 @@ class AdvRushSearchModel(ReplicatedModel):
                     f"{int(self.optimizer.iterations.numpy())} weight steps"
                 )
 
-    def check_finite_variables(self) -> None:
-        """Raises NonFiniteLossError if a weight, statistic or alpha is not finite.
-
-        For the end of an epoch, which the error names.
-        """
-        for variable in self.supernet.weights:
-            if not np.isfinite(variable.numpy()).all():
-                raise NonFiniteLossError(
-                    f"{variable.path} became NaN or infinite in epoch {self.epoch}"
-                )
-
     def _track(self, values):
         for name, value in values.items():
             self._trackers[name].update_state(value)

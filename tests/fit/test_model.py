@@ -208,6 +208,7 @@ def test_a_sigmoid_is_warned_of_once_it_is_sure(recwarn):
     model = AdvRushFitModel(sure, Standard())
     model.compile(keras.optimizers.SGD(10.0))
     x, y = np.ones((8, 2, 2, 1), "float32"), np.zeros(8, int)
+    model.evaluate(x, y, verbose=0)
     assert not [w for w in recwarn if "probabilities" in str(w.message)]
     with pytest.warns(UserWarning, match="look like probabilities"):
         model.fit(x, y, batch_size=8, epochs=3, verbose=0)

@@ -73,7 +73,7 @@ def measured(monkeypatch):
 
 @pytest.mark.parametrize(
     ("changes", "penalised"),
-    [({}, True), ({"gamma": 0.0}, False), ({"warmup_epochs": 3}, False)],
+    [({}, True), ({"gamma": 0.0}, False), ({"gamma": 0.0, "warmup_epochs": 3}, False)],
 )
 def test_the_penalty_is_measured_if_there_is_one(measured, changes, penalised):
     lines = _lines(dry_runs.search_dry_run, SearchSettings(**{**SEARCH, **changes}))

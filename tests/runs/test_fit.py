@@ -264,6 +264,25 @@ def test_unfit_settings_are_refused_and_leave_no_trace(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_poisoned_weights_are_not_saved(tmp_path, monkeypatch):
+    record = fit_run.EpochRecorder.on_epoch_end
+
+    def poison(self, epoch, logs=None):
+        # No loss shows it before the next measured epoch, as ReLUs hide it.
+        if epoch == 1:
+            weight = self.model.network.trainable_variables[0]
+            weight.assign(np.full(weight.shape, np.nan))
+        record(self, epoch, logs)
+
+    monkeypatch.setattr(fit_run.EpochRecorder, "on_epoch_end", poison)
+    settings = fit_settings(**SMALL, robust_eval_every=3)
+    with pytest.raises(NonFiniteLossError, match="became NaN or infinite in epoch 2"):
+        fit_run.run_fit(settings, tmp_path, log=lambda line: None)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [
+        "epoch_0001.npz"
+    ]
+
+
 def test_a_loss_that_is_not_finite_stops_the_fit(tmp_path):
     settings = fit_settings(**{**SMALL, "learning_rate": 1e30, "clip_norm": 0.0})
     with pytest.raises(NonFiniteLossError, match=r"loss became .* in epoch \d"):

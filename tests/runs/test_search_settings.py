@@ -24,7 +24,7 @@ def test_defaults_are_the_official_recipe():
     [
         ("batch_size", 0),
         ("epochs", -1),
-        ("warmup_epochs", 61),
+        ("warmup_epochs", 60),
         ("gamma", -0.1),
         ("h", 0.0),
         ("train_portion", 1.0),
