@@ -211,8 +211,9 @@ def test_the_batches_of_a_search_refuse_wrong_labels(wrong):
     with pytest.raises(ValueError, match=r"must be in \[0, 1\]; these are in \[9"):
         advrush_tf.bilevel_pairs(images + np.float32(9), [0, 1, 0, 1], 2)
     # Nearly black if taken for 8-bit ones.
-    with pytest.raises(ValueError, match="these are 0 and 1 only; give floats"):
-        advrush_tf.bilevel_pairs(images.astype(int) + 1, [0, 1, 0, 1], 2)
+    for dtype in (int, np.uint8):
+        with pytest.raises(ValueError, match="these are 0 and 1 only; give floats"):
+            advrush_tf.bilevel_pairs(images.astype(dtype) + dtype(1), [0, 1, 0, 1], 2)
 
 
 def test_probabilities_are_refused_or_warned_of(models):

@@ -41,8 +41,13 @@ class StoppedError(RuntimeError):
 
 
 def as_logits_fn(model: Any) -> LogitsFn:
-    """Returns a Keras model's logits in inference mode, or the function itself."""
+    """Returns a Keras model's logits in inference mode, or the function itself.
+
+    Raises:
+        ValueError: the model computes in float16.
+    """
     if isinstance(model, keras.Layer):
+        check_precision(model.compute_dtype)
         return lambda images: model(images, training=False)
     return model
 
@@ -62,7 +67,6 @@ class BatchedClassifier:
     """
 
     def __init__(self, model: Any, image_shape: Sequence[int], batch_size: int = 128):
-        check_precision(getattr(model, "compute_dtype", "float32"))
         logits_fn = as_logits_fn(model)
         self.model = model
         self.image_shape = tuple(image_shape)

@@ -147,7 +147,7 @@ def _eight_bit(images: Any) -> np.ndarray:
             f"images of whole numbers must be in 0 to 255; these are in "
             f"[{images.min()}, {images.max()}]."
         )
-    if images.dtype != np.uint8 and images.max(initial=0) == 1:
+    if images.max(initial=0) == 1:
         raise ValueError(
             "images of whole numbers must be in 0 to 255; these are 0 and 1 only; give "
             "floats in [0, 1]."

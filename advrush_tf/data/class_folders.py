@@ -11,6 +11,7 @@ from advrush_tf.data.examples import HELD_BACK, Parts, in_parallel
 from advrush_tf.data.source import OWN_FILES
 from advrush_tf.errors import UserError, one_line
 
+_PNG = b"\x89PNG\r\n\x1a\n"
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 # Folders of test images, of which the first that is there counts.
 _TESTS = ("test", "validation", "val")
@@ -123,6 +124,13 @@ def _check_kind(path: Path) -> None:
         raise UserError(
             f"{path} is not a PNG, JPEG, BMP or GIF image, and a class folder holds "
             "nothing else; convert it or move it away."
+        )
+    with path.open("rb") as file:
+        head = file.read(len(_PNG) + 17)
+    if head.startswith(_PNG) and head[-1] == 16:
+        raise UserError(
+            f"{path} has 16 bits a channel, of which only 8 would be read; convert it "
+            "to 8 bits, with its range in 0 to 255."
         )
 
 

@@ -82,14 +82,13 @@ def of_inspection(results: Mapping[str, Any]) -> str:
         name: found["curvature"]["top_eigenvalue"]
         for name, found in results["models"].items()
     }
-    by_curvature = sorted(tops, key=lambda name: tops[name]["mean"])
+    # Of a smooth model an eigenvalue of the largest size may be negative.
+    by_curvature = sorted(tops, key=lambda name: abs(tops[name]["mean"]))
     flat, steep = by_curvature[0], by_curvature[-1]
     parts = [f"the mean top eigenvalue of {flat} is {tops[flat]['mean']:.3g}"]
     if len(tops) > 1:
-        parts[0] += f", the lowest, and of {steep} {tops[steep]['mean']:.3g}"
-        apart = tops[flat]["high"] < tops[steep]["low"]
-        verb = "do not overlap" if apart else "overlap, so this may be chance"
-        parts.append(f"their intervals {verb}")
+        parts[0] += f", the smallest, and of {steep} {tops[steep]['mean']:.3g}"
+        parts.append(_intervals(tops[flat], tops[steep]))
     architectures = results.get("architectures", {})
     correlations = architectures.get("rank_correlations", {})
     if found := correlations.get("top_eigenvalue"):
@@ -101,6 +100,14 @@ def of_inspection(results: Mapping[str, Any]) -> str:
             f"{verb} the top eigenvalue"
         )
     return _sentence(parts)
+
+
+def _intervals(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    if one["low"] is None or other["low"] is None:
+        return "a single image has no interval, so this may be chance"
+    if one["high"] < other["low"] or other["high"] < one["low"]:
+        return "their intervals do not overlap"
+    return "their intervals overlap, so this may be chance"
 
 
 def _sentence(parts: list[str]) -> str:

@@ -100,14 +100,15 @@ class ModelCurvature:
 _PARTS: Mapping[str, Any] = {"curvature": Curvature, "surface": Surface, "cut": Cut}
 
 
-def summary(values: np.ndarray, seed: int) -> dict[str, float]:
+def summary(values: np.ndarray, seed: int) -> dict[str, float | None]:
     """Returns the mean with its 95 % bootstrap interval, and the quartiles.
 
     Args:
-        values: (images,).
+        values: (images,); a single one has no interval.
         seed: seed of the resampling.
     """
-    low = high = mean = float(values.mean())
+    mean = float(values.mean())
+    low = high = mean if len(values) > 1 else None
     if np.ptp(values) > 0:
         bootstrap = stats.bootstrap(
             (values,),

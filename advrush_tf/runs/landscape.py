@@ -339,6 +339,7 @@ class _Inspection:
             settings.sample_images,
             settings.sample_curvature_images,
             settings.probe_length,
+            batch_size=settings.batch_size,
             seed=settings.seed,
         )
 

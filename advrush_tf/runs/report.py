@@ -229,7 +229,10 @@ def _evaluation(workdir: Path, results: Mapping[str, Any]) -> Section:
     for attack in results["attacks"]:
         if attack["crafted_on"] == model and attack["epsilon"]["given"] == radius:
             found[f"{attack['attack']}, {ball}"] = attack
-    found[f"all attacks, {ball}"] = results["robust"]
+    attacks = [*settings["attacks"]]
+    if settings["source_model"]:
+        attacks.append("transfers")
+    found[f"all of {' + '.join(attacks)}, {ball}"] = results["robust"]
     return Section(
         "Evaluation",
         workdir,

@@ -27,8 +27,10 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
 
 
-def mean_text(number: Mapping[str, float]) -> str:
-    """Returns a mean with its interval, from "mean", "low" and "high"."""
+def mean_text(number: Mapping[str, Any]) -> str:
+    """Returns a mean with its interval, if any, from "mean", "low" and "high"."""
+    if number["low"] is None:
+        return f"{number['mean']:.3g}"
     return "{mean:.3g} ({low:.3g} to {high:.3g})".format(**number)
 
 

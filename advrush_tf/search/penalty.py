@@ -33,6 +33,7 @@ from advrush_tf.inputs import (
     check_pixels,
 )
 from advrush_tf.losses import exact_cross_entropy
+from advrush_tf.nn.checks import check_precision
 from advrush_tf.nn.second_derivatives import check_second_derivatives
 
 LossesFn = Callable[..., tf.Tensor]
@@ -154,10 +155,12 @@ def curvature_penalty(
         `x`: the difference and its norm are so whatever the model's arithmetic.
 
     Raises:
-        ValueError: images or labels are not as above, or the model gives probabilities;
+        ValueError: images or labels are not as above, the model gives probabilities or
+            computes in float16;
             where the penalty is differentiated, TensorFlow's derivative of the model is
             wrong (see `advrush_tf.nn.second_derivatives`).
     """
+    check_precision(getattr(model_fn, "compute_dtype", "float32"))
     check_model_images(model_fn, x)
     x = tf.convert_to_tensor(x)
     if x.dtype.size < tf.float32.size:

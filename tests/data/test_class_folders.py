@@ -107,9 +107,15 @@ def _cut(folder):
     path.write_bytes(path.read_bytes()[:50])
 
 
+def _deepen(folder):
+    image = tf.io.encode_png(np.full((8, 8, 3), 4095, np.uint16))
+    (folder / "train" / "dog" / "x.png").write_bytes(image.numpy())
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
+        (_deepen, r"dog/x.png has 16 bits a channel, of which only 8"),
         (
             _add("train/dog/x.png", 8, 9, 3),
             r"dog/x.png has 8x9 .* 8x8; give --image_si",

@@ -117,3 +117,15 @@ def test_batches_may_be_of_any_size_and_functions_run_eagerly():
             _measure(layers.LayerNormalization())
     finally:
         tf.config.run_functions_eagerly(False)
+
+
+def test_float16_is_refused_wherever_gradients_are_taken():
+    model = _model(layers.Conv2D(2, 3, activation="tanh"))
+    model.dtype_policy = keras.DTypePolicy("mixed_float16")
+    for take in (
+        lambda: curvature_penalty(model, X, Y),
+        lambda: hessian_vector_product(model, X, Y, X),
+        lambda: CurvatureMeter(model, 2),
+    ):
+        with pytest.raises(ValueError, match="float16 loses small gradients"):
+            take()

@@ -104,8 +104,24 @@ def test_two_models_are_compared_with_their_intervals(tmp_path, high, verb):
     }
     models["flat"]["curvature"]["top_eigenvalue"]["high"] = high
     assert conclusions.of_inspection({"models": models}) == (
-        "The mean top eigenvalue of flat is 3.25, the lowest, and of steep 8; their "
-        f"intervals {verb}."
+        "The mean top eigenvalue of flat is 3.25, the smallest, and of steep 8; "
+        f"their intervals {verb}."
+    )
+
+
+def test_eigenvalues_are_compared_by_their_size():
+    tops = {
+        "curved": {"mean": -500.0, "low": -600.0, "high": -400.0},
+        "flat": {"mean": 2.0, "low": None, "high": None},
+    }
+    models = {n: {"curvature": {"top_eigenvalue": top}} for n, top in tops.items()}
+    start = "The mean top eigenvalue of flat is 2, the smallest, and of curved -500; "
+    assert conclusions.of_inspection({"models": models}) == (
+        f"{start}a single image has no interval, so this may be chance."
+    )
+    tops["flat"] |= {"low": 1.0, "high": 3.0}
+    assert conclusions.of_inspection({"models": models}) == (
+        f"{start}their intervals do not overlap."
     )
 
 
@@ -197,7 +213,7 @@ def test_an_evaluation_compares_what_was_crafted_on_the_model(tmp_path):
         "clean": "75.00%",
         "fgsm, Linf, epsilon 8/255": "50.00%",
         "autoattack, Linf, epsilon 8/255": "25.00%",
-        "all attacks, Linf, epsilon 8/255": "0.00%",
+        "all of fgsm + autoattack + transfers, Linf, epsilon 8/255": "0.00%",
     }
 
 

@@ -126,7 +126,8 @@ def test_a_table_compares_what_was_measured_of_the_same_file(path):
     rows = [Page(row.partition("</tr>")[0]) for row in table.split("<tr>")[1:]]
     head, best, last = (row.text.replace("\N{NO-BREAK SPACE}", " ") for row in rows)
     assert head.startswith("model clean PGD-20, epsilon 0.1 (fit) fgsm, Linf, epsilon")
-    assert head.endswith("all attacks, Linf, epsilon 8/255 top eigenvalue")
+    every = "all of fgsm + autoattack + transfers, Linf, epsilon 8/255"
+    assert head.endswith(f"{every} top eigenvalue")
     # The evaluation's clean accuracy, as it comes after the fit's.
     assert best.startswith("fit/model.keras 75.00% (30.06 to 95.44%) 50.50% (")
     assert best.endswith("3.25 (2.5 to 4)")
@@ -271,7 +272,10 @@ def test_a_browser_understands_the_page_as_it_is_written(browse, page):
 def crowded(workdirs):
     """A page whose models have all numbers that `make report` measures."""
     ball = "Linf, epsilon 8/255"
-    attacks = [f"{name}, {ball}" for name in ("pgd20", "autoattack", "all attacks")]
+    attacks = [
+        f"{name}, {ball}"
+        for name in ("pgd20", "autoattack", "all of fgsm + pgd20 + autoattack")
+    ]
     quantities = ("clean", "PGD-20, epsilon 0.0314 (fit)", f"fgsm, {ball}", *attacks)
     share = "49.17% (47.58% to 49.72%)"
     found = [
