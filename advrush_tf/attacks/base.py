@@ -111,11 +111,14 @@ class BatchedClassifier:
         One function for all calls: what TensorFlow traced with it is found by it.
         """
 
+        # Graphs that outlive the classifier own the gradient: it may not own that.
+        bad_gradients = self._bad_gradients
+
         @custom_gradient
         def counted(images):
             def gradient(upstream):
                 bad = ~tf.reduce_all(tf.math.is_finite(upstream))
-                self._bad_gradients.assign_add(tf.cast(bad, tf.int64))
+                bad_gradients.assign_add(tf.cast(bad, tf.int64))
                 return upstream
 
             return tf.identity(images), gradient

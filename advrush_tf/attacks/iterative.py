@@ -285,7 +285,9 @@ class _Graphs:
         begun = self._index(progress) // block * block
         draws = _block_draws(self._attack, batch, begun, ahead)
         _, progress = tf.while_loop(
-            lambda number, _: number + ahead <= block,
+            lambda number, progress: (
+                (number + ahead <= block) & tf.reduce_any(self._active(progress))
+            ),
             lambda number, progress: (
                 number + ahead,
                 self._step(batch, begun, draws, progress),
@@ -300,14 +302,17 @@ class _Graphs:
         # A slot without a job may have come to its run's end.
         return tf.minimum(progress.index, self._attack.steps - 1)
 
+    def _active(self, progress: _Progress) -> tf.Tensor:
+        """(batch,), bool: the slots whose next step counts."""
+        active = progress.index < self._attack.steps
+        return active if self._attack.persistent else active & ~progress.broken
+
     def _step(
         self, batch: Batch, begun: tf.Tensor, draws: tf.Tensor, progress: _Progress
     ) -> _Progress:
         attack, index = self._attack, self._index(progress)
         # A slot that waits for its next job goes on; its results are ignored.
-        active = progress.index < attack.steps
-        if not attack.persistent:
-            active &= ~progress.broken
+        active = self._active(progress)
         places = (index - begun)[:, None] + tf.range(self._ahead)
         drawn = tf.gather(draws, places, batch_dims=1)
         result = attack.step(self._logits_fn, batch, index, drawn, progress.state)

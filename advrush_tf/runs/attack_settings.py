@@ -128,6 +128,12 @@ class AttackSettings(Settings):
         allowed = f"at most {largest:g} in {self.norm}"
         self.require("epsilon", self.epsilon <= largest, allowed)
         self.require("epsilons", max(self.curve) <= largest, allowed)
+        # Of the default radius nearly every image is robust.
+        self.require(
+            "epsilon",
+            self.norm is Norm.LINF or self.epsilon != Radius("8/255"),
+            f"a usual radius of {self.norm}, such as 0.5",
+        )
         for name in self.attacks:
             try:
                 named_attack(name, self.norm, self.epsilon, self.step_size)
@@ -140,7 +146,8 @@ class AttackSettings(Settings):
 
     def step_size_at(self, radius: float) -> float | None:
         """The given step's share of another radius, None if none was given."""
-        return self.step_size and self.step_size * (radius / self.epsilon)
+        # Rounding may not make it longer than the radius.
+        return self.step_size and min(radius, self.step_size * (radius / self.epsilon))
 
     @property
     def curve(self) -> list[Radius]:

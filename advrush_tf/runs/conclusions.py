@@ -68,7 +68,7 @@ def of_evaluation(results: Mapping[str, Any]) -> str:
     ]
     if count := len(results["warnings"]):
         warnings = "a warning says" if count == 1 else f"{count} warnings say"
-        parts.append(f"{warnings} why this may be too high")
+        parts.append(f"{warnings} why not to rely on this")
     return _sentence(parts)
 
 

@@ -1,6 +1,8 @@
 """CleverHans' attacks against NumPy and closed forms, on tiny models."""
 
 import dataclasses
+import gc
+import weakref
 
 import keras
 import numpy as np
@@ -271,16 +273,46 @@ def test_nothing_is_traced_again(attack):
         return MODEL(images)
 
     classifier = BatchedClassifier(model, X.shape[1:], 2)
-    before = scaled_gradient.experimental_get_tracing_count()
+    traced = _count_traces(classifier)
     list(attack.outcomes(classifier, X[:1], Y[:1], 0))
     # SPSA sees its samples at once, and the image alone.
     assert len(traces) == (3 if isinstance(attack, SPSA) else 1)
-    count = len(traces)
-    gradients = scaled_gradient.experimental_get_tracing_count() - before
-    assert gradients <= 1
-    list(attack.outcomes(classifier, X, Y, 0))
-    assert len(traces) == count
-    assert scaled_gradient.experimental_get_tracing_count() == before + gradients
+    counts = len(traces), len(traced), scaled_gradient.experimental_get_tracing_count()
+    assert traced
+    list(attack.outcomes(classifier, X[:5], Y[:5], 0))
+    assert counts[0] == len(traces)
+    assert counts[2] == scaled_gradient.experimental_get_tracing_count()
+    # Carlini-Wagner's and SPSA's functions are those of a call of `outcomes`.
+    again = 2 if isinstance(attack, CarliniWagner | SPSA) else 1
+    assert len(traced) == again * counts[1]
+
+
+def _count_traces(classifier):
+    """Collects the calls of a classifier's logits while a function is traced."""
+    traced = []
+
+    def counted(logits):
+        def call(images):
+            if not tf.executing_eagerly():
+                traced.append(images.shape)
+            return logits(images)
+
+        return call
+
+    classifier.logits = counted(classifier.logits)
+    classifier.followed_logits = counted(classifier.followed_logits)
+    return traced
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=names)
+def test_no_model_outlives_its_evaluation(attack):
+    model, _ = linear()
+    classifier = BatchedClassifier(model, X.shape[1:], 2)
+    list(attack.outcomes(classifier, X[:3], Y[:3], 0))
+    alive = weakref.ref(classifier)
+    del classifier
+    gc.collect()
+    assert alive() is None
 
 
 def test_attacks_share_a_traced_gradient():

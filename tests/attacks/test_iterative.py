@@ -79,16 +79,48 @@ def test_what_leaves_the_ball_does_not_count():
     assert np.abs(found[2].image - DARK[2]).max() <= 0.03 + 1e-6
 
 
+def _traces(images):
+    """How often the model and the attack's step are traced for so many images."""
+    traced = {"model": 0, "step": 0}
+
+    def model(x):
+        traced["model"] += 1
+        return brightness(x)
+
+    class Counted(Brighten):
+        def step(self, *given):
+            traced["step"] += 1
+            return super().step(*given)
+
+    attack = Counted(epsilon=0.15, attempts=4)
+    outcomes(attack, DARK[:images], LABELS[:images], 3, model)
+    return traced
+
+
 def test_no_function_is_traced_again_as_fewer_images_survive():
-    traces = []
+    traced = _traces(5)
+    # `classifier.logits` for its batch, which the attack's graph calls.
+    assert traced["model"] == 1
+    assert traced == _traces(1)
+
+
+def test_no_step_is_taken_after_the_last_one():
+    calls = tf.Variable(0)
 
     def model(images):
-        traces.append(images.shape)
+        calls.assign_add(1)
         return brightness(images)
 
-    outcomes(Brighten(epsilon=0.15, attempts=4), batch_size=3, model=model)
-    # `classifier.logits` for its batch, which the attack's graph calls.
-    assert traces == [(3, 2, 2, 1)]
+    class Blocks(Brighten):
+        block = 10
+
+    outcomes(Blocks(epsilon=0.15), DARK[3:4], LABELS[3:4], model=model)
+    # For the clean logits, and 25 steps in three blocks.
+    assert calls.numpy() == 1 + 25
+    calls.assign(0)
+    outcomes(Blocks(epsilon=0.15), DARK[2:3], LABELS[2:3], model=model)
+    # The third image that the model sees is wrong.
+    assert calls.numpy() == 1 + 3
 
 
 def test_no_images_are_no_outcomes():

@@ -75,6 +75,10 @@ def test_a_step_keeps_its_share_of_other_radii():
         ({"epsilon": "300/255"}, "--epsilon is 300/255; it must be at most 1 in Linf"),
         ({"epsilons": ("0", "2")}, "--epsilons is 0,2; it must be at most 1 in Linf"),
         ({"epsilon": "inf", "norm": "L2"}, "--epsilon is inf"),
+        (
+            {"norm": "L2"},
+            "--epsilon is 8/255; it must be a usual radius of L2",
+        ),
         ({"step_size": 0.0}, "--step_size is 0.0; it must be more than 0"),
         ({"step_size": 0.1}, "at most epsilon, 8/255, not 0.1"),
         (
@@ -90,3 +94,11 @@ def test_a_step_keeps_its_share_of_other_radii():
 def test_what_is_out_of_range_is_named(changes, words):
     with pytest.raises(UserError, match=words):
         AttackSettings(**({"model": "m.keras"} | changes))
+
+
+def test_a_step_is_never_longer_than_its_radius():
+    for radius in range(1, 33):
+        given = {"epsilon": "3/255", "step_size": 3 / 255, "attacks": ("pgd20",)}
+        settings = AttackSettings("m.keras", epsilons=(f"{radius}/255",), **given)
+        step = settings.step_size_at(radius / 255)
+        assert step == pytest.approx(radius / 255) and step <= radius / 255

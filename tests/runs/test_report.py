@@ -78,7 +78,7 @@ def test_a_search_can_be_run_again(search):
             "results",
             "Of the images, 75.00% are right without an attack and 0.00% under all of "
             "them; the strongest alone, autoattack, leaves 25.00%; 2 warnings say why "
-            "this may be too high.",
+            "not to rely on this.",
         ),
         (
             "inspection",
