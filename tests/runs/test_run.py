@@ -47,7 +47,7 @@ def test_a_workdir_is_taken_by_open_and_then_refuses_other_settings(tmp_path):
 def test_a_run_does_not_go_on_with_other_images(tmp_path):
     x, y = np.zeros((2, 3, 3, 1), np.uint8), np.array([0, 1])
     changed = x.copy()
-    changed[1, 2, 2] = 1
+    changed[1, 2, 2] = 9
 
     def take(train, test):
         parts = (ArrayExamples(*part) for part in (train, test))
