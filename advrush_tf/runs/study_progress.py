@@ -86,7 +86,7 @@ def _read_done(path: Path) -> dict[str, Done]:
 
 
 class Outcome(NamedTuple):
-    """What a stage took, and why it failed if it did."""
+    """The seconds that a stage took, and why it failed if it did."""
 
     seconds: float
     failure: str | None
