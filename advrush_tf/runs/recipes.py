@@ -199,7 +199,7 @@ def _check_use(
 ) -> None:
     """Raises UserError where a given field has no use in a recipe."""
     for name in given:
-        if getattr(recipe, name) is None and not _is_settled_later(name, recipe):
+        if not _has(recipe, name):
             network = f" and --network={recipe.network}" if recipe.network else ""
             raise UserError(
                 f"--{name} has no use with --objective={recipe.objective}{network}; "
@@ -218,9 +218,12 @@ def has_use(name: str, objective: str, schedule: str | None = None) -> bool:
         schedule: a `Schedule` or its value; None for the recipe's.
     """
     recipe = _RECIPES[ObjectiveName(objective)]
-    if getattr(recipe, name) is None and not _is_settled_later(name, recipe):
-        return False
-    return (schedule or recipe.schedule) in _READERS.get(name, Schedule)
+    read = (schedule or recipe.schedule) in _READERS.get(name, Schedule)
+    return read and _has(recipe, name)
+
+
+def _has(recipe: FitSettings, name: str) -> bool:
+    return getattr(recipe, name) is not None or _is_settled_later(name, recipe)
 
 
 def _is_settled_later(name: str, recipe: FitSettings) -> bool:

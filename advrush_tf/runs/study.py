@@ -144,7 +144,9 @@ def check_study(settings: StudySettings, dataset: ImageDataset) -> None:
     Raises:
         UserError: it cannot.
     """
-    for entry in {Drawn.ADVRUSH, Drawn.DARTS} & {*settings.entries}:
+    searched = [e for e in (Drawn.ADVRUSH, Drawn.DARTS) if e in settings.entries]
+    # Both have the same model.
+    for entry in searched[:1]:
         search = settings.search_settings(entry, 0)
         build_model(search, dataset)
         make_pairs(search, dataset)
@@ -168,7 +170,7 @@ def check_entries(settings: StudySettings, workdir: Path) -> None:
     """
     for entry in settings.fixed:
         for path in workdir.glob(f"{folder_name(entry)}/seed_*/network/{GENOTYPE}"):
-            if Genotype.load(path) != settings.genotype(entry):
+            if settings.genotype(str(path)) != settings.genotype(entry):
                 raise UserError(
                     f"--entries: {entry} is not the genotype of {path}, with which its "
                     "seeds were made. Give the one that it was, or another --workdir."
