@@ -39,14 +39,15 @@ class AdvRushFitModel(ReplicatedModel):
     The network is saved and attacked afterwards; this model only fits it.
 
     Args:
-        network: a Keras model of images in [0, 1] that gives logits.
+        network: a Keras model of images in [0, 1] that gives logits. The regularizers
+            of its weights, if any, add to the loss as in Keras.
         objective: the losses to minimise, see `advrush_tf.fit.objectives`.
         auxiliary_weight: of the loss of a `CellNetwork`'s auxiliary head; 0 leaves the
             head out.
         awp_gamma: length of the adversarial weight perturbation over the length of
             each kernel; 0 is none.
-        ema_decay: of the average of the weights that `evaluate` uses and `averaged`
-            gives; 0 is none.
+        ema_decay: of the average of the weights that `evaluate` and `predict` use and
+            `averaged` gives; 0 is none.
         evaluation_attack: with which `evaluate` measures the robust accuracy; None
             measures the clean accuracy alone.
         seed: of the attacks' starts.
@@ -55,7 +56,7 @@ class AdvRushFitModel(ReplicatedModel):
 
     Raises:
         ValueError: a number is out of range, there is no auxiliary head to weigh, or
-            the network computes in float16.
+            the network computes in float16 or regularises its activations.
     """
 
     def __init__(
@@ -79,6 +80,11 @@ class AdvRushFitModel(ReplicatedModel):
         ):
             if not 0 <= value < float("inf"):
                 raise ValueError(f"{name} must be 0 or more, not {value}")
+        if any(part.activity_regularizer for part in network._flatten_layers()):
+            raise ValueError(
+                "the network has an activity_regularizer, which would count each of an "
+                "attack's passes too; take it out"
+            )
         if auxiliary_weight and getattr(network, "auxiliary_head", None) is None:
             raise ValueError("auxiliary_weight needs a network with an auxiliary head")
         if not network.built:
@@ -217,6 +223,11 @@ class AdvRushFitModel(ReplicatedModel):
         with self.averaged(), self._watched():
             return super().evaluate(x, y, *args, **kwargs)
 
+    def predict(self, *args, **kwargs):
+        """Predicts, as in Keras, with the averaged weights if there are any."""
+        with self.averaged():
+            return super().predict(*args, **kwargs)
+
     @contextlib.contextmanager
     def _watched(self):
         """Looks at the first and the last batch's logits, and for bad gradients."""
@@ -319,11 +330,16 @@ class AdvRushFitModel(ReplicatedModel):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
             losses, logits = self._example_losses(x, y, crafted)
-            losses = _weighted(losses, weights)
+            losses = _weighted(losses, weights) + self._regularisation()
             contribution = replication.mean_contribution(losses)
         zero = tf.UnconnectedGradients.ZERO
         gradients = tape.gradient(contribution, values, unconnected_gradients=zero)
         return losses, logits, gradients
+
+    def _regularisation(self):
+        """The sum of the network's own `kernel_regularizer`s and the like."""
+        weights = self.trainable_variables
+        return sum(w.regularizer(w) for w in weights if w.regularizer is not None)
 
     def _example_losses(self, x, y, crafted):
         heads: dict[str, list[tf.Tensor]] = {}
@@ -386,6 +402,7 @@ class AdvRushFitModel(ReplicatedModel):
             )
             logits["robust_accuracy"] = self._evaluated(crafted)
         losses = _weighted(cross_entropy(y, logits["accuracy"]), sample_weight)
+        losses += self._regularisation()
         return self._track(losses, y, logits, sample_weight)
 
     def get_config(self):

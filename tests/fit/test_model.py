@@ -152,7 +152,7 @@ def test_the_auxiliary_head_of_the_official_code():
     np.testing.assert_allclose(norms, [data["grad_train_norm"]], rtol=1e-8)
 
 
-def test_evaluation_measures_pgd_with_the_averaged_weights():
+def test_evaluation_and_prediction_are_with_the_averaged_weights():
     attack = SignAscent(0.1, 0.05, 3, Start.UNIFORM)
     network = tiny_network()
     model = model_of(network, Standard(), ema_decay=0.5, evaluation_attack=attack)
@@ -170,6 +170,8 @@ def test_evaluation_measures_pgd_with_the_averaged_weights():
             lambda z: cross_entropy(y, network(z, training=False)), x, (20, 20)
         )
         logits = [network(z, training=False) for z in (x, crafted)]
+    predicted = model.predict(x, batch_size=12, verbose=0)
+    np.testing.assert_allclose(predicted, logits[0], rtol=1e-5, atol=1e-6)
     hits = [np.mean(np.argmax(z, -1) == y) for z in logits]
     np.testing.assert_allclose([got["accuracy"], got["robust_accuracy"]], hits)
     loss = np.mean(cross_entropy(y, logits[0]))
@@ -290,11 +292,10 @@ def test_a_saved_model_goes_on_in_a_new_process(tmp_path):
     assert_close(model.variables, arrays, 1e-6)
 
 
-def _dense(seed=0):
-    keras.utils.set_random_seed(seed)
-    return keras.Sequential(
-        [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3)]
-    )
+def _dense(**settings):
+    keras.utils.set_random_seed(0)
+    dense = keras.layers.Dense(3, **settings)
+    return keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), dense])
 
 
 @pytest.mark.parametrize(
@@ -327,6 +328,29 @@ def test_weights_are_those_of_plain_keras(given, weighted):
         evaluated = {"sample_weight": column, "verbose": 0}
         logs = [m.evaluate(xv, yv, **evaluated) for m in (model, plain)]
         np.testing.assert_allclose(*logs, rtol=1e-5)
+
+
+def test_regularizers_add_to_the_loss_as_in_keras():
+    (x, y), (xv, yv) = tiny_batch(0), tiny_batch(1)
+    settings = {"batch_size": 3, "shuffle": False, "verbose": 0}
+    plain, network = (
+        _dense(kernel_regularizer="l2", bias_regularizer=keras.regularizers.L1(0.3))
+        for _ in range(2)
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    plain.compile(keras.optimizers.SGD(0.1), loss)
+    model = AdvRushFitModel(network, Standard())
+    model.compile(keras.optimizers.SGD(0.1))
+    settings |= {"sample_weight": np.arange(6.0), "validation_data": (xv, yv)}
+    logs = [m.fit(x, y, epochs=2, **settings).history for m in (model, plain)]
+    for name in ("loss", "val_loss"):
+        np.testing.assert_allclose(logs[0][name], logs[1][name], rtol=1e-5)
+    assert_close(network.weights, plain.weights, 1e-5)
+
+
+def test_regularizers_of_activations_are_refused():
+    with pytest.raises(ValueError, match="activity_regularizer, which would count"):
+        AdvRushFitModel(_dense(activity_regularizer="l2"), Standard())
 
 
 def test_validation_losses_are_weighted_and_class_weights_end_with_their_fit():
