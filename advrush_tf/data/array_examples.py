@@ -13,6 +13,7 @@ import tensorflow as tf
 from advrush_tf.data.examples import (
     Examples,
     Shard,
+    as_written,
     first_part,
     in_parallel,
     random_key,
@@ -99,6 +100,7 @@ class ArrayExamples(Examples):
         low, high = shard_bounds(batch_size, shard)
         per_epoch = len(self) // batch_size
 
+        @as_written
         def epoch(number: tf.Tensor) -> tf.data.Dataset:
             order = tf.random.experimental.stateless_shuffle(
                 np.arange(len(self)), random_key(seed, stream, number)
@@ -118,7 +120,9 @@ class ArrayExamples(Examples):
         starts = np.arange(0, len(self), batch_size)
         low, high = shard_bounds(np.minimum(batch_size, len(self) - starts), shard)
         bounds = tf.data.Dataset.from_tensor_slices((starts + low, starts + high))
-        return bounds.map(lambda low, high: (images[low:high], labels[low:high]))
+        return bounds.map(
+            as_written(lambda low, high: (images[low:high], labels[low:high]))
+        )
 
     @functools.cached_property
     def _on_host(self) -> tuple[tf.Tensor, tf.Tensor]:

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from advrush_tf.data.examples import as_written
+
 # Number of files that a stream reads at a time, and of neighbouring records that it
 # shuffles at a time.
 _FILES_AT_ONCE = 4
@@ -69,6 +71,7 @@ class Records:
         """The serialised records, in the order of the files."""
         return tf.data.Dataset.from_tensor_slices(self.slices()).flat_map(self._read)
 
+    @as_written
     def _read(
         self, path: tf.Tensor, skipped: tf.Tensor, taken: tf.Tensor, place: tf.Tensor
     ) -> tf.data.Dataset:

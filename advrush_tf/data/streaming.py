@@ -17,6 +17,7 @@ from advrush_tf.data.array_examples import channel_moments, require_memory
 from advrush_tf.data.examples import (
     Examples,
     Shard,
+    as_written,
     first_part,
     in_parallel,
     random_key,
@@ -239,6 +240,7 @@ def _interleaved(
     per_group = batch_size // row_groups(batch_size)
     first, last = low // per_group, (high - 1) // per_group
 
+    @as_written
     def in_shard(group: tf.Tensor) -> tf.data.Dataset:
         start = group * per_group
         kept = slice(tf.maximum(low - start, 0), tf.minimum(high - start, per_group))

@@ -130,7 +130,9 @@ def read_history(workdir: Path) -> SearchHistory:
 
 
 def _paths(workdir: Path) -> list[Path]:
-    return sorted((workdir / _FOLDER).glob("epoch_*.json"))
+    paths = (workdir / _FOLDER).glob("epoch_*.json")
+    # Four digits, or more where an epoch has them.
+    return sorted(paths, key=lambda path: (len(path.name), path.name))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -371,7 +371,7 @@ class AdvRushSearchModel(ReplicatedModel):
 
     def make_train_function(self, force=False):
         # The parts of a step are compiled, not the step: see `_compile_steps`.
-        self.train_function = lambda iterator: self.train_step(next(iterator))
+        self.train_function = lambda iterator: self.train_step(_pair(next(iterator)))
         return self.train_function
 
     @property
@@ -485,6 +485,12 @@ class AdvRushSearchModel(ReplicatedModel):
 
     def get_config(self):
         return {**super().get_config(), **self._config}
+
+
+def _pair(data):
+    """The pair of batches also of `train_on_batch`, which gives (pair, None, None)."""
+    pair, *others = data
+    return pair if len(others) == 2 and others[0] is others[1] is None else data
 
 
 class _EpochCount(keras.callbacks.Callback):

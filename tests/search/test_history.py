@@ -40,6 +40,15 @@ def test_a_history_has_all_epochs(history):
         np.testing.assert_array_equal(history.metrics[name], values)
 
 
+def test_epochs_rise_beyond_four_digits(workdir):
+    path = workdir / "genotypes" / "epoch_10000.json"
+    path.write_text((workdir / "genotypes" / "epoch_0003.json").read_text())
+    _change(workdir, 10000, epoch=10000)
+    (workdir / "genotypes" / "epoch_0001.json").rename(path.parent / "epoch_9999.json")
+    _change(workdir, 9999, epoch=9999)
+    np.testing.assert_array_equal(read_history(workdir).epochs, [2, 3, 9999, 10000])
+
+
 def test_weights_are_the_softmax_of_the_alphas(workdir):
     shares = np.array([[0.5, 0.25, 0.125, 0.125]] * 4 + [[0.1, 0.2, 0.3, 0.4]])
     # Alphas are known but for a constant, however large.

@@ -225,8 +225,19 @@ def test_plain_data_says_what_fit_needs():
     for arguments in ((x, y), (x,), (plain,), (plain.repeat(),)):
         with pytest.raises(ValueError, match=named):
             model.fit(*arguments, verbose=0)
-    with pytest.raises(ValueError, match=named):
-        model.train_step((x, y))
+    for step in (lambda: model.train_step((x, y)), lambda: model.train_on_batch(x, y)):
+        with pytest.raises(ValueError, match=named):
+            step()
+
+
+def test_a_batch_is_a_pair_of_batches():
+    first, second = tiny_compiled(), tiny_compiled()
+    second.set_weights(first.get_weights())
+    logs = first.train_on_batch(random_pair(), return_dict=True)
+    expected = second.train_step(random_pair())
+    assert_equal(first.get_weights(), second.get_weights())
+    for name, value in expected.items():
+        assert logs[name] == float(value), name
 
 
 def test_endless_pairs_need_steps_per_epoch():
