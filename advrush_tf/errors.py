@@ -31,6 +31,10 @@ class UserError(ValueError):
     """
 
 
+class AnotherRunError(UserError):
+    """A folder holds a run that was made of something else."""
+
+
 class WorkerLostError(RuntimeError):
     """A run on many machines ended because one of its workers did.
 

@@ -12,7 +12,7 @@ import numpy as np
 from advrush_tf.attacks.apgd import APGD, Loss
 from advrush_tf.attacks.base import Attack, open_labelled, warn_of_bad_gradients
 from advrush_tf.attacks.fab import FAB
-from advrush_tf.attacks.geometry import Norm
+from advrush_tf.attacks.geometry import Norm, usual_radius
 from advrush_tf.attacks.series import (
     CLEAN,
     Progress,
@@ -128,7 +128,8 @@ class AutoAttack:
         model_fn: a Keras classifier, or a function of TensorFlow operations, from
             images in [0, 1] to logits.
         norm: "Linf" or "L2".
-        epsilon: radius of the ball, in [0, 1] units.
+        epsilon: radius of the ball, in [0, 1] units; 8/255 by default, but to be given
+            for L2.
         version: "standard", "plus" or "rand", see `make_members`.
         seed: of all random numbers, at least 0.
         members: attacks to run in place of the version's, by name.
@@ -142,7 +143,7 @@ class AutoAttack:
         self,
         model_fn: Any,
         norm: Norm | str = Norm.LINF,
-        epsilon: float = 8 / 255,
+        epsilon: float | None = None,
         version: Version | str = Version.STANDARD,
         seed: int = 0,
         members: Sequence[Member | str] | None = None,
@@ -153,7 +154,8 @@ class AutoAttack:
                 "seed must be 0 or more and batch_size 1 or more, not "
                 f"{seed} and {batch_size}"
             )
-        self.members = make_members(norm, epsilon, version, members)
+        radius = usual_radius(Norm(norm)) if epsilon is None else epsilon
+        self.members = make_members(norm, radius, version, members)
         self._model_fn, self._seed, self._batch_size = model_fn, seed, batch_size
 
     def run(self, x: np.ndarray, y: np.ndarray, verbose: bool = False) -> Evaluation:

@@ -54,6 +54,17 @@ class Radius(float):
         return (self._text,)
 
 
+def usual_radius(norm: Norm) -> Radius:
+    """The radius where none is given: 8/255 in Linf.
+
+    Raises:
+        ValueError: the norm has none.
+    """
+    if norm is not Norm.LINF:
+        raise ValueError(f"{norm} has no usual epsilon: give one, such as 0.5")
+    return Radius("8/255")
+
+
 def read_number(text: str) -> float:
     """Reads a number, also one written as a fraction such as 8/255.
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from advrush_tf.attacks.base import open_labelled
 from advrush_tf.attacks.catalogue import BLACK_BOX, named_attack
-from advrush_tf.attacks.geometry import Norm, Radius
+from advrush_tf.attacks.geometry import Norm, Radius, usual_radius
 from advrush_tf.attacks.sanity_checks import (
     bad_gradients,
     check_results,
@@ -56,7 +56,7 @@ def evaluate_robustness(
     model: Any,
     x: Any,
     y: Any,
-    epsilon: float | str = "8/255",
+    epsilon: float | str | None = None,
     norm: Norm | str = Norm.LINF,
     attack: str = "autoattack",
     seed: int = 0,
@@ -70,7 +70,8 @@ def evaluate_robustness(
             in [0, 1] to logits.
         x: (images, height, width, channels), floats in [0, 1].
         y: labels, see `advrush_tf.inputs.as_labels`.
-        epsilon: radius of the ball, in [0, 1] units.
+        epsilon: radius of the ball, in [0, 1] units; 8/255 by default, but to be given
+            for L2.
         norm: "Linf" or "L2".
         attack: see `catalogue.named_attack`.
         seed: of all random numbers, at least 0.
@@ -81,7 +82,8 @@ def evaluate_robustness(
         ValueError: images or labels are misshapen or out of range, the model does not
             give logits of them, there is no such attack, or a number is out of range.
     """
-    norm, radius = Norm(norm), Radius(epsilon)
+    norm = Norm(norm)
+    radius = usual_radius(norm) if epsilon is None else Radius(epsilon)
     attacks = named_attack(attack, norm, radius)
     classifier, x, y = open_labelled(model, x, y, batch_size)
     probed = check_model(classifier, x, y, norm, radius, seed)

@@ -98,13 +98,17 @@ class ImageDataset:
         }
 
     def _rounded_moments(self) -> list[list[float]]:
-        """The moments as they are on every processor."""
-        return [[round(value, 6) for value in values] for values in self._moments]
+        """The images' own moments as they are on every processor."""
+        return [[round(value, 6) for value in values] for values in self._own_moments]
 
     @functools.cached_property
     def _moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         known = None if self.resampled else _KNOWN_MOMENTS.get(self.name)
-        return known or self.train.moments()
+        return known or self._own_moments
+
+    @functools.cached_property
+    def _own_moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        return self.train.moments()
 
     def augmentation(self, augment: bool, cutout: int = 0) -> Augmenting:
         """Returns the augmentation of training images.

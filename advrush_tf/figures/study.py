@@ -11,12 +11,15 @@ from matplotlib.figure import Figure
 from advrush_tf.figures.style import DPI, colour, picture, wrapped
 
 _QUANTITIES = {"clean": "clean accuracy", "robust": "robust accuracy"}
-_SPREAD = 0.25  # of an entry's points, to both sides
+# From an entry's place to its mean, and to both ends of its points.
+_MEAN, _POINTS = 0.15, (-0.3, -0.05)
+_LEGEND = "Points are seeds, diamonds their means with Student's 95 % intervals."
 
 
 def draw_study(
     runs: Sequence[Mapping[str, Any]],
     means: Sequence[Mapping[str, Any]],
+    outline: str,
     path: Path | None,
 ) -> np.ndarray:
     """Draws clean and robust accuracy side by side, a row of axes an objective.
@@ -27,6 +30,7 @@ def draw_study(
         runs: each with `entry`, `objective`, `clean` and `robust`; one or more.
         means: a row an entry and objective, with `mean`, `low` and `high` (or None) of
             both accuracies.
+        outline: what was measured, in a sentence.
         path: of a PNG file, replaced if it is there; None to write none.
 
     Returns:
@@ -52,13 +56,14 @@ def draw_study(
             ticks = {"rotation": 30, "ha": "right", "fontsize": "small"}
             axes.set_xticks(range(len(entries)), names, **ticks)
             axes.grid(alpha=0.3, axis="y")
+    figure.suptitle(f"{outline} {_LEGEND}", fontsize="small", wrap=True)
     return picture(figure, path)
 
 
 def _draw_entry(
     axes: Axes, number: int, values: Sequence[float], mean: Mapping[str, Any] | None
 ) -> None:
-    places = number + np.linspace(-_SPREAD, _SPREAD, len(values) + 2)[1:-1]
+    places = number + np.linspace(*_POINTS, len(values) + 2)[1:-1]
     style: dict[str, Any] = {"color": colour(number), "ls": ""}
     axes.plot(places, values, marker="o", ms=4, alpha=0.6, mec="white", **style)
     if mean is None:
@@ -67,4 +72,6 @@ def _draw_entry(
         mean[end] if mean[end] is not None else mean["mean"] for end in ("low", "high")
     )
     reach = [[mean["mean"] - low], [high - mean["mean"]]]
-    axes.errorbar(number, mean["mean"], reach, marker="D", ms=6, capsize=4, **style)
+    axes.errorbar(
+        number + _MEAN, mean["mean"], reach, marker="D", ms=6, capsize=4, **style
+    )

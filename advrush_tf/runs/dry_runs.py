@@ -25,6 +25,7 @@ from advrush_tf.runs.profiling import (
 )
 from advrush_tf.runs.progress import print_line
 from advrush_tf.runs.search_settings import SearchSettings
+from advrush_tf.runs.study import check_study
 from advrush_tf.runs.study_settings import Drawn, StudySettings
 
 
@@ -145,6 +146,8 @@ def study_dry_run(
     Raises:
         UserError: the input is at fault.
     """
+    dataset = load_dataset(settings.dataset, data_dir, settings.image_size)
+    check_study(settings, dataset)
     total, seeds = 0.0, settings.seeds
     for entry in settings.entries:
         if entry in (Drawn.ADVRUSH, Drawn.DARTS):

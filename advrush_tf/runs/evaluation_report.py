@@ -12,7 +12,7 @@ from advrush_tf.figures import attack as figures
 from advrush_tf.files import write_arrays, write_json, write_text
 from advrush_tf.runs.evaluation import Evaluation, as_json
 from advrush_tf.runs.models import short_names
-from advrush_tf.runs.table import Table, share_text
+from advrush_tf.runs.table import Table, images_text, share_text
 from advrush_tf.runs.tensorboard import event_writer
 from advrush_tf.statistics import wilson
 
@@ -210,8 +210,8 @@ def markdown(results: Mapping[str, Any]) -> str:
     settings = results["settings"]
     parts = [
         f"# Robustness of {settings['model']}",
-        f"{results['dataset']}, {results['images']} images of the {results['split']} "
-        f"split; {results['norm']}, epsilon {results['epsilon']['given']} "
+        f"{images_text(settings)}, {results['images']} images of the "
+        f"{results['split']} split; {results['norm']}, epsilon {results['epsilon']['given']} "
         f"({results['epsilon']['value']:.6g}); seed {settings['seed']}; SHA-256 "
         f"{settings['sha256'][0]}.",
         *(table.markdown() for table in tables(results)),

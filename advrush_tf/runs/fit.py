@@ -12,7 +12,7 @@ import tensorflow as tf
 from advrush_tf.data.dataset import ImageDataset
 from advrush_tf.data.examples import ALL, Examples, Shard, even_batch
 from advrush_tf.data.streaming import reading_examples
-from advrush_tf.errors import UserError
+from advrush_tf.errors import AnotherRunError, UserError
 from advrush_tf.files import sha256
 from advrush_tf.fit.model import AdvRushFitModel
 from advrush_tf.genotypes.genotype import Genotype, get_genotype
@@ -356,7 +356,7 @@ def _record_genotype(genotype: Genotype | None, workdir: Path) -> None:
     if not path.exists():
         genotype.save(path)
     elif _read_genotype(path) != genotype:
-        raise UserError(
+        raise AnotherRunError(
             f"{path} is another genotype than the one given. Give another --workdir, "
             "or the same genotype to resume."
         )

@@ -26,7 +26,13 @@ from advrush_tf.runs.report_page import (
 )
 from advrush_tf.runs.study_report import FIGURE as SEEDS
 from advrush_tf.runs.study_report import RESULTS as STUDY
-from advrush_tf.runs.table import Table, accuracy_text, mean_text, share_text
+from advrush_tf.runs.table import (
+    Table,
+    accuracy_text,
+    images_text,
+    mean_text,
+    share_text,
+)
 from advrush_tf.search.history import CELLS, SearchHistory, is_search, read_history
 
 _NAMES = {"normal": "normal cell", "reduce": "reduction cell"}
@@ -113,7 +119,7 @@ def _search(workdir: Path, history: SearchHistory) -> Section:
     return Section(
         "Search",
         workdir,
-        f"On {settings['dataset']}, after epoch {history.epochs[-1]} of "
+        f"On {images_text(settings)}, after epoch {history.epochs[-1]} of "
         f"{settings['epochs']}, {settings['warmup_epochs']} of them without the "
         f"penalty; supernet of {settings['num_cells']} cells, "
         f"{settings['init_channels']} channels; seed {settings['seed']}.",
@@ -159,7 +165,7 @@ def _fit(workdir: Path, report: Mapping[str, Any]) -> Section:
     return Section(
         "Fit",
         workdir,
-        f"Objective {settings['objective']} on {settings['dataset']}, "
+        f"Objective {settings['objective']} on {images_text(settings)}, "
         f"{len(report['history'])} epochs; {_network(settings)}, "
         f"{report['parameters']:,} parameters; seed {settings['seed']}; "
         f"{report['seconds']:.0f} s.",
@@ -237,7 +243,7 @@ def _evaluation(workdir: Path, results: Mapping[str, Any]) -> Section:
         "Evaluation",
         workdir,
         f"{model} on {results['images']} images of the {results['split']} split of "
-        f"{results['dataset']}; {ball}; seed {settings['seed']}; "
+        f"{images_text(settings)}; {ball}; seed {settings['seed']}; "
         f"{results['seconds']:.0f} s.",
         conclusions.of_evaluation(results),
         read_command(workdir),
@@ -273,7 +279,7 @@ def _inspection(workdir: Path, results: Mapping[str, Any]) -> Section:
         f"{len(models)} {'models' if len(models) > 1 else 'model'} on "
         # Older inspections name no split.
         f"{_images(models)} images of the {results.get('split', 'test')} split of "
-        f"{settings['dataset']}; "
+        f"{images_text(settings)}; "
         f"epsilon {settings['epsilon']}; seed {settings['seed']}.",
         conclusions.of_inspection(results),
         read_command(workdir),

@@ -14,7 +14,7 @@ import numpy as np
 from advrush_tf.attacks.geometry import Radius
 from advrush_tf.data.source import normal_path
 from advrush_tf.environment import onednn_is_on
-from advrush_tf.errors import Choice, UserError
+from advrush_tf.errors import AnotherRunError, Choice, UserError
 from advrush_tf.files import expanded, read_json, write_json, write_text
 from advrush_tf.runs.command import record_command
 
@@ -337,8 +337,9 @@ def record_settings(settings: Settings, workdir: Path) -> None:
     and rounding alone: another machine may resume the run.
 
     Raises:
-        UserError: the folder cannot be used, or holds a run with other settings; the
-            message shows the difference.
+        AnotherRunError: the folder holds a run with other settings; the message shows
+            the difference.
+        UserError: the folder cannot be used.
     """
     path, environment = workdir / "settings.json", workdir / "environment.json"
     try:
@@ -363,7 +364,7 @@ def record_settings(settings: Settings, workdir: Path) -> None:
     except OSError as error:
         raise unusable(workdir, error) from None
     if different:
-        raise UserError(
+        raise AnotherRunError(
             f"{workdir} holds a run with other settings: {'; '.join(different)}. "
             "Give another --workdir, or the same settings to resume."
         )

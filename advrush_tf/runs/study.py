@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from advrush_tf.data.dataset import ImageDataset, load_dataset
-from advrush_tf.errors import UserError
+from advrush_tf.errors import AnotherRunError, UserError
 from advrush_tf.files import write_json
 from advrush_tf.genotypes.genotype import Genotype, random_genotype
 from advrush_tf.runs import evaluation_report, fit_record, inspection
@@ -86,9 +87,6 @@ def run_study(
             progress = Progress(plan.stages, run, pool, processes)
             progress.announce()
             progress.finish(plan.known_sizes)
-            if progress.failures:
-                name, failure = next(iter(progress.failures.items()))
-                raise UserError(f"{name} failed: {failure}")
             for seed in range(settings.seeds):
                 progress.finish(plan.of_seed(seed), plan.stages)
                 results = write_results(
@@ -214,7 +212,7 @@ class Plan:
     def known_sizes(self) -> list[Stage]:
         """The stages up to the networks of the first entry and of cells known already.
 
-        A cell of which no number of channels matches is noticed before any fit.
+        A cell of which no number of channels matches is named before any fit.
         """
         settings = self._settings
         if not settings.match:
@@ -295,7 +293,7 @@ class Plan:
             seed,
             epochs=self._settings.select_epochs,
         )
-        run_fit(settings, folder, self._data_dir, log=log)
+        _run_of(run_fit, settings, folder, self._data_dir, log)
 
     def _choose(self, entry: str, seed: int, folder: Path, log: Log) -> None:
         """Writes the genotype that is fitted, its channels and its size."""
@@ -371,15 +369,27 @@ class Plan:
         settings = self._settings.fit_settings(
             objective, str(network / GENOTYPE), seed, init_channels=channels
         )
-        run_fit(settings, folder, self._data_dir, log=log)
+        _run_of(run_fit, settings, folder, self._data_dir, log)
 
     def _attack(self, model: Path, seed: int, folder: Path, log: Log) -> None:
         settings = self._settings.attack_settings(str(model), seed)
-        run_attack(settings, folder, self._data_dir, log=log)
+        _run_of(run_attack, settings, folder, self._data_dir, log)
 
     def _landscape(self, model: Path, seed: int, folder: Path, log: Log) -> None:
         settings = self._settings.landscape_settings(str(model), seed)
-        run_landscape(settings, folder, data_dir=self._data_dir, log=log)
+        _run_of(run_landscape, settings, folder, self._data_dir, log)
+
+
+def _run_of(
+    run: Callable[..., Any], settings: Any, folder: Path, data_dir: str | None, log: Log
+) -> None:
+    """Runs a stage, in place of what was made of a cell or weights that are gone."""
+    try:
+        run(settings, folder, data_dir=data_dir, log=log)
+    except AnotherRunError as error:
+        log(f"It is deleted and made anew: {error}")
+        shutil.rmtree(folder)
+        run(settings, folder, data_dir=data_dir, log=log)
 
 
 def _base(entry: str, seed: int) -> str:

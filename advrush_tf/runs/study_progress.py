@@ -212,10 +212,21 @@ class Progress:
             self.failures[stage.name] = outcome.failure
             self._log(f"FAILED {stage.name}: {outcome.failure}")
             return
+        # Also in another call, if they do not come to their end in this one.
+        for other in self._made_of({stage.name}):
+            self._done.pop(other, None)
         report = self._workdir / stage.name / stage.report
         self._done[stage.name] = Done(outcome.seconds, _checksums(report))
         write_json(self._path, {n: d._asdict() for n, d in self._done.items()})
         self._log(self._line(f"{stage.name} took {duration(outcome.seconds)}; "))
+
+    def _made_of(self, names: set[str]) -> set[str]:
+        """Names of the stages that need any of some, or need what needs them."""
+        found: set[str] = set()
+        for stage in self._stages:
+            if (names | found).intersection([*stage.needs, *stage.after]):
+                found.add(stage.name)
+        return found
 
     def _is_done(self, stage: Stage) -> bool:
         """Returns whether a stage has ended, and its report is the one it wrote."""
@@ -257,7 +268,8 @@ def time_left(
         times: the seconds of finished stages by kind.
         processes: how many of them run at a time.
     """
-    known = [statistics.mean(times[kind]) for kind in kinds if kind in times]
+    # Some may have been paused or resumed.
+    known = [statistics.median(times[kind]) for kind in kinds if kind in times]
     unknown = len(kinds) - len(known)
     parts = [duration(sum(known) / processes)] if known or not unknown else []
     parts += [f"{unknown} runs of new kinds"] if unknown else []

@@ -14,15 +14,22 @@ from advrush_tf.attacks.geometry import Norm
 from advrush_tf.figures.study import draw_study
 from advrush_tf.files import write_json, write_text
 from advrush_tf.runs.run import Log
-from advrush_tf.runs.study_results import COMPARED, CURVATURES, Row, as_json
+from advrush_tf.runs.study_results import (
+    COMPARED,
+    CURVATURES,
+    SIZES,
+    Row,
+    as_json,
+    counted,
+)
 from advrush_tf.runs.study_settings import StudySettings, folder_name
-from advrush_tf.runs.table import Table
+from advrush_tf.runs.table import Table, images_text
 from advrush_tf.runs.tensorboard import event_writer
 
 RESULTS, TABLE, FIGURE = "study.json", "study.md", "study.png"
 # Networks that a warning names.
 _NAMED = 3
-_SIZES = ("init_channels", "parameters", "multiply_adds")
+_SIZES = ("init_channels", *SIZES)
 
 
 def tables(results: Mapping[str, Any]) -> list[Table]:
@@ -89,20 +96,15 @@ def _spaced(names: Sequence[str]) -> list[str]:
 
 
 def _difference_table(results: Mapping[str, Any]) -> Table:
-    first, means = results["entries"][0], results["means"]
-    sizes = {
-        (row["objective"], row["entry"]): [
-            f"{row[name]['mean']:,.0f}" for name in _SIZES[1:]
-        ]
-        for row in means
-    }
+    first = results["entries"][0]
     return Table(
         f"{first} less each other entry, paired by seed, with bootstrap 95 % intervals "
-        "and permutation tests, exact up to 16 seeds; "
+        "(of few seeds too narrow: of three it is the least and the largest "
+        "difference) and permutation tests, exact up to 16 seeds; "
         f"{results['comparisons']} comparisons",
         (
             *("entry", "objective", "quantity", "seeds", "difference, points", "p"),
-            *("seeds needed", *(f"{n}, {first} / entry" for n in _spaced(_SIZES[1:]))),
+            *("seeds needed", *(f"{n}, {first} / entry" for n in _spaced(SIZES))),
         ),
         [
             (
@@ -111,13 +113,9 @@ def _difference_table(results: Mapping[str, Any]) -> Table:
                 _points(row),
                 f"{row['p']:.3g}",
                 _needed(row),
-                *map(
-                    " / ".join,
-                    zip(
-                        sizes[row["objective"], first],
-                        sizes[row["objective"], row["entry"]],
-                        strict=True,
-                    ),
+                *(
+                    " / ".join(f"{mean:,.0f}" for mean in row["sizes"][name])
+                    for name in SIZES
                 ),
             )
             for row in results["differences"]
@@ -146,29 +144,35 @@ def _correlation_table(results: Mapping[str, Any]) -> Table:
 def _search_table(results: Mapping[str, Any]) -> Table:
     first = results["entries"][0]
     return Table(
-        "The fitted cells",
+        "The fitted cells: entropy of the weights of an edge's operations, of those "
+        "among which a genotype's are chosen, and the weight of none; and how many "
+        "edges are others",
         (
-            "entry",
-            "seed",
-            "entropy, nats",
-            f"edges other than {first}'s",
+            *("entry", "seed", "entropy, nats", "without none", "weight of none"),
+            *(f"edges other than {first}'s", "than of the entry's other seeds"),
             "normal cell",
         ),
         [
             (
-                row["entry"],
-                str(row["seed"]),
-                "{entropy:.4f} of {largest_entropy:.4f}".format(**row)
-                if row["entropy"] is not None
-                else "",
+                *(row["entry"], str(row["seed"])),
+                _of_largest(row, "entropy"),
+                _of_largest(row, "choice"),
+                "" if row["none"] is None else f"{row['none']:.0%}",
                 ""
                 if row["other_edges"] is None
                 else f"{row['other_edges']} of {row['edges']}",
+                ", ".join(map(str, row["other_edges_of_seeds"])),
                 ", ".join(f"{n} {op}" for op, n in row["operations"]["normal"].items()),
             )
             for row in results["searches"]
         ],
     )
+
+
+def _of_largest(row: Mapping[str, Any], name: str) -> str:
+    if row[name] is None:
+        return ""
+    return f"{row[name]:.3f} of {row[f'largest_{name}']:.3f}"
 
 
 def _run_table(runs: Sequence[Mapping[str, Any]], attacks: Sequence[str]) -> Table:
@@ -220,12 +224,14 @@ def outline(results: Mapping[str, Any]) -> str:
         results: what `as_json` gives.
     """
     settings = results["settings"]
-    size = settings["image_size"]
-    at = f" at {size}x{size}" if size else ""
     norm = settings["attack"].get("norm", Norm.LINF)
+    there, entries = len(results["runs"]), len(results["entries"])
+    networks = entries * len(results["objectives"]) * results["seeds"]
+    so_far = f" ({there} of {networks} networks so far)" if there < networks else ""
     return (
-        f"{settings['dataset']}{at}, {results['seeds']} seeds; robust is under all of "
-        f"{', '.join(settings['attacks'])}, {norm} with epsilon {settings['epsilon']}."
+        f"{images_text(settings)}, {counted(results['seeds'], 'seed')}{so_far}; "
+        f"robust is under all of {', '.join(settings['attacks'])}, {norm} with epsilon "
+        f"{settings['epsilon']}."
     )
 
 
@@ -270,7 +276,9 @@ def write_results(
     # Each time all of it is written anew.
     shutil.rmtree(folder, ignore_errors=True)
     if results["runs"]:
-        picture = draw_study(results["runs"], results["means"], workdir / FIGURE)
+        picture = draw_study(
+            results["runs"], results["means"], outline(results), workdir / FIGURE
+        )
         _write_tensorboard(results, table, picture, folder)
     write_text(workdir / TABLE, table + "\n")
     return results

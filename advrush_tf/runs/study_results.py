@@ -29,6 +29,7 @@ NETWORK, GENOTYPE = "network.json", "genotype.json"
 SELECTED = "selected"
 COMPARED = ("clean", "robust")
 CURVATURES = ("penalty", "top_eigenvalue")
+SIZES = ("parameters", "multiply_adds")
 _LEVEL = 0.05
 # Sizes that differ by no more are taken for equal.
 _ALIKE = 0.05
@@ -57,7 +58,7 @@ def as_json(
         rows: of all its results, whether they are there yet or not.
         failures: by the stage's name, why it came to no end.
     """
-    runs = [_measured(row) for row in rows if _attack(row).exists()]
+    runs = [_measured(row) for row in rows if _is_current(row, failures)]
     others = settings.entries[1:]
     comparisons = len(settings.objectives) * len(others) * len(COMPARED)
     results: dict[str, Any] = {
@@ -89,13 +90,29 @@ def as_json(
     return json_copy({**results, "conclusions": _conclusions(results)})
 
 
-def _attack(row: Row) -> Path:
-    return row.folder / f"attack_{row.objective}" / evaluation_report.RESULTS
+def _is_current(row: Row, failures: Mapping[str, str]) -> bool:
+    """Returns whether the present network has been attacked, not one before it."""
+    folder, stage = row.folder, f"attack_{row.objective}"
+    failed = f"{folder.parent.name}/{folder.name}/{stage}" in failures
+    return not failed and _report(row, stage, evaluation_report.RESULTS) is not None
+
+
+def _report(row: Row, stage: str, file: str) -> Any:
+    """Returns the report of a stage on the fitted network; None if there is none."""
+    fit = row.folder / f"fit_{row.objective}" / fit_record.REPORT
+    path = row.folder / stage / file
+    if not (fit.exists() and path.exists()):
+        return None
+    fitted = read_report(fit)["sha256"][fit_record.BEST]
+    report = read_report(path)
+    return report if fitted in report["settings"]["sha256"] else None
 
 
 def _measured(row: Row) -> dict[str, Any]:
     """Returns the numbers of one fitted network."""
-    results = read_report(_attack(row))
+    results = _report(row, f"attack_{row.objective}", evaluation_report.RESULTS)
+    inspected = _report(row, f"landscape_{row.objective}", inspection.RESULTS) or {}
+    fitted = read_report(row.folder / f"fit_{row.objective}" / fit_record.REPORT)
     found = {
         **{"entry": row.entry, "seed": row.seed, "objective": row.objective},
         **read_report(row.folder / "network" / NETWORK),
@@ -107,46 +124,75 @@ def _measured(row: Row) -> dict[str, Any]:
             if one["epsilon"]["given"] == results["epsilon"]["given"]
         },
         "robust": results["robust"]["accuracy"],
-        "warnings": [one["sentence"] for one in results["warnings"]],
+        "warnings": [
+            one["sentence"]
+            for report in (results, fitted, inspected)
+            for one in report.get("warnings", ())
+        ],
     }
-    stages = {"fit": fit_record.REPORT, "landscape": inspection.RESULTS}
-    for stage, file in stages.items():
-        path = row.folder / f"{stage}_{row.objective}" / file
-        report = read_report(path) if path.exists() else {}
-        # Older ones have none.
-        found["warnings"] += [one["sentence"] for one in report.get("warnings", ())]
-        for model in report.get("models", {}).values():
-            curvature = model["curvature"]
-            found |= {name: curvature[name]["mean"] for name in CURVATURES}
+    for model in inspected.get("models", {}).values():
+        curvature = model["curvature"]
+        found |= {name: curvature[name]["mean"] for name in CURVATURES}
     return found
 
 
 def _searches(settings: StudySettings, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Returns how far each search went, and how its cells differ from the first's."""
+    """Returns how far each search went, and how its cells differ from others."""
+    folders = {row[:2]: row.folder for row in rows}
+    genotypes = {
+        key: Genotype.load(path)
+        for key, folder in folders.items()
+        if (path := folder / "network" / GENOTYPE).exists()
+    }
     found = []
-    for row in rows:
-        path = row.folder / "network" / GENOTYPE
-        if row.objective != settings.objectives[0] or not path.exists():
-            continue
-        genotype = Genotype.load(path)
-        first = next(one for one in rows if one[:2] == (settings.entries[0], row.seed))
-        reference = first.folder / "network" / GENOTYPE
-        network = read_report(row.folder / "network" / NETWORK)
-        search = row.folder / f"search_{network.get(SELECTED, 0)}"
-        history = read_history(search) if is_search(search) else None
+    for (entry, seed), genotype in genotypes.items():
+        first = genotypes.get((settings.entries[0], seed))
+        seeds = [
+            other
+            for key, other in genotypes.items()
+            if key[0] == entry and key[1] != seed
+        ]
+        folder = folders[entry, seed]
+        number = read_report(folder / "network" / NETWORK).get(SELECTED, 0)
         found.append(
             {
-                **{"entry": row.entry, "seed": row.seed},
+                **{"entry": entry, "seed": seed},
                 "operations": genotype.operation_counts(),
                 "edges": 2 * len(genotype.normal),
-                "other_edges": differing_edges(genotype, Genotype.load(reference))
-                if reference.exists()
-                else None,
-                "entropy": history and float(history.metrics["entropy"][-1]),
-                "largest_entropy": history and math.log(len(history.primitives)),
+                "other_edges": first and differing_edges(genotype, first),
+                "other_edges_of_seeds": [
+                    differing_edges(genotype, other) for other in seeds
+                ],
+                **_of_alphas(folder / f"search_{number}"),
             }
         )
     return found
+
+
+def _of_alphas(search: Path) -> dict[str, float | None]:
+    """Returns how far a search's alphas are from where all operations weigh the same.
+
+    The entropy of an edge's weights, that of its operations without `none`, of which a
+    genotype's are, and the weight of `none`; means over the edges, None for no search.
+    """
+    names = ("entropy", "largest_entropy", "choice", "largest_choice", "none")
+    if not is_search(search):
+        return dict.fromkeys(names)
+    history = read_history(search)
+    weights = np.concatenate([weights[-1] for weights in history.weights.values()])
+    choices = weights[:, [name != "none" for name in history.primitives]]
+    count = choices.shape[1]
+    kept = choices.sum(1, keepdims=True)
+    entropies = [
+        -np.sum(shares * np.log(np.maximum(shares, np.finfo(float).tiny)), 1).mean()
+        for shares in (weights, choices / np.maximum(kept, np.finfo(float).tiny))
+    ]
+    numbers = (
+        *(entropies[0], math.log(weights.shape[1])),
+        *(entropies[1], math.log(count)),
+        1 - kept.mean(),
+    )
+    return dict(zip(names, map(float, numbers), strict=True))
 
 
 def differing_edges(genotype: Genotype, other: Genotype) -> int | None:
@@ -216,13 +262,26 @@ def _difference(
         return {}
     x, y = ([values[entry][seed] for seed in seeds] for entry in (first, other))
     found = paired_difference(x, y)
+    shown = found.p <= _LEVEL / comparisons
     needed = None
     if found.deviation is not None:
         needed = pairs_needed(found.mean, found.deviation, comparisons)
+    if needed and not shown:
+        needed = max(needed, found.count + 1)
+    pairs = {
+        entry: [run for run in runs if run["entry"] == entry and run["seed"] in seeds]
+        for entry in (first, other)
+    }
     return {
         **{"objective": objective, "entry": other, "quantity": name},
         **dataclasses.asdict(found),
+        "shown": shown,
         "seeds_needed": needed,
+        # Of the first entry's networks and of the other's, means over these seeds.
+        "sizes": {
+            size: [float(np.mean([run[size] for run in own])) for own in pairs.values()]
+            for size in SIZES
+        },
     }
 
 
@@ -245,61 +304,71 @@ def _correlations(
 def _conclusions(results: Mapping[str, Any]) -> list[str]:
     """Returns sentences on what the differences show, and what they cannot."""
     first, count = results["entries"][0], results["comparisons"]
-    sentences = []
-    for row in results["differences"]:
-        shown = row["p"] <= _LEVEL / count
+    rows = results["differences"]
+    sentences = [_in_all(rows, count)] if count else []
+    for row in rows:
         side = "higher" if row["mean"] >= 0 else "lower"
         text = (
             f"After {row['objective']}, {first}'s {row['quantity']} accuracy is "
             f"{100 * abs(row['mean']):.2f} percentage points {side} than "
-            f"{row['entry']}'s{_of_sizes(results['means'], first, row)} "
-            f"(p = {row['p']:.3g} over {row['count']} seeds)"
+            f"{row['entry']}'s{_of_sizes(row['sizes'])} "
+            f"(p = {row['p']:.3g} over {counted(row['count'], 'seed')})"
         )
-        needed = row["seeds_needed"]
-        if shown:
+        if row["shown"]:
             text += ": this is shown."
         elif row["count"] < 2:
             text += ": one seed shows nothing."
-        elif needed is None:
-            text += ": this is not shown, and 1,000 seeds would not show it either."
+        elif row["seeds_needed"] is None:
+            text += (
+                ": this is not shown; were it and its spread as measured, more than "
+                "1,000 seeds would be needed."
+            )
         else:
             text += (
-                f": this is not shown; were it and its spread as measured, "
-                f"{max(needed, row['count'] + 1)} seeds would show it four times in "
-                "five."
+                ": this is not shown; were it and its spread as measured, Student's "
+                f"test would show it four times in five with {row['seeds_needed']} "
+                "seeds."
             )
         sentences.append(text)
-    compared = {(row["objective"], row["entry"]) for row in results["differences"]}
+    compared = {(row["objective"], row["entry"]) for row in rows}
     sentences += [
         f"After {objective}, {first} and {other} cannot be compared: no seed has both."
         for objective in results["objectives"]
         for other in results["entries"][1:]
         if (objective, other) not in compared
     ]
-    if count:
-        fewest = math.ceil(math.log2(2 * count / _LEVEL))
-        sentences.append(
-            f"Of {count} comparisons, each needs p of {_LEVEL / count:.2g} or less for "
-            "5 % in all; the permutation test can give that from "
-            f"{fewest} seeds on."
-        )
     return sentences
 
 
-def _of_sizes(
-    means: Sequence[Mapping[str, Any]], first: str, row: Mapping[str, Any]
-) -> str:
+def _in_all(rows: Sequence[Mapping[str, Any]], comparisons: int) -> str:
+    """Returns how many of the differences are shown, and from how many seeds any is."""
+    shown = sum(row["shown"] for row in rows)
+    level = _LEVEL / comparisons
+    fewest = math.ceil(math.log2(2 / level))
+    seeds = max((row["count"] for row in rows), default=0)
+    text = (
+        f"{shown} of {comparisons} differences are shown: each needs p of {level:.2g} "
+        "or less for 5 % in all"
+    )
+    if seeds < fewest:
+        text += (
+            f", and with {counted(seeds, 'seed')} the permutation test gives no less "
+            f"than {min(2 / 2**seeds, 1):.2g}, whatever the differences are; from "
+            f"{fewest} seeds on it can show one"
+        )
+    return f"{text}."
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns a number with its noun, in the plural unless it is 1."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _of_sizes(sizes: Mapping[str, Sequence[float]]) -> str:
     """Returns how many times as large the first entry's networks are, if they are."""
-    sizes = {
-        mean["entry"]: mean for mean in means if mean["objective"] == row["objective"]
-    }
-    times = {
-        name: sizes[first][name]["mean"] / sizes[row["entry"]][name]["mean"]
-        for name in ("parameters", "multiply_adds")
-    }
     parts = [
-        f"{ratio:.2f} times the {name.replace('_', '-')}"
-        for name, ratio in times.items()
-        if abs(ratio - 1) > _ALIKE
+        f"{first / other:.2f} times the {name.replace('_', '-')}"
+        for name, (first, other) in sizes.items()
+        if abs(first / other - 1) > _ALIKE
     ]
     return f", at {' and '.join(parts)}" if parts else ""

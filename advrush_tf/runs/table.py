@@ -27,6 +27,12 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
 
 
+def images_text(settings: Mapping[str, Any]) -> str:
+    """Returns a run's data set, with the side that its images were given if any."""
+    size = settings.get("image_size")
+    return f"{settings['dataset']} at {size}x{size}" if size else settings["dataset"]
+
+
 def mean_text(number: Mapping[str, Any]) -> str:
     """Returns a mean with its interval, if any, from "mean", "low" and "high"."""
     if number["low"] is None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -241,7 +242,8 @@ class AdvRushSearchModel(ReplicatedModel):
             lambda_: factor inside the penalty.
             h: length of the penalty's probe, in normalised input units.
             warmup_epochs: epochs without the penalty, those of an earlier `fit` or of
-                the process that saved the model included.
+                the process that saved the model included. A fit that ends within them
+                warns.
             squared: penalise the squared norm (CURE) instead of the norm.
             penalty_batch: images of the penalty at a time on a replica, a divisor of
                 its part of the batch, for less memory; None takes all at once.
@@ -497,7 +499,15 @@ class _EpochCount(keras.callbacks.Callback):
     """Counts the epochs of the model, over several calls of `fit`."""
 
     def on_train_begin(self, logs=None):
-        self.model._epochs = self.params["epochs"]
+        model, epochs = self.model, self.params["epochs"]
+        model._epochs = epochs
+        warmup = model._penalty["warmup_epochs"]
+        if model.gamma > 0 and model.epoch + epochs <= warmup:
+            warnings.warn(
+                "no step of this fit has the penalty: it ends after epoch "
+                f"{model.epoch + epochs}, and compile's warmup_epochs is {warmup}",
+                stacklevel=2,
+            )
 
     def on_epoch_begin(self, epoch, logs=None):
         # A run that is resumed knows more epochs than a new model.

@@ -36,6 +36,9 @@ def test_wrong_names_name_the_right_ones():
         make_members("Linf", 0.03, members=["square", "square"])
     with pytest.raises(ValueError, match="seed must be 0 or more"):
         AutoAttack(lambda x: x, seed=-1)
+    with pytest.raises(ValueError, match="L2 has no usual epsilon: give one"):
+        AutoAttack(lambda x: x, norm="L2")
+    assert AutoAttack(lambda x: x).members["square"].epsilon == 8 / 255
 
 
 SHORT = ["apgd-ce", "apgd-t"]

@@ -42,6 +42,8 @@ def test_a_wrong_model_is_doubted():
         evaluate_robustness(model, x, y, attack="best")
     with pytest.raises(ValueError, match="norm must be one of 'Linf', 'L2', not 'L1'"):
         evaluate_robustness(model, x, y, norm="L1")
+    with pytest.raises(ValueError, match="L2 has no usual epsilon: give one"):
+        evaluate_robustness(model, x, y, norm="L2")
 
 
 def test_missing_classes_and_gradients_on_the_way_are_named():

@@ -132,7 +132,7 @@ FIGURES = {
         {"step, in multiples of epsilon = 8/255", "loss, nats"},
     ),
     "study": (
-        lambda history, path: draw_study(SEEDS, MEANS, path),
+        lambda history, path: draw_study(SEEDS, MEANS, "Digits.", path),
         {"clean accuracy, pgd", "robust accuracy, pgd"},
     ),
     "architectures": (

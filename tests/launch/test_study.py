@@ -27,6 +27,10 @@ from support.processes import assert_is_one_error, launch
             ["--dataset=digits", "--image_size=4", "--entries=ADVRUSH"],
             "at least 8x8 pixels",
         ),
+        (
+            ["--dataset=digits", "--image_size=4", "--entries=ADVRUSH", "--dry_run"],
+            "at least 8x8 pixels",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(arguments, words, tmp_path):

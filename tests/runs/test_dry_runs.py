@@ -116,6 +116,7 @@ def test_a_fits_total_by_hand(monkeypatch):
 
 
 def test_the_cost_of_a_study_by_hand(monkeypatch):
+    monkeypatch.setattr(dry_runs, "check_study", lambda *given: None)
     monkeypatch.setattr(dry_runs, "search_dry_run", lambda *given: 3600)
     monkeypatch.setattr(dry_runs, "fit_dry_run", lambda *given: 360)
     cost = StepCost(700, 300, 0.5, 1, 10**9)

@@ -6,12 +6,13 @@ import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from types import SimpleNamespace
 
 import attrs
 import pytest
 
-from advrush_tf.errors import NonFiniteLossError, UserError
+from advrush_tf.errors import AnotherRunError, NonFiniteLossError, UserError
 from advrush_tf.genotypes.genotype import Genotype, random_genotype
 from advrush_tf.nn.cell_network import CellNetwork
 from advrush_tf.runs import study, study_progress
@@ -75,13 +76,25 @@ def stubs(monkeypatch):
         # The second candidate of each seed is the best.
         robust = "search_1" in settings.genotype
         row = {"val_robust_accuracy": robust, "val_accuracy": 0.5}
-        (folder / "fit.json").write_text(json.dumps({"best": row}))
+        # No two fits give the same weights.
+        report = {"best": row, "sha256": {"model.keras": f"fit {len(ran)}"}}
+        (folder / "fit.json").write_text(json.dumps(report))
+
+    def sha256_of(models, report):
+        """Those of the models, which must be those that a report is on."""
+        fits = [Path(model).with_name("fit.json") for model in models]
+        weights = [json.loads(path.read_text())["sha256"] for path in fits]
+        settings = {"sha256": [one["model.keras"] for one in weights]}
+        if report.exists() and json.loads(report.read_text())["settings"] != settings:
+            raise AnotherRunError("sha256 differs")
+        return settings
 
     def attack(settings, folder, data_dir, log):
         ran.append(settings)
         folder.mkdir(parents=True, exist_ok=True)
         robust = 0.2 + 0.15 * settings.seed + 0.3 * ("random" in settings.model)
         results = {
+            "settings": sha256_of([settings.model], folder / "results.json"),
             "images": 20,
             "clean": {"accuracy": 0.9},
             "robust": {"accuracy": robust},
@@ -101,7 +114,11 @@ def stubs(monkeypatch):
         number = {"mean": 1 + settings.seed - ("random" in settings.model[0])}
         model = {"curvature": {"penalty": number, "top_eigenvalue": number}}
         warnings = [{"model": "m", "code": "chance", "sentence": "It guesses."}]
-        results = {"models": {"m": model}, "warnings": warnings * (settings.seed == 2)}
+        results = {
+            "settings": sha256_of(settings.model, folder / "inspection.json"),
+            "models": {"m": model},
+            "warnings": warnings * (settings.seed == 2),
+        }
         (folder / "inspection.json").write_text(json.dumps(results))
         (folder / "inspection.md").write_text("")
 
@@ -196,11 +213,16 @@ def test_the_numbers_of_a_study(toy, stubs, tmp_path, monkeypatch):
     assert results["rank_correlations"][0]["count"] == 6
     assert results["rank_correlations"][0]["rho"] < 0.5
     own = toy().entries[1]
-    assert results["conclusions"][1] == (
+    assert results["conclusions"][0] == (
+        "0 of 2 differences are shown: each needs p of 0.025 or less for 5 % in all, "
+        "and with 3 seeds the permutation test gives no less than 0.25, whatever the "
+        "differences are; from 7 seeds on it can show one."
+    )
+    assert results["conclusions"][2] == (
         "After fgsm_rs, random's robust accuracy is 30.00 percentage points higher "
         f"than {own}'s, at 0.50 times the parameters (p = 0.25 over 3 seeds): this is "
-        "not shown; were it and its spread as measured, 7 seeds would show it four "
-        "times in five."
+        "not shown; were it and its spread as measured, Student's test would show it "
+        "four times in five with 7 seeds."
     )
     table = (workdir / "study.md").read_text()
     assert "| random | fgsm_rs | 3 | 2 |" in table
@@ -222,13 +244,13 @@ def test_the_numbers_of_a_study(toy, stubs, tmp_path, monkeypatch):
 
 def test_one_seed_says_nothing_of_more(toy, stubs, tmp_path):
     results, _ = run(toy(), tmp_path / "study")
-    assert results["conclusions"][1].endswith(
-        "(p = 1 over 1 seeds): one seed shows nothing."
+    assert results["conclusions"][2].endswith(
+        "(p = 1 over 1 seed): one seed shows nothing."
     )
     table = (tmp_path / "study" / "study.md").read_text()
     assert "| robust | 1 | +30.00 | 1 |  |" in table
     assert (
-        "digits at 4x4, 1 seeds; robust is under all of fgsm, Linf with epsilon 1/10."
+        "digits at 4x4, 1 seed; robust is under all of fgsm, Linf with epsilon 1/10."
         in table
     )
 
@@ -246,6 +268,31 @@ def test_a_result_that_is_gone_is_made_again_with_what_was_made_of_it(
         "AttackSettings",
         "LandscapeSettings",
     ]
+
+
+def test_what_was_made_of_weights_that_are_gone_counts_no_more(
+    toy, stubs, tmp_path, monkeypatch
+):
+    workdir, attack = tmp_path / "study", study.run_attack
+    folder = workdir / "random" / "seed_0"
+    run(toy(), workdir)
+    shutil.rmtree(folder / "fit_fgsm_rs")
+
+    def fail(settings, folder, data_dir, log):
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr(study, "run_attack", fail)
+    results, _ = run(toy(), workdir)
+    assert [row["entry"] for row in results["runs"]] == [toy().entries[1]]
+    assert "1 of 2 networks so far" in (workdir / "study.md").read_text()
+    monkeypatch.setattr(study, "run_attack", attack)
+    results, _ = run(toy(), workdir)
+    assert len(results["runs"]) == 2
+    fit, attacked = (
+        json.loads((folder / name).read_text())
+        for name in ("fit_fgsm_rs/fit.json", "attack_fgsm_rs/results.json")
+    )
+    assert attacked["settings"]["sha256"] == [fit["sha256"]["model.keras"]]
 
 
 def test_an_entrys_file_may_not_change(toy, stubs, tmp_path):
@@ -322,7 +369,7 @@ def test_a_failed_run_does_not_end_the_others(toy, stubs, tmp_path, monkeypatch)
     assert "loss became nan" in results["failures"]["random/seed_0/fit_fgsm_rs"]
     assert results["failures"]["random/seed_0/attack_fgsm_rs"].startswith("it needs")
     assert any(line.startswith("FAILED random/seed_0/fit_fgsm_rs") for line in lines)
-    assert results["conclusions"][0] == (
+    assert results["conclusions"][1] == (
         f"After fgsm_rs, random and {toy().entries[1]} cannot be compared: no seed has "
         "both."
     )
@@ -408,14 +455,20 @@ def test_sizes_that_cannot_be_matched_are_named():
 
 
 def test_cells_that_cannot_be_matched_are_named_before_any_fit(toy, stubs, tmp_path):
+    own = toy().entries[1]
     given = {
-        "entries": ("darts", "random", toy().entries[1]),
+        "entries": ("darts", "random", own),
         "search": {**STAGES["search"], "num_nodes": 2},
         "fit": {**STAGES["fit"], "init_channels": 1},
     }
-    with pytest.raises(UserError, match=r"own/seed_0/network failed: No number"):
-        run(toy(**given, match="parameters"), tmp_path / "study")
-    assert len(stubs) == 1  # The search of darts, whose size the others are to have.
+    results, lines = run(toy(**given, match="parameters"), tmp_path / "study")
+    named, first = (
+        next(n for n, line in enumerate(lines) if words in line)
+        for words in ("own/seed_0/network: No number", "fit_fgsm_rs took")
+    )
+    assert named < first
+    assert own not in {row["entry"] for row in results["runs"]}
+    assert {row["entry"] for row in results["runs"]} >= {"darts"}
     run(toy(**given), tmp_path / "unmatched")
 
 

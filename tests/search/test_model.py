@@ -1,4 +1,5 @@
 import json
+import warnings
 
 import keras
 import numpy as np
@@ -168,6 +169,17 @@ def test_a_fit_that_goes_on_is_past_the_warm_up(tmp_path):
     history = again.fit(pairs, epochs=1, verbose=0).history
     assert history["penalty"][0] > 0
     assert again.epoch == 3
+
+
+def test_a_fit_without_a_penalised_epoch_warns():
+    model = tiny_compiled(warmup_epochs=2)
+    pairs = tf.data.Dataset.from_tensors(random_pair())
+    with pytest.warns(UserWarning, match="after epoch 2, and .*warmup_epochs is 2"):
+        model.fit(pairs, epochs=2, verbose=0)
+    with warnings.catch_warnings(action="error", category=UserWarning):
+        model.fit(pairs, epochs=1, verbose=0)
+        plain = tiny_compiled(warmup_epochs=2, gamma=0)
+        plain.fit(pairs, epochs=1, verbose=0)
 
 
 def test_a_resumed_run_names_its_epoch():
