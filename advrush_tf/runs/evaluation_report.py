@@ -211,9 +211,9 @@ def markdown(results: Mapping[str, Any]) -> str:
     parts = [
         f"# Robustness of {settings['model']}",
         f"{images_text(settings)}, {results['images']} images of the "
-        f"{results['split']} split; {results['norm']}, epsilon {results['epsilon']['given']} "
-        f"({results['epsilon']['value']:.6g}); seed {settings['seed']}; SHA-256 "
-        f"{settings['sha256'][0]}.",
+        f"{results['split']} split; {results['norm']}, epsilon "
+        f"{results['epsilon']['given']} ({results['epsilon']['value']:.6g}); seed "
+        f"{settings['seed']}; SHA-256 {settings['sha256'][0]}.",
         *(table.markdown() for table in tables(results)),
         *(f"**Warning** {warning}" for warning in warnings(results)),
     ]
