@@ -387,8 +387,8 @@ def _run_of(
     try:
         run(settings, folder, data_dir=data_dir, log=log)
     except AnotherRunError as error:
-        log(f"It is deleted and made anew: {error}")
         shutil.rmtree(folder)
+        log(f"What was here is made anew: {error}")
         run(settings, folder, data_dir=data_dir, log=log)
 
 

@@ -177,9 +177,9 @@ def test_a_fit_without_cells_names_its_network(tmp_path):
 
 
 def test_an_evaluation_tells_each_attack_with_its_interval(tmp_path):
-    section = read_section(make_evaluation(tmp_path))
+    section = read_section(make_evaluation(tmp_path, image_size=9))
     assert section.kind == "Evaluation"
-    assert "4 images of the test split of shades" in section.lead
+    assert "4 images of the test split of shades at 9x9" in section.lead
     attacks, fgsm, autoattack = section.tables
     assert [row[:3] for row in attacks.rows] == [
         ("clean", "", "75.00%"),

@@ -40,6 +40,7 @@ def evaluation(**changes):
     """Two attacks on the model, and the first on another model as well."""
     given = {"attacks": ("fgsm", "autoattack"), "epsilons": ("0", "2/255"), **changes}
     settings = AttackSettings(
+        dataset="shades",
         model="runs/one/model.keras",
         source_model=("runs/two/model.keras",),
         save_images=True,
