@@ -231,7 +231,9 @@ def _means(
         for name in names:
             if name not in ("seed", "images", SELECTED):
                 accuracy = name in COMPARED or name in own[0]["attacks"]
-                bounds = (0.0, 1.0) if accuracy else ()
+                # All other quantities are 0 or more too, but for eigenvalues.
+                low = -math.inf if name == "top_eigenvalue" else 0.0
+                bounds = low, 1.0 if accuracy else math.inf
                 row[name] = dataclasses.asdict(
                     mean_interval([run[name] for run in own], *bounds)
                 )
