@@ -5,6 +5,7 @@ Beside it, data sets, networks, epochs and attacks are made small, and little is
 
 import functools
 import re
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,11 @@ import advrush_tf
 from advrush_tf.attacks import autoattack, sanity_probes
 from advrush_tf.data.array_examples import ArrayExamples
 from advrush_tf.data.dataset import ImageDataset
+from advrush_tf.files import read_json
+from advrush_tf.runs.study import Plan
+from advrush_tf.runs.study_report import RESULTS, tables
+from advrush_tf.runs.study_results import as_json
+from advrush_tf.runs.study_settings import StudySettings
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ("README.md", *(f"docs/{path.name}" for path in ROOT.glob("docs/*.md")))
@@ -85,3 +91,21 @@ def test_its_python_runs(document, small):
     names = {"__name__": document}
     for block in blocks(document):
         exec(compile(block, ROOT / document, "exec"), names)
+
+
+def test_its_study_is_what_the_records_give(tmp_path):
+    with tarfile.open(ROOT / "testdata" / "study_cifar10.tar.xz") as records:
+        records.extractall(tmp_path, filter="data")
+    folder = tmp_path / "study_cifar10"
+    written = read_json(folder / RESULTS)
+    given = {name: written[name] for name in ("entries", "seeds", "objectives")}
+    given |= {n: v for n, v in written["settings"].items() if n != "first_entry"}
+    settings = StudySettings(
+        **{n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
+    )
+    found = as_json(settings, Plan(settings, folder, None).rows, {})
+    assert found | {"library": written["library"]} == written
+    assert (len(found["runs"]), len(found["differences"])) == (30, 16)
+    text = (ROOT / "docs" / "numbers.md").read_text("utf-8")
+    *shown, _ = [table.markdown() for table in tables(found)]
+    assert [table for table in shown if table not in text] == []
