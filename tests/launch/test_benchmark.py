@@ -44,7 +44,8 @@ def test_penalties_that_do_not_divide_the_batch():
 def test_where_the_time_of_a_fit_goes():
     flags = "--part=fit", "--init_channels=2", "--num_cells=1", "--image_size=8"
     flags = *flags, "--batch_size=4", "--operations"
-    result = launch("benchmark", *flags, optimised=True)
+    options = {"optimised": True, "prepare": fork_small_searches}
+    result = launch("benchmark", *flags, **options)
     assert result.returncode == 0, result.stderr
     for step in ("input gradient", "standard", "pgd"):
         assert f"fit, {step}\n" in result.stdout

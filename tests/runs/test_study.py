@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import multiprocessing
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from advrush_tf.runs.report import read_section
 from advrush_tf.runs.study_results import differing_edges
 from advrush_tf.runs.study_settings import StudySettings
 from support.hparams import hparams
-from support.processes import kill_while_writing, take_share_as_traced
+from support.processes import IMPORTED, kill_while_writing, take_share_as_traced
 
 TOY = {
     "entries": ("random", "genotype.json"),
@@ -571,6 +572,7 @@ def test_the_time_left_is_that_of_finished_runs():
 def test_a_killed_study_ends_as_one_that_was_not(toy, tmp_path, monkeypatch):
     """By SIGKILL in the attack; the other runs in two processes."""
     monkeypatch.setattr(study, "take_share", take_share_as_traced)
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: IMPORTED)
     settings, killed = toy(entries=("random",)), tmp_path / "killed"
     flags = {name: getattr(settings, name) for name in TOY}
     flags |= {f"{s}_{name}": v for s in STAGES for name, v in STAGES[s].items()}

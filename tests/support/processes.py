@@ -26,8 +26,8 @@ ROOT = Path(__file__).parents[2]
 
 
 # Its processes begin with everything imported, which else takes most of a short run.
-_IMPORTED = multiprocessing.get_context("forkserver")
-_IMPORTED.set_forkserver_preload(
+IMPORTED = multiprocessing.get_context("forkserver")
+IMPORTED.set_forkserver_preload(
     [f"advrush_tf.runs.{name}" for name in ("search", "attack", "landscape", "convert")]
 )
 
@@ -59,7 +59,7 @@ class Launched:
         environment["TF_CPP_MIN_LOG_LEVEL"] = "3"
         prepared = _Prepared(self._outputs, folder, environment, optimised, prepare)
         given = name, arguments, prepared
-        self._process = _IMPORTED.Process(target=_run, args=given)
+        self._process = IMPORTED.Process(target=_run, args=given)
         self._process.start()
 
     @property
@@ -106,7 +106,7 @@ def _run(name, arguments, prepared):
 
 def run_in_a_process(program):
     """Runs Python in a process of its own, with everything imported, to its end."""
-    process = _IMPORTED.Process(target=exec, args=(program,))
+    process = IMPORTED.Process(target=exec, args=(program,))
     process.start()
     process.join()
     assert process.exitcode == 0
