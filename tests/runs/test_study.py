@@ -573,6 +573,8 @@ def test_a_killed_study_ends_as_one_that_was_not(toy, tmp_path, monkeypatch):
     """By SIGKILL in the attack; the other runs in two processes."""
     monkeypatch.setattr(study, "take_share", take_share_as_traced)
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: IMPORTED)
+    # It looks through all that earlier tests have left.
+    monkeypatch.setattr(study_progress.keras.backend, "clear_session", lambda: None)
     settings, killed = toy(entries=("random",)), tmp_path / "killed"
     flags = {name: getattr(settings, name) for name in TOY}
     flags |= {f"{s}_{name}": v for s in STAGES for name, v in STAGES[s].items()}
