@@ -23,8 +23,8 @@ def pytest_configure():
     replicas.divide_processor()
     graphs.optimise_graphs(False)
     # A graph is some hundred thousand objects, almost none of them in cycles. Python's
-    # search for those is a tenth of the time that tracing takes, and one through all that
-    # earlier tests have left takes a minute.
+    # search for those is a tenth of the time that tracing takes, and one through all
+    # that earlier tests have left takes a minute.
     gc.freeze()
     gc.set_threshold(50_000, 20, 1_000)
 
