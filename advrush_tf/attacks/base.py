@@ -53,7 +53,10 @@ def as_logits_fn(model: Any) -> LogitsFn:
 
 
 class BatchedClassifier:
-    """The logits of the classifier under attack, compiled once for one batch size.
+    """The logits of the classifier under attack, compiled once.
+
+    Attacks on few images have smaller batches. One graph serves all sizes, unless the
+    model must know the size: then each has its own.
 
     Args:
         model: a Keras classifier or a function of TensorFlow operations: images in
@@ -86,14 +89,25 @@ class BatchedClassifier:
             return tf.cast(outputs, images.dtype)
 
         self._logits = logits
-        spec = tf.TensorSpec((batch_size, *self.image_shape), tf.float32)
-        shape = self._logits.get_concrete_function(spec).output_shapes
+        shape = self._output_shape()
         if shape.rank != 2 or (shape[1] or 0) < 2:
             raise ValueError(
                 "the model must give logits of shape (batch, classes), with two "
                 f"classes or more, not {shape}"
             )
         self.num_classes = int(shape[1])
+
+    def _output_shape(self) -> tf.TensorShape:
+        """The shape of what the model gives, once it is traced."""
+
+        def trace(number: int | None) -> tf.TensorShape:
+            spec = tf.TensorSpec((number, *self.image_shape), tf.float32)
+            return self._logits.get_concrete_function(spec).output_shapes
+
+        try:
+            return trace(None)
+        except Exception:  # If it is not the unknown size, it is raised again.
+            return trace(self.batch_size)
 
     def logits(self, images: tf.Tensor) -> tf.Tensor:
         """Logits of a batch of images, (batch, classes), in their arithmetic.
@@ -102,7 +116,10 @@ class BatchedClassifier:
             StoppedError: as `check_stop`; only outside of graphs.
         """
         self.check_stop()
-        return self._logits(images)
+        logits = self._logits(images)
+        # The graph of all sizes does not know this one.
+        logits.set_shape((images.shape[0], None))
+        return logits
 
     @functools.cached_property
     def followed_logits(self) -> LogitsFn:
@@ -117,6 +134,7 @@ class BatchedClassifier:
         @custom_gradient
         def counted(images):
             def gradient(upstream):
+                upstream.set_shape(images.shape)
                 bad = ~tf.reduce_all(tf.math.is_finite(upstream))
                 bad_gradients.assign_add(tf.cast(bad, tf.int64))
                 return upstream

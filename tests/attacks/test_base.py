@@ -28,17 +28,47 @@ def test_predictions_are_the_models_in_inference_mode_whatever_the_number():
     assert classifier.predict(x[:0]).shape == (0, 3)
 
 
-def test_the_model_is_traced_once():
+def _of_any_size(images):
+    return tf.reduce_sum(images, [1, 2])
+
+
+def _of_known_sizes(images):
+    return tf.reduce_sum(tf.reshape(images, (images.shape[0], -1, 3)), 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "sizes"), [(_of_any_size, [None]), (_of_known_sizes, [5, 2])]
+)
+def test_the_model_is_traced_once_or_for_each_size(model, sizes):
     traces = []
 
-    def model(images):
-        traces.append(images.shape)
-        return tf.reduce_sum(images, [1, 2])
+    def traced(images):
+        outputs = model(images)
+        traces.append(images.shape.as_list())
+        return outputs
 
-    classifier = BatchedClassifier(model, (2, 2, 3), batch_size=5)
+    classifier = BatchedClassifier(traced, (2, 2, 3), batch_size=5)
+    images = np.random.default_rng(0).random((12, 2, 2, 3), np.float32)
     for count in (12, 5, 2):
-        classifier.predict(np.zeros((count, 2, 2, 3), np.float32))
-    assert traces == [(5, 2, 2, 3)]
+        found = classifier.predict(images[:count])
+        np.testing.assert_allclose(found, images[:count].sum((1, 2)), rtol=1e-6)
+
+    @tf.function
+    def gradient(images):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            logits = classifier.followed_logits(images)
+            second = logits[:, 1]
+        found = tape.gradient(second, images)
+        # Loops keep the shapes that they begin with.
+        assert (logits.shape, found.shape) == ((images.shape[0], 3), images.shape)
+        return found
+
+    for count in (5, 2):
+        expected = np.broadcast_to([0, 1, 0], (count, 2, 2, 3))
+        found = gradient(tf.constant(images[:count]))
+        np.testing.assert_array_equal(found, expected)
+    assert traces == [[size, 2, 2, 3] for size in sizes]
 
 
 def test_batch_normalisation_is_in_inference_mode():

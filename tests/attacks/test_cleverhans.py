@@ -275,8 +275,7 @@ def test_nothing_is_traced_again(attack):
     classifier = BatchedClassifier(model, X.shape[1:], 2)
     traced = _count_traces(classifier)
     list(attack.outcomes(classifier, X[:1], Y[:1], 0))
-    # SPSA sees its samples at once, and the image alone.
-    assert len(traces) == (3 if isinstance(attack, SPSA) else 1)
+    assert len(traces) == 1
     counts = len(traces), len(traced), scaled_gradient.experimental_get_tracing_count()
     assert traced
     list(attack.outcomes(classifier, X[:5], Y[:5], 0))
