@@ -26,6 +26,7 @@ from advrush_tf.nn.cell_network import CellNetwork
 from advrush_tf.nn.checks import check_precision
 from advrush_tf.training.model import ReplicatedModel, as_array, with_directions
 from advrush_tf.training.optimizers import MomentumSGD
+from advrush_tf.variables import of_one_name
 from advrush_tf.version import PACKAGE
 
 # Robust accuracy is always measured from the same start.
@@ -131,7 +132,8 @@ class AdvRushFitModel(ReplicatedModel):
             ValueError: see `ReplicatedModel`.
         """
         self.compile_with(optimizer or MomentumSGD(), run_eagerly, jit_compile, others)
-        self.optimizer.build(self.trainable_variables)
+        with of_one_name():
+            self.optimizer.build(self.trainable_variables)
 
     @property
     def checkpoint_groups(self) -> dict[str, list[keras.Variable]]:

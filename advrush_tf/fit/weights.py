@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 import keras
 import tensorflow as tf
 
+from advrush_tf.variables import of_one_name
+
 
 class WeightAverage(keras.layers.Layer):
     """Exponential moving averages of variables, kept beside them.
@@ -29,17 +31,18 @@ class WeightAverage(keras.layers.Layer):
         super().__init__(name="average")
         self.decay = decay
         self._sources = [variable.value for variable in variables]
-        self._averages = [
-            self.add_weight(
-                name=f"average_{index}",
-                shape=variable.shape,
-                dtype=variable.dtype,
-                initializer=keras.initializers.Constant(variable.numpy()),
-                trainable=False,
-                autocast=False,
-            ).value
-            for index, variable in enumerate(variables)
-        ]
+        with of_one_name():
+            self._averages = [
+                self.add_weight(
+                    name=f"average_{index}",
+                    shape=variable.shape,
+                    dtype=variable.dtype,
+                    initializer=keras.initializers.Constant(variable.numpy()),
+                    trainable=False,
+                    autocast=False,
+                ).value
+                for index, variable in enumerate(variables)
+            ]
         self.built = True
 
     def update(self, step: tf.Tensor) -> None:

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from advrush_tf.nn import kernels
 from advrush_tf.nn.batch_norm import batch_normalize, inverse_deviation, update_running
+from advrush_tf.variables import of_one_name
 
 # Operations by name: the function, or the side of the kernel.
 POOLINGS = {
@@ -69,6 +70,10 @@ class Block(keras.layers.Layer):
     def inherited(self) -> dict[str, Any]:
         """Arguments that a block passes on to its inner blocks."""
         return {"dtype": self.dtype_policy, "synchronized": self.synchronized}
+
+    @of_one_name()
+    def add_weight(self, *args, **kwargs):
+        return super().add_weight(*args, **kwargs)
 
     def add_kernel(self, name: str, shape: tuple[int, ...], fan_in: int):
         """A convolution kernel with PyTorch's default initialisation."""

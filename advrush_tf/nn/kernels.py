@@ -270,7 +270,7 @@ def already_scaled(x: tf.Tensor, scale: tf.Tensor):
         factor = tf.stop_gradient(scale)
         return already_scaled(dy, scale), tf.math.divide_no_nan(products, factor)
 
-    return tf.identity(x), gradient
+    return x, gradient
 
 
 @custom_gradient

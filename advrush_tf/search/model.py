@@ -28,6 +28,7 @@ from advrush_tf.nn.supernet import Supernet
 from advrush_tf.search.step import SearchSteps, example_losses, share_of_norm
 from advrush_tf.training import optimizers
 from advrush_tf.training.model import ReplicatedModel, with_directions
+from advrush_tf.variables import of_one_name
 from advrush_tf.version import PACKAGE
 
 _METRICS = (
@@ -278,8 +279,9 @@ class AdvRushSearchModel(ReplicatedModel):
             "penalty_batch": penalty_batch,
         }
         # Keras would build the optimizer for all trainable variables, alphas included.
-        self.optimizer.build(self.network_weights)
-        self.alpha_optimizer.build(self.alphas)
+        with of_one_name():
+            self.optimizer.build(self.network_weights)
+            self.alpha_optimizer.build(self.alphas)
         self.last_step: dict[str, Any] = {}
         self._epochs = 0  # At which the current `fit` ends.
         self._tracing: threading.Thread | None = None
