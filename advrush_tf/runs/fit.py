@@ -373,7 +373,7 @@ def _fit(
         # The checkpoint first: what TensorBoard shows is then never repeated.
         writers = [
             # So many times the building were measured (docs/numbers.md).
-            TracingNotice(run.log, {epoch: 10 * building}),
+            TracingNotice(run.log, {epoch: 13 * building}),
             bar,
             EpochRecorder(settings, workdir, run.store, record, run.log),
             FitTensorBoard(workdir / "tensorboard", settings.to_dict()),

@@ -217,11 +217,11 @@ def _search(
     validation_steps = int(validation_batches(settings, dataset).cardinality())
     # As many times the building as were measured (docs/numbers.md). In a warm-up the
     # penalty's graph is made on the way; its first run remains.
-    tracing = {epoch: 5 * building}
+    tracing = {epoch: 12 * building}
     if settings.gamma and settings.warmup_epochs > epoch:
-        tracing[settings.warmup_epochs] = 5 * building
+        tracing[settings.warmup_epochs] = 12 * building
     elif settings.gamma:
-        tracing[epoch] += 11 * building
+        tracing[epoch] += 23 * building
     with reading_examples(), ProgressBar(steps, validation_steps) as bar:
         # The checkpoint first: what TensorBoard shows is then never repeated.
         tensorboard = SearchTensorBoard(run.workdir / "tensorboard", settings.to_dict())
