@@ -12,7 +12,7 @@ def of_one_name() -> Iterator[None]:
     """Gives the TensorFlow variables made inside a `with` one name.
 
     TensorFlow makes a kernel, and keeps it, for every name that it makes a variable of:
-    half of the time that a network of a thousand variables is built in. Keras' own
+    a third of the time that a network of a thousand variables is built in. Keras' own
     names and paths, by which all else knows a variable, are as ever.
     """
 

@@ -1,6 +1,7 @@
 """The parts that all attacks share: classifier, hyper-parameters and outcomes."""
 
 import abc
+import contextlib
 import dataclasses
 import functools
 import warnings
@@ -78,7 +79,6 @@ class BatchedClassifier:
         self._stopped = False
         self._bad_gradients = tf.Variable(0, trainable=False, dtype=tf.int64)
 
-        @tf.function(autograph=False)
         def logits(images: tf.Tensor) -> tf.Tensor:
             outputs = logits_fn(images)
             if isinstance(outputs, list | tuple | dict):
@@ -88,26 +88,27 @@ class BatchedClassifier:
                 )
             return tf.cast(outputs, images.dtype)
 
-        self._logits = logits
-        shape = self._output_shape()
-        if shape.rank != 2 or (shape[1] or 0) < 2:
+        self._logits, shape = self._traced(logits)
+        if not _are_logits(shape):
             raise ValueError(
                 "the model must give logits of shape (batch, classes), with two "
                 f"classes or more, not {shape}"
             )
         self.num_classes = int(shape[1])
 
-    def _output_shape(self) -> tf.TensorShape:
-        """The shape of what the model gives, once it is traced."""
+    def _traced(self, logits: LogitsFn) -> tuple[Any, tf.TensorShape]:
+        """The compiled function, and the shape of what it gives."""
 
-        def trace(number: int | None) -> tf.TensorShape:
+        def trace(number: int | None) -> tuple[Any, tf.TensorShape]:
+            function = tf.function(logits, autograph=False)
             spec = tf.TensorSpec((number, *self.image_shape), tf.float32)
-            return self._logits.get_concrete_function(spec).output_shapes
+            return function, function.get_concrete_function(spec).output_shapes
 
-        try:
-            return trace(None)
-        except Exception:  # If it is not the unknown size, it is raised again.
-            return trace(self.batch_size)
+        with contextlib.suppress(Exception):  # Raised again, if not of the size.
+            function, shape = trace(None)
+            if _are_logits(shape):
+                return function, shape
+        return trace(self.batch_size)
 
     def logits(self, images: tf.Tensor) -> tf.Tensor:
         """Logits of a batch of images, (batch, classes), in their arithmetic.
@@ -172,6 +173,10 @@ class BatchedClassifier:
         """A full batch that begins with these images, at most `batch_size`."""
         indices = np.minimum(np.arange(self.batch_size), len(images) - 1)
         return tf.constant(images[indices])
+
+
+def _are_logits(shape: tf.TensorShape) -> bool:
+    return shape.rank == 2 and (shape[1] or 0) >= 2
 
 
 def is_right(

@@ -36,8 +36,20 @@ def _of_known_sizes(images):
     return tf.reduce_sum(tf.reshape(images, (images.shape[0], -1, 3)), 1)
 
 
+def _of_known_shape(images):
+    """Its shape is not known where the number of images is not."""
+    logits = _of_any_size(images)
+    shape = logits.shape if images.shape[0] else tf.TensorShape(None)
+    return tf.raw_ops.PlaceholderWithDefault(input=logits, shape=shape)
+
+
 @pytest.mark.parametrize(
-    ("model", "sizes"), [(_of_any_size, [None]), (_of_known_sizes, [5, 2])]
+    ("model", "sizes"),
+    [
+        (_of_any_size, [None]),
+        (_of_known_sizes, [5, 2]),
+        (_of_known_shape, [None, 5, 2]),
+    ],
 )
 def test_the_model_is_traced_once_or_for_each_size(model, sizes):
     traces = []
