@@ -104,7 +104,8 @@ class BatchedClassifier:
             spec = tf.TensorSpec((number, *self.image_shape), tf.float32)
             return function, function.get_concrete_function(spec).output_shapes
 
-        with contextlib.suppress(Exception):  # Raised again, if not of the size.
+        # What has another cause than the unknown size is raised below.
+        with contextlib.suppress(Exception):
             function, shape = trace(None)
             if _are_logits(shape):
                 return function, shape

@@ -187,7 +187,7 @@ def test_a_model_is_compiled_once_for_a_batch_at_most():
     batches = []
 
     def spy(images):
-        # It must know the number of images.
+        # One graph for all sizes would not show how many images it is given.
         images = tf.reshape(images, tuple(images.shape))
         batches.append(images.shape[0])
         return model(images, training=False)
