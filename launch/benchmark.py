@@ -55,7 +55,7 @@ _RECOMPUTE = flags.DEFINE_multi_enum(
 _PENALTY_BATCH = flags.DEFINE_multi_integer(
     "penalty_batch",
     [0],
-    "Images of the penalty at a time, 0 for all at once, may be repeated.",
+    "Images of the penalty at a time, 0 for a search's default, may be repeated.",
     lower_bound=0,
 )
 _IMAGE_SIZE = flags.DEFINE_integer(
@@ -85,7 +85,7 @@ class Row(NamedTuple):
         part: what it is a step of.
         kind: one of the part's kinds.
         recompute_cells: see `Supernet`.
-        penalty_batch: see `AdvRushSearchModel.compile`; 0 takes the whole batch.
+        penalty_batch: see `AdvRushSearchModel.compile`; 0 is its default.
     """
 
     part: Part

@@ -115,8 +115,9 @@ class SearchSettings(Settings):
     penalty: Penalty = setting(Penalty.NORM, "Penalise the norm or its square.")
     penalty_batch: int = setting(
         0,
-        "Images of which a device computes the penalty at a time, 0 for all of its "
-        "part of a batch; the sum is the same, the memory is not.",
+        "Images of which a device computes the penalty at a time; the sum is the same, "
+        "the memory is not. 0 takes all of its part of a batch on a GPU, and up to 16 "
+        "on a processor.",
         ge(0),
     )
     recompute_cells: bool = setting(

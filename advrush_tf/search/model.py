@@ -247,7 +247,9 @@ class AdvRushSearchModel(ReplicatedModel):
                 warns.
             squared: penalise the squared norm (CURE) instead of the norm.
             penalty_batch: images of the penalty at a time on a replica, a divisor of
-                its part of the batch, for less memory; None takes all at once.
+                its part of the batch or no less than it. By default all at once on a
+                GPU, and on a processor the most from 8 to 16 that divide it, which take
+                less memory and no more time.
             run_eagerly: whether to run without compiling to graphs.
             jit_compile: whether to compile with XLA (all but the penalty, which takes
                 XLA minutes even of a small network).

@@ -8,7 +8,8 @@ import tensorflow as tf
 from advrush_tf import AdvRushSearchModel
 from advrush_tf.genotypes.search_space import PRIMITIVES
 from advrush_tf.official.weights import assign_supernet
-from advrush_tf.search.step import SearchSteps, mean_over_pieces
+from advrush_tf.search import step
+from advrush_tf.search.step import SearchSteps, mean_over_pieces, usual_piece
 from advrush_tf.training.optimizers import L2Adam, MomentumSGD
 from support import golden
 from support.tiny_search import (
@@ -358,7 +359,7 @@ def test_the_mean_of_pieces_is_numpys():
         return tf.reduce_mean(x[:, 0] * y), [tf.reduce_mean(x, 0)]
 
     dtypes = tf.float64, [tf.float64]
-    for size in (None, 12, 4, 1):
+    for size in (16, 12, 4, 1):
         product, [mean] = mean_over_pieces(function, (x, y), size, dtypes)
         np.testing.assert_allclose(product, np.mean(x[:, 0] * y), rtol=1e-14)
         np.testing.assert_allclose(mean, x.mean(0), rtol=1e-13)
@@ -381,16 +382,45 @@ def test_pieces_that_do_not_divide():
         mean_over_pieces(tf.reduce_mean, [tf.ones(12)], 5, tf.float32)
 
 
-def test_the_penalty_of_pieces_is_the_batchs():
-    results = []
-    for size in (None, 2):
+@pytest.mark.parametrize(
+    ("gpus", "examples", "expected"),
+    [
+        ([], 32, 16),
+        ([], 64, 16),
+        ([], 100, 10),
+        ([], 24, 12),
+        ([], 16, 16),
+        ([], 18, 9),
+        # A piece of 7 would take longer.
+        ([], 14, 14),
+        ([], 31, 31),
+        ([], 6, 6),
+        (["GPU:0"], 64, 64),
+    ],
+)
+def test_the_usual_piece(gpus, examples, expected, monkeypatch):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
+    assert usual_piece(examples) == expected
+
+
+@pytest.mark.parametrize(("images", "size", "piece"), [(6, 2, 2), (24, None, 12)])
+def test_the_penalty_of_pieces_is_the_batchs(images, size, piece, monkeypatch):
+    results, pieces = [], []
+
+    def recorded(function, batch, size, dtypes):
+        pieces.append(size)
+        return mean_over_pieces(function, batch, size, dtypes)
+
+    monkeypatch.setattr(step, "mean_over_pieces", recorded)
+    for given in (images, size):
         model = tiny_compiled(
-            model_settings={"dtype": "float64"}, penalty_batch=size, run_eagerly=True
+            model_settings={"dtype": "float64"}, penalty_batch=given, run_eagerly=True
         )
-        results.append(model.steps["penalty_gradients"](*random_batch(0)))
-    whole, pieces = (tf.nest.flatten(result) for result in results)
+        results.append(model.steps["penalty_gradients"](*random_batch(0, images)))
+    assert pieces == [images, piece]
+    whole, mean = (tf.nest.flatten(result) for result in results)
     # The only cell is a reduction cell.
     assert [np.max(np.abs(values)) > 1e-6 for values in whole] == [True, False, True]
-    for a, b in zip(whole, pieces, strict=True):
+    for a, b in zip(whole, mean, strict=True):
         assert a.dtype == b.dtype == tf.float64
         np.testing.assert_allclose(b, a, rtol=1e-12, atol=1e-12 * np.max(np.abs(a)))
