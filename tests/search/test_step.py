@@ -8,7 +8,7 @@ import tensorflow as tf
 from advrush_tf import AdvRushSearchModel
 from advrush_tf.genotypes.search_space import PRIMITIVES
 from advrush_tf.official.weights import assign_supernet
-from advrush_tf.search import step
+from advrush_tf.search import step as search_step
 from advrush_tf.search.step import SearchSteps, mean_over_pieces, usual_piece
 from advrush_tf.training.optimizers import L2Adam, MomentumSGD
 from support import golden
@@ -411,7 +411,7 @@ def test_the_penalty_of_pieces_is_the_batchs(images, size, piece, monkeypatch):
         pieces.append(size)
         return mean_over_pieces(function, batch, size, dtypes)
 
-    monkeypatch.setattr(step, "mean_over_pieces", recorded)
+    monkeypatch.setattr(search_step, "mean_over_pieces", recorded)
     for given in (images, size):
         model = tiny_compiled(
             model_settings={"dtype": "float64"}, penalty_batch=given, run_eagerly=True
