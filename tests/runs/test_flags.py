@@ -263,7 +263,8 @@ def test_errors_are_one_line_and_a_code(monkeypatch, capsys, error, code, line):
     assert _ending(monkeypatch, capsys, _raising(error)) == (code, line)
 
 
-# An exception in a callback is lost; one while the interpreter ends is shown.
+# An exception in a callback is lost; one while the interpreter ends is shown. Both are
+# forked from one process, for what it has imported.
 INTERRUPTED = f"""
 import atexit, os, signal
 from advrush_tf.runs.flags import define_workdir, run
@@ -278,36 +279,33 @@ class Callback:
     __del__ = interrupt
 
 define_workdir("runs/x")
-{{where}}
+if process := os.fork():
+    _, status = os.waitpid(process, 0)
+    print(os.waitstatus_to_exitcode(status), flush=True)
+    os.write(2, b"second\\n")
+    atexit.register(interrupt)
+    Callback = list
 run(lambda: Callback() and None)
 """
 
 
-def _interrupted(workdir, where):
-    program = [sys.executable, "-c", INTERRUPTED.format(where=where)]
-    return subprocess.run(
-        [*program, f"--workdir={workdir}"],
+def test_an_interruption_is_one_line_and_code_130_and_none_after_the_end(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, f"--workdir={tmp_path}"],
         cwd=ROOT,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
         capture_output=True,
         text=True,
     )
-
-
-def test_an_interruption_is_one_line_and_code_130(tmp_path):
-    result = _interrupted(tmp_path, "")
-    assert result.returncode == 130
-    assert result.stderr.splitlines()[-1] == (
+    assert result.stdout == "130\n"
+    first, second = result.stderr.split("second\n")
+    assert first.splitlines()[-1] == (
         f"interrupted: what was saved in {tmp_path} is kept, and the same command goes "
         "on there."
     )
-    assert "Exception" not in result.stderr
-
-
-def test_what_has_ended_is_not_interrupted(tmp_path):
-    result = _interrupted(tmp_path, "atexit.register(interrupt); Callback = list")
+    assert "Exception" not in first
     assert result.returncode == 0
-    assert "interrupted" not in result.stderr
+    assert "interrupted" not in second
 
 
 @pytest.mark.parametrize(
