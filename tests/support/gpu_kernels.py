@@ -1,6 +1,7 @@
 """Operations that no GPU can run, by what TensorFlow registers."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -56,5 +57,10 @@ def _has_gpu_kernel(kind: str, types: dict[str, set[int]]) -> bool:
             types.get(rule.name, set()) <= set(rule.allowed_values.list.type)
             for rule in kernel.constraint
         )
-        for kernel in kernels.get_registered_kernels_for_op(kind).kernel
+        for kernel in _kernels(kind)
     )
+
+
+@functools.cache
+def _kernels(kind: str) -> list[Any]:
+    return list(kernels.get_registered_kernels_for_op(kind).kernel)
