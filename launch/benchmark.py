@@ -163,6 +163,8 @@ def profile(row: Row, values: Mapping[str, Any]) -> str:
     operations.one_at_a_time()
     side = values["image_size"]
     batch = profiling.random_batch((side, side, 3), _CLASSES, values["batch_size"])
+    # At once: operations in a loop are taken for an attack's.
+    row = row._replace(penalty_batch=row.penalty_batch or values["batch_size"])
     costs = operations.profile(functions_of(row, values), *batch)
     return operations.as_table(costs, operations.measure_limits())
 

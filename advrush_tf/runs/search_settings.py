@@ -116,8 +116,9 @@ class SearchSettings(Settings):
     penalty_batch: int = setting(
         0,
         "Images of which a device computes the penalty at a time; the sum is the same, "
-        "the memory is not. 0 takes all of its part of a batch on a GPU, and up to 16 "
-        "on a processor.",
+        "the memory is not. 0 takes all of its part of a batch, but on a processor "
+        "with 32x32 pixels and 16 channels or more the largest number from 8 to 16 "
+        "that divides it.",
         ge(0),
     )
     recompute_cells: bool = setting(

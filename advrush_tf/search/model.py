@@ -191,6 +191,11 @@ class AdvRushSearchModel(ReplicatedModel):
         return self._config["num_classes"]
 
     @property
+    def init_channels(self) -> int:
+        """Channels of the first cell."""
+        return self._config["init_channels"]
+
+    @property
     def gamma(self) -> float:
         """Weight of the penalty in the alphas' loss."""
         return self._penalty["gamma"]
@@ -247,9 +252,9 @@ class AdvRushSearchModel(ReplicatedModel):
                 warns.
             squared: penalise the squared norm (CURE) instead of the norm.
             penalty_batch: images of the penalty at a time on a replica, a divisor of
-                its part of the batch or no less than it. By default all at once on a
-                GPU, and on a processor the most from 8 to 16 that divide it, which take
-                less memory and no more time.
+                its part of the batch or no less than it. By default all at once, but on
+                a processor with 32x32 pixels and 16 channels or more the largest number
+                from 8 to 16 that divides it: less memory and no more time.
             run_eagerly: whether to run without compiling to graphs.
             jit_compile: whether to compile with XLA (all but the penalty, which takes
                 XLA minutes even of a small network).

@@ -189,7 +189,7 @@ def test_inference_does_not_mix_the_examples(batch):
 
 
 def test_traced_penalty_equals_the_eager_one():
-    # Those whose gradients are ours.
+    # Some of those whose gradients are ours; test_kernels.py traces the others.
     ours = ("max_pool_3x3", "sep_conv_5x5", "dil_conv_3x3")
     net = _supernet(1, primitives=ours)
     x, y = _images(8, batch=3), tf.constant([0, 3, 4])

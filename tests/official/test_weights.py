@@ -16,8 +16,8 @@ DEVIATION = DATA["meta"]["float32_deviation"]
 TABLES = ("alphas_normal", "alphas_reduce")
 LABELS = tf.constant(DATA["y"])
 LENGTHS = (0.3, 1.5)
-# Rounding does not depend on it.
-LONGEST = LENGTHS[1:]
+# The one whose differences cancel most.
+SHORTEST = LENGTHS[:1]
 # Stored as float32, so good to its rounding.
 ROUNDED = 1e-6
 
@@ -184,7 +184,7 @@ def single():
         with kinks.record() as sides[part]:
             yield
 
-    return _everything("float32", LONGEST, watch), sides
+    return _everything("float32", SHORTEST, watch), sides
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +198,7 @@ def forced(single):
         with kinks.replay(sides[part]) as turned[part]:
             yield
 
-    return _everything("float64", LONGEST, watch), turned
+    return _everything("float64", SHORTEST, watch), turned
 
 
 def _error(actual, expected):

@@ -360,7 +360,7 @@ def test_the_mean_of_pieces_is_numpys():
         return tf.reduce_mean(x[:, 0] * y), [tf.reduce_mean(x, 0)]
 
     dtypes = tf.float64, [tf.float64]
-    for size in (16, 12, 4, 1):
+    for size in (None, 12, 4, 1):
         product, [mean] = mean_over_pieces(function, (x, y), size, dtypes)
         np.testing.assert_allclose(product, np.mean(x[:, 0] * y), rtol=1e-14)
         np.testing.assert_allclose(mean, x.mean(0), rtol=1e-13)
@@ -384,24 +384,27 @@ def test_pieces_that_do_not_divide():
 
 
 @pytest.mark.parametrize(
-    ("gpus", "examples", "expected"),
+    ("examples", "expected"),
     [
-        ([], 32, 16),
-        ([], 64, 16),
-        ([], 100, 10),
-        ([], 24, 12),
-        ([], 16, 16),
-        ([], 18, 9),
+        (32, 16),
+        (64, 16),
+        (100, 10),
+        (24, 12),
+        (16, 16),
+        (18, 9),
         # A piece of 7 would take longer.
-        ([], 14, 14),
-        ([], 31, 31),
-        ([], 6, 6),
-        (["GPU:0"], 64, 64),
+        (14, 14),
+        (31, 31),
+        (6, 6),
+        (None, None),
     ],
 )
-def test_the_usual_piece(gpus, examples, expected, monkeypatch):
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
-    assert usual_piece(examples) == expected
+def test_the_usual_piece(examples, expected, monkeypatch):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    assert usual_piece(examples, 32 * 32 * 16) == expected
+    assert usual_piece(examples, 32 * 32 * 15) == examples
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [f"{kind}:0"])
+    assert usual_piece(examples, 32 * 32 * 16) == examples
 
 
 @pytest.mark.parametrize(("images", "size", "piece"), [(6, 2, 2), (24, None, 12)])
@@ -413,6 +416,8 @@ def test_the_penalty_of_pieces_is_the_batchs(images, size, piece, monkeypatch):
         return mean_over_pieces(function, batch, size, dtypes)
 
     monkeypatch.setattr(search_step, "mean_over_pieces", recorded)
+    monkeypatch.setattr(search_step, "_LARGE", 8 * 8 * 2)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
     for given in (images, size):
         model = tiny_compiled(
             model_settings={"dtype": "float64"}, penalty_batch=given, run_eagerly=True

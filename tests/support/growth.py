@@ -48,7 +48,7 @@ def measure(kind: str, size: dict[str, int]) -> tuple[float, float, float]:
         size["num_cells"],
         size["num_nodes"],
     )
-    # All at once: how pieces grow is known.
+    # At once, so that each size alone changes.
     model.compile(penalty_batch=size["batch_size"])
     cost = profiling.measure_search_step(model, kind, size["batch_size"], repeats=3)
     start = cost.trace_seconds + cost.first_seconds - cost.seconds
