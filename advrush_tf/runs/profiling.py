@@ -112,8 +112,9 @@ def measure(
         lambda: [step.get_concrete_function(x, y).graph for step in functions]
     )
     first, *others = (_timed(lambda: run(x, y))[0] for _ in range(1 + repeats))
+    peak = peak_memory()  # Before the graphs are written out to count their nodes.
     nodes = sum(_count_nodes(graph) for graph in graphs)
-    return StepCost(trace, first, float(np.median(others)), nodes, peak_memory())
+    return StepCost(trace, first, float(np.median(others)), nodes, peak)
 
 
 def random_batch(
