@@ -22,6 +22,7 @@ def pytest_configure():
 
     replicas.divide_processor()
     graphs.optimise_graphs(False)
+    graphs.forget_where_operations_are_made()
     # A graph is some hundred thousand objects, almost none of them in cycles. Python's
     # search for those is a tenth of the time that tracing takes, and one through all
     # that earlier tests have left takes a minute.

@@ -1,22 +1,20 @@
 """The flags of every launcher: users' scripts read their names and defaults."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from support.processes import ROOT, run_in_a_process
+
 EXPECTED = json.loads((ROOT / "testdata" / "flags.json").read_text("utf-8"))
 # Each launcher defines its flags when it is imported; all run one after the other.
 PROGRAM = """
-import contextlib, io, json, pathlib, runpy, sys
-import advrush_tf
+import contextlib, io, json, os, pathlib, runpy, sys
 from absl import app, flags
 
+os.chdir(root)
+sys.path.insert(0, "launch")
 found, known = {}, set(flags.FLAGS)
 for path in sorted(pathlib.Path("launch").glob("*.py")):
     if path.stem == "console":
@@ -35,21 +33,15 @@ for path in sorted(pathlib.Path("launch").glob("*.py")):
     found[path.stem] = {"flags": defaults, "help": shown.getvalue(), "code": code}
     for name in own:
         delattr(flags.FLAGS, name)
-print("\\n" + json.dumps(found))
+result.write_text(json.dumps(found))
 """
 
 
 @pytest.fixture(scope="module")
-def found():
-    result = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        cwd=ROOT,
-        env={"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'launch'}"},
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return json.loads(result.stdout.splitlines()[-1])
+def found(tmp_path_factory):
+    result = tmp_path_factory.mktemp("flags") / "found.json"
+    run_in_a_process(PROGRAM, root=ROOT, result=result)
+    return json.loads(result.read_text())
 
 
 def test_every_launcher_is_in_the_table(found):

@@ -2,47 +2,40 @@ import errno
 import fcntl
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 
 from advrush_tf.errors import UserError
 from advrush_tf.runs.lock import locked
-from support.processes import ROOT
+from support.processes import IMPORTED
 
 # Holds the lock, and dies in the middle of a save.
 PROGRAM = """
-import os, sys, tempfile
-from pathlib import Path
+import tempfile
 from advrush_tf.files import replacing
 from advrush_tf.runs.lock import locked
 
-workdir = Path(sys.argv[1])
 with locked(workdir, print), replacing(workdir / "a.npz") as file:
     file.write(b"half")
     tempfile.mkdtemp(".advrush.tmp", ".", workdir)
-    print("holding", flush=True)
-    sys.stdin.read()
+    holding.send(True)
+    holding.recv()
 """
 
 
 def test_one_run_at_a_time_until_its_process_ends(tmp_path):
     workdir = tmp_path / "new" / "run"
-    other = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(workdir)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
-    assert other.stdout.readline() == "holding\n"
+    holding, end = IMPORTED.Pipe()
+    names = {"workdir": workdir, "holding": end}
+    other = IMPORTED.Process(target=exec, args=(PROGRAM, names))
+    other.start()
+    assert holding.recv()
     words = f"in use by process {other.pid} on .* --workdir"
     with pytest.raises(UserError, match=words), locked(workdir, print):
         pass
     assert len(os.listdir(workdir)) == 3
     os.kill(other.pid, signal.SIGKILL)
-    other.communicate()
+    other.join()
     # What the killed save left behind goes; what is another run's or no run's stays.
     (workdir / "stage").mkdir()
     kept = [".notes.tmp", "stage/.lock", "stage/.a.1.advrush.tmp"]

@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 import time
@@ -6,6 +7,7 @@ from concurrent.futures.process import BrokenProcessPool
 import pytest
 
 from advrush_tf.runs.processes import working_processes
+from support.processes import IMPORTED
 
 
 def _prepare(number, word):
@@ -23,7 +25,8 @@ def test_a_process_is_new_and_prepared_and_ctrl_c_does_not_end_it():
             pool.submit(os.abort).result()
 
 
-def test_an_error_does_not_wait_for_work():
+def test_an_error_does_not_wait_for_work(monkeypatch):
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: IMPORTED)
     started = time.monotonic()
     with pytest.raises(KeyError), working_processes(1) as pool:
         process = pool.submit(os.getpid).result()

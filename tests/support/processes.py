@@ -28,7 +28,10 @@ ROOT = Path(__file__).parents[2]
 # Its processes begin with everything imported, which else takes most of a short run.
 IMPORTED = multiprocessing.get_context("forkserver")
 IMPORTED.set_forkserver_preload(
-    [f"advrush_tf.runs.{name}" for name in ("search", "attack", "landscape", "convert")]
+    [
+        *(f"advrush_tf.runs.{name}" for name in ("search", "attack", "landscape")),
+        *("advrush_tf.runs.convert", "tensorflow_datasets"),
+    ]
 )
 
 
@@ -104,9 +107,14 @@ def _run(name, arguments, prepared):
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
-def run_in_a_process(program):
-    """Runs Python in a process of its own, with everything imported, to its end."""
-    process = IMPORTED.Process(target=exec, args=(program,))
+def run_in_a_process(program, **names):
+    """Runs Python in a process of its own, with everything imported, to its end.
+
+    Args:
+        program: its text.
+        **names: values that it knows by these names.
+    """
+    process = IMPORTED.Process(target=exec, args=(program, names))
     process.start()
     process.join()
     assert process.exitcode == 0
@@ -250,15 +258,14 @@ def assert_loads_in_a_new_process(network, x, folder, *conditions):
     network.save(folder / "network.keras")
     np.save(folder / "x.npy", x)
     program = (
-        "import keras, numpy, advrush_tf",
+        "import keras, numpy, os, advrush_tf",
+        f"os.chdir({str(folder)!r})",
         "network = keras.models.load_model('network.keras')",
         "logits = network(numpy.load('x.npy'), training=False)",
         "numpy.save('logits.npy', logits)",
         *(f"assert {condition}" for condition in conditions),
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", "\n".join(program)]
-    subprocess.run(command, check=True, cwd=folder, env=environment)
+    run_in_a_process("\n".join(program))
     expected = network(x, training=False)
     np.testing.assert_array_equal(np.load(folder / "logits.npy"), expected)
 
