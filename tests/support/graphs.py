@@ -16,8 +16,8 @@ def optimise_graphs(on: bool) -> None:
 def forget_where_operations_are_made() -> None:
     """Gives the operations that this process traces from now on one and the same stack.
 
-    TensorFlow keeps the stack of each for its errors. pytest's stacks are deep, and take
-    a seventh of the time of tests that trace.
+    TensorFlow keeps the stack of each for its errors. pytest's are deep, and take a
+    seventh of the time of tests that trace.
     """
     stack = tf_stack.extract_stack()
     tf_stack.extract_stack = lambda stacklevel=1: stack
