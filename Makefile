@@ -21,9 +21,9 @@ STUDY_FLAGS ?= --processes=2 --dataset=digits --epsilon=0.1 --objectives=fgsm_rs
 	--fit_validation_portion=0.1 --fit_robust_eval_every=5 --attack_test_images=100 \
 	--landscape_test_images=16 --landscape_surface_points=3 --landscape_cut_points=4
 
-# Most tests trace graphs, for which a process uses one core, and some wait for others: on
-# two cores three processes take a sixth less time than two.
-TEST_PROCESSES ?= 3
+# A test uses one core, whether it traces graphs or waits for a program that it started:
+# on two cores, three processes take an eighth more time than two.
+TEST_PROCESSES ?= 2
 
 # Of TensorFlow's own log only what ends a program.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
