@@ -36,7 +36,7 @@ class StepCost(NamedTuple):
         first_seconds: the first run: optimising the graph and running it.
         seconds: median of the following runs.
         graph_nodes: operations in the traced graphs.
-        peak_bytes: the process' peak memory up to now.
+        peak_bytes: the process' peak memory up to the end of these runs.
     """
 
     trace_seconds: float

@@ -124,6 +124,14 @@ def test_a_step_of_a_fit_is_measured():
     assert cost.peak_bytes > 1e8
 
 
+def test_the_memory_of_a_step_has_no_part_in_it_of_the_counting(monkeypatch):
+    peak = [5]
+    monkeypatch.setattr(profiling, "_count_nodes", lambda graph: peak.append(9) or 1)
+    monkeypatch.setattr(profiling, "peak_memory", lambda: max(peak))
+    step = tf.function(lambda x, y: x)
+    assert profiling.measure([step], (8, 8, 1), 2, 4).peak_bytes == 5
+
+
 def test_steps_of_an_attack_in_a_loop_are_counted_once():
     nodes = []
     for steps in (2, 7):
