@@ -1,12 +1,15 @@
+import importlib
 import os
+import pkgutil
 import platform
 import subprocess
 import sys
-from pathlib import Path
 
+import keras
 import pytest
 
-ROOT = Path(__file__).parent.parent
+import advrush_tf
+from support.processes import ROOT
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, "1"), ("0", "0")])
@@ -45,6 +48,7 @@ _TENSORFLOW_WITH = _TENSORFLOW_WITHOUT.replace("'0'", "'1'")
 _OURS = (
     "from advrush_tf import environment\nimport keras\n"
     "print(environment.onednn_is_on(), keras.config.backend())\n"
+    "print(*keras.saving.get_custom_objects())\n"
 )
 _DECIDED = "import os\nos.environ['TF_ENABLE_ONEDNN_OPTS'] = '0'\nimport tensorflow\n"
 
@@ -62,7 +66,9 @@ _DECIDED = "import os\nos.environ['TF_ENABLE_ONEDNN_OPTS'] = '0'\nimport tensorf
     ],
     ids=["too late", "on all the same", "the user's choice", "in time"],
 )
-def test_a_late_import_is_warned_of_once(before, on, warnings, tmp_path):
+def test_a_late_import_is_warned_of_once_and_registers_all(
+    before, on, warnings, tmp_path
+):
     # A backend that keras.json names is passed over, unless TensorFlow was first.
     if not before:
         (tmp_path / "keras.json").write_text('{"backend": "jax"}')
@@ -76,6 +82,16 @@ def test_a_late_import_is_warned_of_once(before, on, warnings, tmp_path):
         capture_output=True,
         text=True,
     )
-    assert result.stdout.split() == [on, "tensorflow"]
+    decided, registered = result.stdout.splitlines()
+    assert decided.split() == [on, "tensorflow"]
+    assert set(registered.split()) == _registered_by_all_modules()
     told = result.stderr.count("RuntimeWarning: TensorFlow was imported before")
     assert told == warnings
+
+
+def _registered_by_all_modules():
+    """Names of the package's classes that Keras loads, whoever imported them."""
+    for module in pkgutil.walk_packages(advrush_tf.__path__, "advrush_tf."):
+        importlib.import_module(module.name)
+    known = keras.saving.get_custom_objects().items()
+    return {name for name, kind in known if kind.__module__.startswith("advrush_tf.")}

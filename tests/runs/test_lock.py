@@ -29,6 +29,7 @@ def test_one_run_at_a_time_until_its_process_ends(tmp_path):
     names = {"workdir": workdir, "holding": end}
     other = IMPORTED.Process(target=exec, args=(PROGRAM, names))
     other.start()
+    end.close()
     assert holding.recv()
     words = f"in use by process {other.pid} on .* --workdir"
     with pytest.raises(UserError, match=words), locked(workdir, print):
