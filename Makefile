@@ -22,7 +22,7 @@ STUDY_FLAGS ?= --processes=2 --dataset=digits --epsilon=0.1 --objectives=fgsm_rs
 	--landscape_test_images=16 --landscape_surface_points=3 --landscape_cut_points=4
 
 # A test uses one core, whether it traces graphs or waits for a program that it started:
-# on two cores, three processes take an eighth more time than two.
+# on two cores three processes took longer than two, in each of two pairs of runs.
 TEST_PROCESSES ?= 2
 
 # Of TensorFlow's own log only what ends a program.
