@@ -28,10 +28,8 @@ ROOT = Path(__file__).parents[2]
 # Its processes begin with everything imported, which else takes most of a short run.
 IMPORTED = multiprocessing.get_context("forkserver")
 IMPORTED.set_forkserver_preload(
-    [
-        *(f"advrush_tf.runs.{name}" for name in ("search", "attack", "landscape")),
-        *("advrush_tf.runs.convert", "tensorflow_datasets"),
-    ]
+    [f"advrush_tf.runs.{name}" for name in ("search", "attack", "landscape", "convert")]
+    + ["tensorflow_datasets"]
 )
 
 
